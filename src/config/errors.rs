@@ -1,0 +1,78 @@
+//! Every error before giving up: a load collects all that is wrong, each with its place and its cure.
+
+use super::Site;
+
+/// One thing wrong with a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// Where.
+    pub site: Site,
+    /// The key's path, such as `routes[3].cors`; empty where a whole file is meant.
+    pub path: String,
+    /// What is wrong; lower case, no full stop.
+    pub cause: String,
+    /// What to write instead.
+    pub cure: String,
+}
+
+/// All that is wrong with a configuration so far, and what is only worth a warning.
+#[derive(Debug, Default)]
+pub struct Errors {
+    errors: Vec<Diagnostic>,
+    warnings: Vec<Diagnostic>,
+}
+
+impl Errors {
+    /// Notes an error: the load will fail when it has seen everything.
+    pub fn push(
+        &mut self,
+        site: &Site,
+        path: impl Into<String>,
+        cause: impl Into<String>,
+        cure: impl Into<String>,
+    ) {
+        self.errors.push(Diagnostic {
+            site: site.clone(),
+            path: path.into(),
+            cause: cause.into(),
+            cure: cure.into(),
+        });
+    }
+
+    /// Notes something that loads but is worth saying.
+    pub fn warn(
+        &mut self,
+        site: &Site,
+        path: impl Into<String>,
+        cause: impl Into<String>,
+        cure: impl Into<String>,
+    ) {
+        self.warnings.push(Diagnostic {
+            site: site.clone(),
+            path: path.into(),
+            cause: cause.into(),
+            cure: cure.into(),
+        });
+    }
+
+    /// True when nothing is wrong so far.
+    pub fn is_empty(&self) -> bool {
+        self.errors.is_empty()
+    }
+
+    /// What is wrong, in the order in which it was found.
+    pub fn errors(&self) -> &[Diagnostic] {
+        &self.errors
+    }
+
+    /// What is worth saying.
+    pub fn warnings(&self) -> &[Diagnostic] {
+        &self.warnings
+    }
+
+    /// Takes over what another collection found.
+    pub fn append(&mut self, other: Self) {
+        self.errors.extend(other.errors);
+        self.warnings.extend(other.warnings);
+    }
+}

@@ -1,0 +1,467 @@
+//! The root of the configuration, made of the modules' own `Config`s. Field docs are the operator's reference.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::config::units::{Size, Time};
+use crate::config::{OrNone, Spanned};
+use crate::policy::{access, cors, headers};
+use crate::{observe, reply, route, upstream};
+
+/// A Portcullis configuration.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Document {
+    /// More files (globs), relative to this one: maps are joined, lists appended, a name given twice is an error.
+    pub include: Vec<Spanned<String>>,
+    /// The process.
+    pub server: Spanned<Server>,
+    /// What is written about requests and about the gateway itself.
+    pub log: Spanned<observe::Config>,
+    /// Where clients connect.
+    pub listeners: Vec<Spanned<Listener>>,
+    /// What every request passes before any route is known.
+    pub edge: Spanned<Edge>,
+    /// Pools of servers, by name.
+    pub upstreams: BTreeMap<String, Spanned<upstream::Config>>,
+    /// Policies, named once, used by `routes`, `defaults` and `edge`.
+    pub policies: Policies,
+    /// For every route; a route's own key replaces it, `none` takes it away, `[inherit, x]` adds to a list.
+    pub defaults: Spanned<Defaults>,
+    /// Which request goes where.
+    pub routes: Vec<Spanned<Route>>,
+    /// Our own answers, by kind: `ROUTE_NOT_FOUND: {status: 404, body: …}`.
+    pub replies: BTreeMap<String, Spanned<reply::Config>>,
+}
+
+/// The process.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Server {
+    /// Worker threads: `auto` (one a core) or a number. Takes effect at a restart.
+    pub workers: Spanned<Workers>,
+    /// The directory for what outlives the process. Takes effect at a restart.
+    pub state: Spanned<String>,
+    /// The address of `/livez`, `/readyz`, `/metrics` and `/version`: `host:port`, `unix:/path`, or `none`.
+    pub status: OrNone<Spanned<String>>,
+    /// Must be true for a status address that is not loopback.
+    pub status_public: bool,
+    /// The prefix of `type` in problem documents; a site sets its own documentation's address.
+    pub problem_types: String,
+    /// The most that draining may take after SIGTERM.
+    pub drain: Spanned<Time>,
+    /// Bounds.
+    pub limits: Limits,
+    /// Deadlines.
+    pub timeouts: Timeouts,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            workers: Spanned::default(),
+            state: Spanned::unwritten("./state".to_owned()),
+            status: OrNone::Some(Spanned::unwritten("127.0.0.1:9900".to_owned())),
+            status_public: false,
+            problem_types: "urn:portcullis:problem:".to_owned(),
+            drain: Spanned::unwritten(Time(std::time::Duration::from_secs(90))),
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
+/// Worker threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Workers {
+    /// One a core.
+    #[default]
+    Auto,
+    /// As many.
+    Number(usize),
+}
+
+impl<'de> Deserialize<'de> for Workers {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct WorkersVisitor;
+
+        impl serde::de::Visitor<'_> for WorkersVisitor {
+            type Value = Workers;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("`auto` or a number")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Workers, E> {
+                match text {
+                    "auto" => Ok(Workers::Auto),
+                    other => Err(E::custom(format!("`{other}` is neither `auto` nor a number"))),
+                }
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Workers, E> {
+                usize::try_from(number).map(Workers::Number).map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_any(WorkersVisitor)
+    }
+}
+
+impl JsonSchema for Workers {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Workers".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "description": "`auto` (one a core) or a number from 1 to 1024.",
+            "anyOf": [{ "const": "auto" }, { "type": "integer", "minimum": 1, "maximum": 1024 }]
+        })
+    }
+}
+
+/// Bounds.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Header fields in a request; 431 above it.
+    #[schemars(range(min = 1, max = 250))]
+    pub header_fields: usize,
+    /// Bytes of a request's head; 431 above it.
+    pub header_bytes: Size,
+    /// Bytes of one header field; 431 above it.
+    pub field_bytes: Size,
+    /// Bytes of a request target; 414 above it.
+    pub uri_bytes: Size,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            header_fields: 100,
+            header_bytes: Size(32 << 10),
+            field_bytes: Size(8 << 10),
+            uri_bytes: Size(8 << 10),
+        }
+    }
+}
+
+/// Deadlines.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// A TLS handshake, as a whole.
+    pub handshake: Time,
+    /// A whole request head, however it drips in; 408 after it.
+    pub head: Time,
+    /// An idle keep-alive connection.
+    pub keep_alive: Time,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let seconds = |s| Time(std::time::Duration::from_secs(s));
+        Self { handshake: seconds(10), head: seconds(10), keep_alive: seconds(75) }
+    }
+}
+
+/// Where clients connect.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// `host:port`, `"[v6]:port"`, or `unix:/path`.
+    pub address: Spanned<String>,
+    /// Peers (CIDR or address; `unix:` for those of a Unix socket) whose `X-Forwarded-*`, `Forwarded` and `X-Request-Id`
+    /// are believed, read from the right.
+    #[serde(default)]
+    pub trusted_proxies: Vec<Spanned<String>>,
+    /// `true`: answer every request with a redirect to https; a number: to https on that port.
+    #[serde(default)]
+    pub redirect_to_https: RedirectToHttps,
+    /// Whether HTTP/2 is offered; needs `tls`.
+    #[serde(default = "yes")]
+    pub http2: bool,
+    /// TLS; without it the listener is plain.
+    #[serde(default)]
+    pub tls: Option<Spanned<ListenerTls>>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Whether a plain listener redirects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum RedirectToHttps {
+    /// It serves.
+    #[default]
+    No,
+    /// To https on this port.
+    Port(u16),
+}
+
+impl<'de> Deserialize<'de> for RedirectToHttps {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct RedirectVisitor;
+
+        impl serde::de::Visitor<'_> for RedirectVisitor {
+            type Value = RedirectToHttps;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("`true`, `false` or a port")
+            }
+
+            fn visit_bool<E: serde::de::Error>(self, on: bool) -> Result<RedirectToHttps, E> {
+                Ok(if on { RedirectToHttps::Port(443) } else { RedirectToHttps::No })
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, port: u64) -> Result<RedirectToHttps, E> {
+                u16::try_from(port).map(RedirectToHttps::Port).map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_any(RedirectVisitor)
+    }
+}
+
+impl JsonSchema for RedirectToHttps {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "RedirectToHttps".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "description": "`true` (port 443), `false`, or a port.",
+            "anyOf": [{ "type": "boolean" }, { "type": "integer", "minimum": 1, "maximum": 65535 }]
+        })
+    }
+}
+
+/// TLS on a listener.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ListenerTls {
+    /// `generate` (one self-signed, kept in `server.state`), or a list of `{cert: file, key: file}`, chosen by SNI from the
+    /// names the certificates bear; the first serves clients that name none of them.
+    pub certificates: Spanned<Certificates>,
+    /// The oldest version accepted: `"1.3"` or `"1.2"` (with ECDHE and AEAD only).
+    pub min_version: MinVersion,
+}
+
+/// Certificates of a listener.
+#[derive(Clone, Debug, Default)]
+pub enum Certificates {
+    /// One self-signed, kept in `server.state`.
+    #[default]
+    Generate,
+    /// From files.
+    Files(Vec<Spanned<CertificateFiles>>),
+}
+
+impl<'de> Deserialize<'de> for Certificates {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct CertificatesVisitor;
+
+        impl<'de> serde::de::Visitor<'de> for CertificatesVisitor {
+            type Value = Certificates;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("`generate` or a list of `{cert: file, key: file}`")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Certificates, E> {
+                match text {
+                    "generate" => Ok(Certificates::Generate),
+                    other => Err(E::custom(format!("`{other}` is neither `generate` nor a list"))),
+                }
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, list: A) -> Result<Certificates, A::Error> {
+                Vec::deserialize(serde::de::value::SeqAccessDeserializer::new(list)).map(Certificates::Files)
+            }
+        }
+
+        deserializer.deserialize_any(CertificatesVisitor)
+    }
+}
+
+impl JsonSchema for Certificates {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Certificates".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let files = generator.subschema_for::<CertificateFiles>();
+        schemars::json_schema!({
+            "description": "`generate`, or a list of `{cert: file, key: file}`.",
+            "anyOf": [{ "const": "generate" }, { "type": "array", "items": files, "minItems": 1 }]
+        })
+    }
+}
+
+/// A certificate chain and its key, PEM.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateFiles {
+    /// The chain, leaf first.
+    pub cert: Spanned<String>,
+    /// The private key.
+    pub key: Spanned<String>,
+}
+
+/// The oldest TLS version accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+pub enum MinVersion {
+    /// TLS 1.2, with ECDHE and AEAD only.
+    #[serde(rename = "1.2")]
+    Tls12,
+    /// TLS 1.3
+    #[default]
+    #[serde(rename = "1.3")]
+    Tls13,
+}
+
+/// What every request passes before any route is known.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Edge {
+    /// A policy of `policies.access`, or `none`.
+    pub access: OrNone<Spanned<String>>,
+}
+
+/// Policies by kind and name.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policies {
+    /// Address lists.
+    pub access: BTreeMap<String, Spanned<access::Config>>,
+    /// Cross-origin rules.
+    pub cors: BTreeMap<String, Spanned<cors::Config>>,
+    /// Header rules.
+    pub headers: BTreeMap<String, Spanned<headers::Config>>,
+}
+
+/// For every route.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Defaults {
+    /// Who may pass. Must be said here or on the route: nothing is public by omission. `none` is public.
+    pub auth: Option<Spanned<Auth>>,
+    /// A policy of `policies.access`, or `none`.
+    pub access: OrNone<Spanned<String>>,
+    /// A policy of `policies.cors`, or `none`.
+    pub cors: OrNone<Spanned<String>>,
+    /// Policies of `policies.headers`, in order.
+    pub headers: Vec<Spanned<String>>,
+}
+
+/// Who may pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Auth {
+    /// Everybody: a public route.
+    None,
+}
+
+/// One route.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Unique; in log, metrics and explain.
+    pub name: Spanned<String>,
+    /// Which requests it is for.
+    #[serde(default, rename = "match")]
+    pub matches: Spanned<route::Match>,
+    /// Only to settle two routes that are equally specific: the higher wins.
+    #[serde(default)]
+    pub priority: Option<i32>,
+    /// Free, bounded: in log and metrics' info.
+    #[serde(default)]
+    pub labels: BTreeMap<String, Spanned<String>>,
+    /// Who may pass; `none` is public.
+    #[serde(default)]
+    pub auth: Option<Spanned<Auth>>,
+    /// A policy of `policies.access`, or `none`.
+    #[serde(default)]
+    pub access: Option<OrNone<Spanned<String>>>,
+    /// A policy of `policies.cors`, or `none`.
+    #[serde(default)]
+    pub cors: Option<OrNone<Spanned<String>>>,
+    /// Policies of `policies.headers`, in order; `[inherit, x]` adds to the defaults, `none` takes them away.
+    #[serde(default)]
+    pub headers: Option<OrNone<Vec<Spanned<String>>>>,
+    /// Forward to this upstream.
+    #[serde(default)]
+    pub upstream: Option<Spanned<String>>,
+    /// What the upstream sees of the path.
+    #[serde(default)]
+    pub path: Option<Spanned<PathRule>>,
+    /// Protocols a client may switch to, such as `websocket`. Default: none.
+    #[serde(default)]
+    pub upgrade: Vec<Spanned<String>>,
+    /// Answer with this.
+    #[serde(default)]
+    pub respond: Option<Spanned<Respond>>,
+    /// Redirect.
+    #[serde(default)]
+    pub redirect: Option<Spanned<Redirect>>,
+    /// Answer with what was received, as JSON.
+    #[serde(default)]
+    pub echo: Option<Spanned<bool>>,
+}
+
+/// What the upstream sees of the path: `strip`, then `prefix`; or `template` alone.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PathRule {
+    /// A prefix taken away, at a segment's border: `/api`.
+    pub strip: Option<Spanned<String>>,
+    /// A prefix put in front: `/v2`.
+    pub prefix: Option<Spanned<String>>,
+    /// The whole path as a template: `/x/{route.id}`.
+    pub template: Option<Spanned<String>>,
+}
+
+/// A fixed answer.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Respond {
+    /// The status.
+    #[schemars(range(min = 200, max = 599))]
+    pub status: u16,
+    /// The body, as it is.
+    pub body: String,
+    /// Its type.
+    pub content_type: Spanned<String>,
+    /// More header fields.
+    pub headers: BTreeMap<String, Spanned<String>>,
+}
+
+impl Default for Respond {
+    fn default() -> Self {
+        Self {
+            status: 200,
+            body: String::new(),
+            content_type: Spanned::unwritten("text/plain".to_owned()),
+            headers: BTreeMap::new(),
+        }
+    }
+}
+
+/// A redirect.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Redirect {
+    /// Where to; a template.
+    pub to: Spanned<String>,
+    /// 301, 302, 303, 307 or 308.
+    #[serde(default = "permanent")]
+    pub status: Spanned<u16>,
+}
+
+fn permanent() -> Spanned<u16> {
+    Spanned::unwritten(308)
+}

@@ -1,0 +1,49 @@
+//! A listener, compiled.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::document::{MinVersion, RedirectToHttps};
+use crate::config::{Site, Spanned};
+
+/// Where to listen.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ListenAddress {
+    /// An IPv4 or IPv6 address and port.
+    Tcp(std::net::SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// A listener, compiled.
+#[derive(Debug)]
+pub struct Listener {
+    /// The address as written: its name in metrics and log.
+    pub name: Arc<str>,
+    /// Where.
+    pub address: ListenAddress,
+    /// Whether HTTP/2 is offered by ALPN.
+    pub http2: bool,
+    /// TLS; none on a plain listener.
+    pub tls: Option<ListenerTls>,
+    /// Whether it only redirects.
+    pub redirect: RedirectToHttps,
+    /// Where it was written.
+    pub site: Site,
+}
+
+/// TLS of a listener, compiled: certificates are parsed, their keys fit.
+#[derive(Debug)]
+pub struct ListenerTls {
+    /// None: generate one, kept in the state directory.
+    pub certificates: Option<Vec<Spanned<Certificate>>>,
+    /// The oldest version accepted.
+    pub min_version: MinVersion,
+}
+
+/// A certificate chain and its key. Made by `gateway::certificates`.
+#[derive(Debug)]
+pub struct Certificate {
+    /// Lower-case names it bears, wildcards included.
+    pub names: Vec<Box<str>>,
+}

@@ -1,0 +1,37 @@
+//! Portcullis: an edge gateway on Pingora, one binary between the internet and a company's APIs.
+//!
+//! The modules stand in the order in which a request meets them; imports run one way only, from the
+//! top of this list to its end (`tests/layering.rs` holds them to it).
+//!
+//! ```text
+//!  cli         what was typed
+//!  server      the rim: sockets, TLS, accepting, heads, draining, reloading, the status address
+//!  proxy       the one place that knows Pingora's session
+//!  gateway     the compiled configuration, and the one way of every request through it
+//!  ── route, policy, upstream, observe: rooms that do not know each other
+//!  state       what outlives a snapshot
+//!  reply       everything the gateway may answer itself
+//!  template    text with {variables}, rendered from a record
+//!  record      the facts of one request
+//!  ── canonical, client: the one form of a request, and whose it is
+//!  ── identity, request: plain views
+//!  config      machinery: loading, places, units, errors
+//! ```
+
+pub mod canonical;
+pub mod cli;
+pub mod client;
+pub mod config;
+pub mod gateway;
+pub mod identity;
+pub mod observe;
+pub mod policy;
+pub mod proxy;
+pub mod record;
+pub mod reply;
+pub mod request;
+pub mod route;
+pub mod server;
+pub mod state;
+pub mod template;
+pub mod upstream;

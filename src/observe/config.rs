@@ -1,0 +1,65 @@
+//! Logging as written.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::config::{OrNone, Spanned};
+
+/// What is written about requests and about the gateway itself.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a list such as `portcullis=debug,pingora=warn`.
+    pub level: Spanned<String>,
+    /// The operational log's form: `text` or `json`.
+    pub format: Format,
+    /// The access log.
+    pub access: Access,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { level: Spanned::unwritten("info".to_owned()), format: Format::Text, access: Access::default() }
+    }
+}
+
+/// The operational log's form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines: an object a line.
+    Json,
+}
+
+/// The access log.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Access {
+    /// `stdout`, `stderr`, a file's path (reopened on SIGUSR1), or `none`.
+    pub to: OrNone<Spanned<String>>,
+    /// `json`, or a template such as `'{identity.sourceIp} [{requestTime}] "{httpMethod} {path} {protocol}" {status}'`.
+    pub format: Spanned<String>,
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        Self {
+            to: OrNone::Some(Spanned::unwritten("stdout".to_owned())),
+            format: Spanned::unwritten("json".to_owned()),
+        }
+    }
+}
+
+/// Where the access log goes, parsed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum AccessTarget {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+    /// A file.
+    File(std::path::PathBuf),
+}

@@ -1,0 +1,8 @@
+//! The policies. Each answers yes or no from plain data; none knows another.
+
+pub mod access;
+pub mod cors;
+pub mod headers;
+mod verdict;
+
+pub use verdict::{Effects, Mode, Outcome, Step, Verdict};

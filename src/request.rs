@@ -1,0 +1,208 @@
+//! A request as policies see it: a borrowed, plain view over `http` types, and what is known of its connection.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+
+use crate::canonical::Target;
+use crate::client::Client;
+
+/// The protocol a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// HTTP/1.0
+    Http10,
+    /// HTTP/1.1
+    Http11,
+    /// HTTP/2
+    Http2,
+}
+
+impl Protocol {
+    /// As a log says it: `HTTP/1.1`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http10 => "HTTP/1.0",
+            Self::Http11 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2.0",
+        }
+    }
+
+    /// As `Via` says it: `1.1`.
+    pub fn version(self) -> &'static str {
+        match self {
+            Self::Http10 => "1.0",
+            Self::Http11 => "1.1",
+            Self::Http2 => "2",
+        }
+    }
+}
+
+/// What the handshake settled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFacts {
+    /// `TLSv1.3`
+    pub version: &'static str,
+    /// `TLS_AES_256_GCM_SHA384`
+    pub cipher: &'static str,
+    /// The key exchange, such as `X25519MLKEM768`; absent on a resumed session that made none.
+    pub group: Option<Box<str>>,
+    /// The name the client asked for, lower case.
+    pub sni: Option<Box<str>>,
+    /// Whether a session was resumed.
+    pub resumed: bool,
+}
+
+/// What is known of a connection, the same for all its requests: made by `server/`, read by `proxy/`.
+#[derive(Debug)]
+pub struct Connection {
+    /// The listener's address as configured: its name in metrics, and its key in a snapshot.
+    pub listener: Arc<str>,
+    /// Who connected; none on a Unix socket.
+    pub peer: Option<SocketAddr>,
+    /// The port the listener is bound to; none on a Unix socket.
+    pub local_port: Option<u16>,
+    /// What the handshake settled; none on a plain listener.
+    pub tls: Option<Arc<TlsFacts>>,
+    /// Which worker carries the connection: the shard of metrics and logs.
+    pub worker: usize,
+    /// Set by `proxy/` once a 101 goes out: from then on the stream is no longer HTTP.
+    pub tunnel: AtomicBool,
+}
+
+impl Connection {
+    /// From now on bytes pass as they are (RFC 9110 §7.8).
+    pub fn open_tunnel(&self) {
+        self.tunnel.store(true, Ordering::Release);
+    }
+
+    /// Whether a protocol switch has happened.
+    pub fn is_tunnel(&self) -> bool {
+        self.tunnel.load(Ordering::Acquire)
+    }
+}
+
+/// A request at the door, not yet understood: what both parsers hand over.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival<'a> {
+    /// The method, a valid token.
+    pub method: &'a Method,
+    /// The request target as it stood on the wire: origin form, absolute form or `*`; for HTTP/2 the `:path`.
+    pub target: &'a [u8],
+    /// HTTP/2's `:authority`.
+    pub authority: Option<&'a str>,
+    /// All fields, in order.
+    pub headers: &'a HeaderMap,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The connection.
+    pub connection: &'a Connection,
+}
+
+/// A request as policies see it. Borrowed: work that goes to another thread takes what it needs by value.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// The canonical target: host, path and query.
+    pub target: &'a Target,
+    /// The fields as the client sent them.
+    pub headers: &'a HeaderMap,
+    /// Whose request it is.
+    pub client: &'a Client,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The connection.
+    pub connection: &'a Connection,
+}
+
+impl Request<'_> {
+    /// The client's address.
+    pub fn client_ip(&self) -> IpAddr {
+        self.client.address
+    }
+}
+
+/// Header fields that can be edited: the one interface of header rules towards `http`'s maps and Pingora's messages.
+pub trait Fields {
+    /// All fields, to read.
+    fn fields(&self) -> &HeaderMap;
+    /// Replaces all fields of this name by one.
+    fn set(&mut self, name: HeaderName, value: HeaderValue);
+    /// Adds a field beside those of the same name.
+    fn append(&mut self, name: HeaderName, value: HeaderValue);
+    /// Removes all fields of this name.
+    fn remove(&mut self, name: &HeaderName);
+}
+
+impl Fields for HeaderMap {
+    fn fields(&self) -> &HeaderMap {
+        self
+    }
+
+    fn set(&mut self, name: HeaderName, value: HeaderValue) {
+        self.insert(name, value);
+    }
+
+    fn append(&mut self, name: HeaderName, value: HeaderValue) {
+        HeaderMap::append(self, name, value);
+    }
+
+    fn remove(&mut self, name: &HeaderName) {
+        HeaderMap::remove(self, name);
+    }
+}
+
+/// A request's id: at most 64 characters of `[A-Za-z0-9._-]`, kept inline.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct RequestId {
+    length: u8,
+    text: [u8; 64],
+}
+
+impl RequestId {
+    /// Takes over an id that a trusted peer gave, if it has the form of one.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let valid = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        if text.is_empty() || text.len() > 64 || !text.iter().all(valid) {
+            return None;
+        }
+        let mut own = Self { length: u8::try_from(text.len()).ok()?, text: [0; 64] };
+        own.text.get_mut(..text.len())?.copy_from_slice(text);
+        Some(own)
+    }
+
+    /// A new UUIDv7 (RFC 9562 §5.7).
+    pub fn generate() -> Self {
+        let mut own = Self { length: 36, text: [0; 64] };
+        let mut buffer = uuid::Uuid::encode_buffer();
+        let text = uuid::Uuid::now_v7().hyphenated().encode_lower(&mut buffer);
+        for (to, from) in own.text.iter_mut().zip(text.as_bytes()) {
+            *to = *from;
+        }
+        own
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        self.text
+            .get(..usize::from(self.length))
+            .and_then(|b| std::str::from_utf8(b).ok())
+            .unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
