@@ -8,11 +8,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use listener::{ListenAddress, Listener};
-pub use passage::{Admission, Admitted, Passage};
+pub use compile::state_directory;
+pub use listener::{Certificate, ListenAddress, Listener, ListenerTls};
+pub use passage::{Admission, Admitted, Passage, X_REQUEST_ID};
 
-use crate::config::{Build, Spanned};
+use crate::config::Build;
+use crate::observe::Telling;
+use crate::policy::access::Access;
+use crate::reply::Replies;
+use crate::route::Routes;
 use crate::state::Live;
+use crate::upstream::Upstream;
 use document::Document;
 
 /// What the process itself is told; compiled from `server`.
@@ -53,12 +59,19 @@ pub struct Gateway {
     pub settings: Settings,
     /// Where clients connect.
     pub listeners: Vec<Arc<Listener>>,
+    /// The pools that routes forward to.
+    pub upstreams: Vec<Arc<Upstream>>,
+    edge_access: Option<Arc<Access>>,
+    replies: Replies,
+    routes: Routes,
+    entries: Vec<Arc<route::Route>>,
+    telling: Telling,
 }
 
 impl Gateway {
     /// Compiles a document. None when `build.errors` says why.
-    pub fn compile(_document: &Document, _live: &Live, _generation: u64, _build: &mut Build) -> Option<Self> {
-        None
+    pub fn compile(document: &Document, live: &Live, generation: u64, build: &mut Build) -> Option<Self> {
+        compile::compile(document, live, generation, build)
     }
 
     /// The listener at this address, as this snapshot knows it.
@@ -67,5 +80,3 @@ impl Gateway {
     }
 }
 
-#[expect(dead_code, reason = "names the shape that compile works on")]
-type Written<T> = Spanned<T>;

@@ -1,0 +1,341 @@
+//! A document → a gateway. Everything that can be wrong is found here, all of it at once; nothing is checked again later.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::document::{Certificates, Document, Edge, Listener as ListenerConfig, RedirectToHttps, Server, Workers};
+use super::listener::{ListenAddress, Listener, ListenerTls};
+use super::route::Route;
+use super::{Gateway, Settings, certificates};
+use crate::client::Trusted;
+use crate::config::{Build, OrNone, Site, Spanned};
+use crate::observe::{Telling, TellingPlan};
+use crate::policy::access::Access;
+use crate::policy::cors::Cors;
+use crate::policy::headers::HeaderRules;
+use crate::record::RouteFacts;
+use crate::reply::Replies;
+use crate::route::{RouteInput, Routes};
+use crate::state::Live;
+use crate::upstream::Upstream;
+
+/// The policies of a document, compiled, by name. What could not be compiled is absent, and an error says why.
+#[derive(Default)]
+pub(super) struct Shelf {
+    pub(super) access: BTreeMap<String, Arc<Access>>,
+    pub(super) cors: BTreeMap<String, Arc<Cors>>,
+    pub(super) headers: BTreeMap<String, Arc<HeaderRules>>,
+    pub(super) upstreams: BTreeMap<String, Arc<Upstream>>,
+}
+
+pub(super) fn compile(document: &Document, live: &Live, generation: u64, build: &mut Build) -> Option<Gateway> {
+    let settings = settings(&document.server, build);
+    let listeners = listeners(&document.listeners, build);
+    let shelf = shelf(document, live, build);
+    let edge_access = edge(&document.edge, document, &shelf, build);
+    let replies = Replies::compile(&document.server.problem_types, &document.replies, build);
+    let entries = routes(document, &shelf, build);
+    let inputs: Vec<_> = entries
+        .iter()
+        .zip(&document.routes)
+        .map(|(entry, written)| RouteInput {
+            facts: Arc::clone(&entry.facts),
+            matches: &written.matches,
+            priority: written.priority,
+        })
+        .collect();
+    let routes = Routes::compile(&inputs, build);
+    super::route::check_preflights(document, build);
+    unused(document, build);
+    let facts: Vec<_> = entries.iter().map(|entry| Arc::clone(&entry.facts)).collect();
+    let upstreams: Vec<_> = shelf.upstreams.values().cloned().collect();
+    let plan = TellingPlan { routes: &facts, policies: policy_names(document) };
+    let telling = Telling::compile(&plan, &document.log, live, build);
+    if !build.errors.is_empty() {
+        return None;
+    }
+    Some(Gateway {
+        generation,
+        hash: build.files.hash().into(),
+        settings: settings?,
+        listeners,
+        edge_access,
+        replies: replies?,
+        routes: routes?,
+        entries: entries.into_iter().map(Arc::new).collect(),
+        upstreams,
+        telling: telling?,
+    })
+}
+
+fn settings(server: &Spanned<Server>, build: &mut Build) -> Option<Settings> {
+    let status = match &server.status {
+        OrNone::None => None,
+        OrNone::Some(written) => status_address(written, server, build),
+    };
+    let workers = match server.workers.value {
+        Workers::Auto => std::thread::available_parallelism().map_or(1, usize::from),
+        Workers::Number(number) => number,
+    };
+    let keep_alive = server.timeouts.keep_alive.0;
+    if server.drain.value.0 < keep_alive {
+        build.errors.warn(
+            &server.drain.site,
+            "server.drain",
+            "draining ends before idle connections do: a client that never retries can lose a request at a restart",
+            format!("make `drain` at least `timeouts.keep_alive` ({}s) and the longest request", keep_alive.as_secs()),
+        );
+    }
+    for (name, time) in
+        [("handshake", server.timeouts.handshake), ("head", server.timeouts.head), ("keep_alive", server.timeouts.keep_alive)]
+    {
+        if time.0.is_zero() {
+            let path = format!("server.timeouts.{name}");
+            build.errors.push(&server.site, path, "a deadline of zero would end every connection", "write a duration such as `10s`");
+        }
+    }
+    let bytes = |size: crate::config::units::Size| usize::try_from(size.0).unwrap_or(usize::MAX);
+    let limits = server.limits;
+    for (name, size, most) in [
+        ("header_bytes", bytes(limits.header_bytes), 256 << 10),
+        ("field_bytes", bytes(limits.field_bytes), 256 << 10),
+        ("uri_bytes", bytes(limits.uri_bytes), 64 << 10),
+    ] {
+        if !(256..=most).contains(&size) {
+            let path = format!("server.limits.{name}");
+            let cause = format!("{size} bytes are out of range");
+            build.errors.push(&server.site, path, cause, format!("write a size from `256B` to `{}KiB`", most >> 10));
+        }
+    }
+    Some(Settings {
+        workers,
+        state: build.files.resolve(&server.state.site, &server.state),
+        status,
+        drain: server.drain.value.0,
+        handshake: server.timeouts.handshake.0,
+        head: server.timeouts.head.0,
+        keep_alive,
+        header_fields: limits.header_fields,
+        header_bytes: bytes(limits.header_bytes),
+        field_bytes: bytes(limits.field_bytes),
+        uri_bytes: bytes(limits.uri_bytes),
+    })
+}
+
+fn status_address(written: &Spanned<String>, server: &Server, build: &mut Build) -> Option<ListenAddress> {
+    let address = listen_address(written, build)?;
+    if let ListenAddress::Tcp(socket) = &address
+        && !socket.ip().to_canonical().is_loopback()
+        && !server.status_public
+    {
+        build.errors.push(
+            &written.site,
+            "server.status",
+            format!("the status address {socket} can be reached from other machines"),
+            "use a loopback address or `unix:/path`, or say `status_public: true`",
+        );
+        return None;
+    }
+    Some(address)
+}
+
+/// `host:port` with an address for host, `[v6]:port`, or `unix:/path`.
+fn listen_address(written: &Spanned<String>, build: &mut Build) -> Option<ListenAddress> {
+    if let Some(path) = written.strip_prefix("unix:") {
+        if path.is_empty() {
+            build.errors.push(&written.site, &*written.path, "a Unix socket without a path", "write `unix:/run/portcullis.sock`");
+            return None;
+        }
+        return Some(ListenAddress::Unix(build.files.resolve(&written.site, path)));
+    }
+    let named = written.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+    let starred = written.strip_prefix("*:").map(|port| format!("0.0.0.0:{port}"));
+    match named.or(starred).as_deref().unwrap_or(written).parse::<SocketAddr>() {
+        Ok(address) => Some(ListenAddress::Tcp(address)),
+        Err(_) => {
+            build.errors.push(
+                &written.site,
+                &*written.path,
+                format!("`{}` is not an address to listen on", written.value),
+                "write `127.0.0.1:8080`, `0.0.0.0:443`, `\"[::]:443\"` or `unix:/path`",
+            );
+            None
+        }
+    }
+}
+
+fn listeners(written: &[Spanned<ListenerConfig>], build: &mut Build) -> Vec<Arc<Listener>> {
+    let mut seen: BTreeMap<String, Site> = BTreeMap::new();
+    let mut listeners = Vec::new();
+    if written.is_empty() {
+        let cure = "write `listeners:` with at least one `- address: 127.0.0.1:8080`";
+        build.errors.push(&Site::default_value(), "listeners", "there is no listener: nothing could be served", cure);
+    }
+    for config in written {
+        let Some(address) = listen_address(&config.address, build) else { continue };
+        let several = matches!(&address, ListenAddress::Tcp(address) if address.port() == 0);
+        if let Some(first) = seen.insert(format!("{address:?}"), config.site.clone())
+            && !several
+        {
+            let cause = format!("`{}` is listened on twice; first at {first}", config.address.value);
+            build.errors.push(&config.site, &*config.address.path, cause, "remove one of the two");
+        }
+        let name = match listeners.iter().filter(|l: &&Arc<Listener>| l.address == address).count() {
+            0 => config.address.value.clone(),
+            // Only port 0 comes here without an error: each such listener gets a port, and a name, of its own.
+            earlier => format!("{}#{}", config.address.value, earlier + 1),
+        };
+        listeners.extend(listener(&name, config, address, build).map(Arc::new));
+    }
+    listeners
+}
+
+fn listener(name: &str, config: &Spanned<ListenerConfig>, address: ListenAddress, build: &mut Build) -> Option<Listener> {
+    let tls = match &config.tls {
+        None => None,
+        Some(tls) => {
+            let certificates = match &tls.certificates.value {
+                Certificates::Generate => None,
+                Certificates::Files(files) => Some(certificates::load(files, build)),
+            };
+            Some(ListenerTls { certificates, min_version: tls.min_version })
+        }
+    };
+    if let (RedirectToHttps::Port(_), Some(tls)) = (config.redirect_to_https, &config.tls) {
+        let path = format!("{}.redirect_to_https", config.path);
+        build.errors.push(&tls.site, path, "a listener with `tls` is https already", "set `redirect_to_https` on a plain listener");
+    }
+    if let RedirectToHttps::Port(0) = config.redirect_to_https {
+        let path = format!("{}.redirect_to_https", config.path);
+        build.errors.push(&config.site, path, "port 0 cannot be redirected to", "write `true` or a port");
+    }
+    Some(Listener {
+        name: name.into(),
+        address,
+        http2: config.http2,
+        tls,
+        redirect: config.redirect_to_https,
+        trusted: Trusted::compile(&config.trusted_proxies, build)?,
+        site: config.site.clone(),
+    })
+}
+
+fn shelf(document: &Document, live: &Live, build: &mut Build) -> Shelf {
+    let mut shelf = Shelf::default();
+    let policies = &document.policies;
+    for (name, config) in &policies.access {
+        name_is_sound("policies.access", name, &config.site, build);
+        shelf.access.extend(Access::compile(name, config, build).map(|p| (name.clone(), Arc::new(p))));
+    }
+    for (name, config) in &policies.cors {
+        name_is_sound("policies.cors", name, &config.site, build);
+        shelf.cors.extend(Cors::compile(name, config, build).map(|p| (name.clone(), Arc::new(p))));
+    }
+    for (name, config) in &policies.headers {
+        name_is_sound("policies.headers", name, &config.site, build);
+        shelf.headers.extend(HeaderRules::compile(name, config, build).map(|p| (name.clone(), Arc::new(p))));
+    }
+    for (name, config) in &document.upstreams {
+        name_is_sound("upstreams", name, &config.site, build);
+        shelf.upstreams.extend(Upstream::compile(name, config, live, build).map(|u| (name.clone(), u)));
+    }
+    shelf
+}
+
+/// Names become metric labels and parts of `KIND.NAME`: letters, digits, `_` and `-`.
+fn name_is_sound(kind: &str, name: &str, site: &Site, build: &mut Build) {
+    let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    if matches!(name, "none" | "inherit") {
+        let path = format!("{kind}.{name}");
+        build.errors.push(site, path, format!("`{name}` is a word of the configuration, not a name"), "choose another name");
+    } else if name.is_empty() || name.len() > 64 || !name.chars().all(sound) {
+        let path = format!("{kind}.{name}");
+        let cure = "use 1 to 64 letters, digits, `_` and `-`";
+        build.errors.push(site, path, format!("`{name}` cannot be a name"), cure);
+    }
+}
+
+fn edge(edge: &Edge, document: &Document, shelf: &Shelf, build: &mut Build) -> Option<Arc<Access>> {
+    let name = edge.access.as_option()?;
+    find(name, &shelf.access, document.policies.access.keys(), "policies.access", build)
+}
+
+/// A policy by its name; an error that names the nearest where there is none.
+pub(super) fn find<'a, T>(
+    name: &Spanned<String>,
+    shelf: &BTreeMap<String, Arc<T>>,
+    written: impl Iterator<Item = &'a String>,
+    kind: &str,
+    build: &mut Build,
+) -> Option<Arc<T>> {
+    if let Some(found) = shelf.get(&name.value) {
+        return Some(Arc::clone(found));
+    }
+    let names: BTreeSet<_> = written.map(String::as_str).collect();
+    if names.contains(name.as_str()) {
+        return None; // It was written, and its own errors say what is wrong with it.
+    }
+    let nearest = names.iter().min_by_key(|other| strsim::damerau_levenshtein(other, name)).copied();
+    let cure = match nearest {
+        Some(nearest) if strsim::damerau_levenshtein(nearest, name) <= 3 => format!("did you mean `{nearest}`?"),
+        _ if names.is_empty() => format!("define it under `{kind}`"),
+        _ => format!("define it under `{kind}`, or use one of: {}", names.into_iter().collect::<Vec<_>>().join(", ")),
+    };
+    build.errors.push(&name.site, &*name.path, format!("there is no `{}` under `{kind}`", name.value), cure);
+    None
+}
+
+fn routes(document: &Document, shelf: &Shelf, build: &mut Build) -> Vec<Route> {
+    if document.routes.is_empty() {
+        let cure = "write `routes:` with at least one route";
+        build.errors.push(&Site::default_value(), "routes", "there is no route: every request would be answered 404", cure);
+    }
+    let mut seen: BTreeMap<&str, &Site> = BTreeMap::new();
+    let mut routes = Vec::with_capacity(document.routes.len());
+    for (index, config) in document.routes.iter().enumerate() {
+        name_is_sound(&format!("routes[{index}].name"), &config.name, &config.name.site, build);
+        if let Some(first) = seen.insert(&config.name.value, &config.site) {
+            let cause = format!("the name `{}` is given twice; first at {first}", config.name.value);
+            build.errors.push(&config.name.site, &*config.name.path, cause, "give each route a name of its own");
+        }
+        routes.push(Route::compile(index, config, document, shelf, build));
+    }
+    routes
+}
+
+/// Names that nothing uses are worth a word: often a typo elsewhere.
+fn unused(document: &Document, build: &mut Build) {
+    let used: BTreeSet<_> = document.routes.iter().filter_map(|route| route.upstream.as_ref()).map(|name| &name.value).collect();
+    for (name, config) in &document.upstreams {
+        if !used.contains(name) {
+            let path = format!("upstreams.{name}");
+            build.errors.warn(&config.site, path, "no route uses this upstream", "name it in a route's `upstream`, or remove it");
+        }
+    }
+}
+
+/// Every policy that can refuse, as metrics name it.
+fn policy_names(document: &Document) -> Vec<Arc<str>> {
+    let access = document.policies.access.keys().map(|name| format!("access.{name}"));
+    let cors = document.policies.cors.keys().map(|name| format!("cors.{name}"));
+    access.chain(cors).map(Arc::from).collect()
+}
+
+/// What a route is called, in log, metrics and explain.
+pub(super) fn facts(index: usize, config: &Spanned<super::document::Route>) -> Arc<RouteFacts> {
+    let path = config.matches.path.as_ref().map_or("/{*rest}", |path| path.value.as_str());
+    Arc::new(RouteFacts {
+        index,
+        name: config.name.value.as_str().into(),
+        resource_path: path.into(),
+        labels: config.labels.iter().map(|(k, v)| (k.as_str().into(), v.value.as_str().into())).collect(),
+        site: config.site.clone(),
+    })
+}
+
+/// The path of the state directory, before anything else is compiled.
+pub fn state_directory(document: &Document, build: &Build) -> PathBuf {
+    build.files.resolve(&document.server.state.site, &document.server.state)
+}

@@ -1,0 +1,370 @@
+//! A route, compiled: its policies resolved, its one action ready.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use super::compile::{Shelf, find};
+use super::document::{Document, PathRule, Redirect, Respond, Route as RouteConfig};
+use crate::config::{Build, OrNone, Site, Spanned};
+use crate::policy::access::Access;
+use crate::policy::cors::Cors;
+use crate::policy::headers::HeaderRules;
+use crate::record::{Record, RouteFacts};
+use crate::reply::Reply;
+use crate::template::Template;
+use crate::upstream::Upstream;
+
+/// A route, compiled.
+#[derive(Debug)]
+pub(super) struct Route {
+    pub(super) facts: Arc<RouteFacts>,
+    pub(super) access: Option<Arc<Access>>,
+    pub(super) cors: Option<Arc<Cors>>,
+    pub(super) headers: Vec<Arc<HeaderRules>>,
+    pub(super) upgrade: Box<[Box<str>]>,
+    pub(super) action: Action,
+}
+
+/// What a route does with a request that may pass.
+#[derive(Debug)]
+pub(super) enum Action {
+    Forward { upstream: Arc<Upstream>, path: UpstreamPath },
+    Respond(Reply),
+    Redirect { to: Template, status: StatusCode },
+    Echo,
+    /// Only while errors are collected: such a gateway is never made.
+    Missing,
+}
+
+/// What the upstream sees of the path.
+#[derive(Debug, Default)]
+pub(super) enum UpstreamPath {
+    /// The canonical path as it is.
+    #[default]
+    Keep,
+    /// A prefix taken away at a segment's border, then another put in front.
+    Replace { strip: Box<str>, prefix: Box<str> },
+    /// Written anew.
+    Template(Template),
+}
+
+impl Route {
+    pub(super) fn compile(
+        index: usize,
+        config: &Spanned<RouteConfig>,
+        document: &Document,
+        shelf: &Shelf,
+        build: &mut Build,
+    ) -> Self {
+        auth_is_said(config, document, build);
+        labels_are_sound(config, build);
+        let defaults = &document.defaults;
+        let policies = &document.policies;
+        let access = config.access.as_ref().unwrap_or(&defaults.access).as_option();
+        let cors = config.cors.as_ref().unwrap_or(&defaults.cors).as_option();
+        Self {
+            facts: super::compile::facts(index, config),
+            access: access.and_then(|n| find(n, &shelf.access, policies.access.keys(), "policies.access", build)),
+            cors: cors.and_then(|n| find(n, &shelf.cors, policies.cors.keys(), "policies.cors", build)),
+            headers: headers(config, document)
+                .into_iter()
+                .filter_map(|n| find(n, &shelf.headers, policies.headers.keys(), "policies.headers", build))
+                .collect(),
+            upgrade: upgrade(config, build),
+            action: action(config, document, shelf, build),
+        }
+    }
+
+    /// Whether a client may switch to this protocol, in lower case.
+    pub(super) fn permits_upgrade(&self, protocol: &str) -> bool {
+        self.upgrade.iter().any(|listed| **listed == *protocol)
+    }
+}
+
+/// Nothing is public by omission.
+fn auth_is_said(config: &Spanned<RouteConfig>, document: &Document, build: &mut Build) {
+    if config.auth.is_none() && document.defaults.auth.is_none() {
+        build.errors.push(
+            &config.site,
+            format!("{}.auth", config.path),
+            format!("nothing says who may use the route `{}`", config.name.value),
+            "write `auth: none` on it, or in `defaults`, if it is public",
+        );
+    }
+}
+
+/// Labels go to every log line of the route: few and short.
+fn labels_are_sound(config: &Spanned<RouteConfig>, build: &mut Build) {
+    for (name, value) in &config.labels {
+        let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        if name.is_empty() || name.len() > 64 || !name.chars().all(sound) {
+            let cause = format!("`{name}` cannot be a label's name");
+            build.errors.push(&value.site, &*value.path, cause, "use 1 to 64 letters, digits, `_`, `-` and `.`");
+        }
+        if value.len() > 256 || value.chars().any(char::is_control) {
+            build.errors.push(&value.site, &*value.path, "this label's value is too long or holds control characters", "use at most 256 printable bytes");
+        }
+    }
+    if config.labels.len() > 32 {
+        build.errors.push(&config.site, format!("{}.labels", config.path), "more than 32 labels", "keep the ones that logs are searched by");
+    }
+}
+
+/// The route's header policies: its own, with the defaults where it says `inherit`.
+fn headers<'a>(config: &'a RouteConfig, document: &'a Document) -> Vec<&'a Spanned<String>> {
+    match &config.headers {
+        None => document.defaults.headers.iter().collect(),
+        Some(OrNone::None) => Vec::new(),
+        Some(OrNone::Some(names)) => names
+            .iter()
+            .flat_map(|name| match name.as_str() {
+                "inherit" => document.defaults.headers.iter().collect(),
+                _ => vec![name],
+            })
+            .collect(),
+    }
+}
+
+fn upgrade(config: &Spanned<RouteConfig>, build: &mut Build) -> Box<[Box<str>]> {
+    for protocol in &config.upgrade {
+        let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~/".contains(&b);
+        if protocol.is_empty() || !protocol.bytes().all(token) {
+            let cause = format!("`{}` is not the name of a protocol", protocol.value);
+            build.errors.push(&protocol.site, &*protocol.path, cause, "write `websocket`");
+        } else if matches!(protocol.to_ascii_lowercase().as_str(), "h2c" | "h2" | "http/2.0" | "tls/1.0" | "http/1.1") {
+            let cause = format!("switching to `{}` would carry requests past every check", protocol.value);
+            build.errors.push(&protocol.site, &*protocol.path, cause, "list protocols such as `websocket` only");
+        }
+    }
+    if let (Some(first), None) = (config.upgrade.first(), &config.upstream) {
+        build.errors.push(&first.site, &*first.path, "only a route with an `upstream` can switch protocols", "remove `upgrade`");
+    }
+    config.upgrade.iter().map(|protocol| protocol.to_ascii_lowercase().into()).collect()
+}
+
+fn action(config: &Spanned<RouteConfig>, document: &Document, shelf: &Shelf, build: &mut Build) -> Action {
+    let given = [
+        config.upstream.as_ref().map(|x| ("upstream", &x.site)),
+        config.respond.as_ref().map(|x| ("respond", &x.site)),
+        config.redirect.as_ref().map(|x| ("redirect", &x.site)),
+        config.echo.as_ref().map(|x| ("echo", &x.site)),
+    ];
+    let given: Vec<_> = given.into_iter().flatten().collect();
+    let name = &config.name.value;
+    match given.as_slice() {
+        [] => {
+            let cure = "add one of `upstream`, `respond`, `redirect`, `echo`";
+            build.errors.push(&config.site, &*config.path, format!("the route `{name}` does nothing"), cure);
+        }
+        [_] => {}
+        [(first, _), (second, site), ..] => {
+            let cause = format!("the route `{name}` has two actions: `{first}` and `{second}`");
+            build.errors.push(site, format!("{}.{second}", config.path), cause, "keep one; a second route can do the other");
+        }
+    }
+    if let (Some(path), None) = (&config.path, &config.upstream) {
+        build.errors.push(&path.site, &*path.path, "`path` says what an upstream sees, and there is none", "remove it, or add `upstream`");
+    }
+    if let Some(upstream) = &config.upstream {
+        let path = config.path.as_ref().map(|rule| upstream_path(rule, config, build)).unwrap_or_default();
+        return match find(upstream, &shelf.upstreams, document.upstreams.keys(), "upstreams", build) {
+            Some(upstream) => Action::Forward { upstream, path },
+            None => Action::Missing,
+        };
+    }
+    if let Some(written) = &config.respond {
+        return respond(written, build).map_or(Action::Missing, Action::Respond);
+    }
+    if let Some(written) = &config.redirect {
+        return redirect(written, config, build).unwrap_or(Action::Missing);
+    }
+    match &config.echo {
+        Some(echo) if !echo.value => {
+            build.errors.push(&echo.site, &*echo.path, "`echo: false` does nothing", "remove it, or write `echo: true`");
+            Action::Missing
+        }
+        Some(_) => Action::Echo,
+        None => Action::Missing,
+    }
+}
+
+fn upstream_path(rule: &Spanned<PathRule>, config: &RouteConfig, build: &mut Build) -> UpstreamPath {
+    let borders = |written: &Option<Spanned<String>>, build: &mut Build| -> Box<str> {
+        let Some(text) = written else { return "".into() };
+        let trimmed = text.strip_suffix('/').unwrap_or(text);
+        let plain = |b: u8| b.is_ascii_graphic() && !b"?#\\{}\"<>^`|".contains(&b);
+        if !text.starts_with('/') || !text.bytes().all(plain) || text.contains("//") || text.contains("/.") {
+            let cause = format!("`{}` is not a path prefix in canonical form", text.value);
+            build.errors.push(&text.site, &*text.path, cause, "begin with `/`; leave out `//`, dot segments, `?` and `#`");
+        }
+        trimmed.into()
+    };
+    if let Some(template) = &rule.template {
+        if rule.strip.is_some() || rule.prefix.is_some() {
+            build.errors.push(&template.site, &*template.path, "`template` writes the whole path; `strip` and `prefix` would be ignored", "keep one of the two ways");
+        }
+        if !template.starts_with('/') {
+            build.errors.push(&template.site, &*template.path, "a path begins with `/`", format!("write `/{}`", template.value));
+        }
+        return template_of(template, config, build).map(UpstreamPath::Template).unwrap_or_default();
+    }
+    let strip = borders(&rule.strip, build);
+    let prefix = borders(&rule.prefix, build);
+    if strip.is_empty() && prefix.is_empty() { UpstreamPath::Keep } else { UpstreamPath::Replace { strip, prefix } }
+}
+
+/// A template whose `{route.NAME}`s this route has.
+fn template_of(written: &Spanned<String>, config: &RouteConfig, build: &mut Build) -> Option<Template> {
+    let template = match Template::parse(written) {
+        Ok(template) => template,
+        Err(cause) => {
+            build.errors.push(&written.site, &*written.path, cause, "`{name}` is a variable, `{{` a brace");
+            return None;
+        }
+    };
+    parameters_exist(&template, written, config, build);
+    Some(template)
+}
+
+/// Every `{route.NAME}` of a template is a parameter of the route's path.
+fn parameters_exist(template: &Template, written: &Spanned<String>, config: &RouteConfig, build: &mut Build) {
+    let path = config.matches.path.as_ref().map_or("/{*rest}", |path| path.value.as_str());
+    for name in template.parameters() {
+        if !path.contains(&format!("{{{name}}}")) && !path.contains(&format!("{{*{name}}}")) {
+            let cause = format!("the path `{path}` of the route `{}` has no `{{{name}}}`", config.name.value);
+            build.errors.push(&written.site, &*written.path, cause, "use a name that stands in `match.path`");
+        }
+    }
+}
+
+fn respond(written: &Spanned<Respond>, build: &mut Build) -> Option<Reply> {
+    let mut headers = HeaderMap::new();
+    let status = StatusCode::from_u16(written.status).ok()?;
+    match HeaderValue::from_str(&written.content_type) {
+        Ok(value) => headers.insert(CONTENT_TYPE, value),
+        Err(_) => {
+            let site = &written.content_type.site;
+            build.errors.push(site, &*written.content_type.path, "this is not a media type", "write such as `application/json`");
+            None
+        }
+    };
+    for (name, value) in &written.headers {
+        match (HeaderName::from_str(name), HeaderValue::from_str(value)) {
+            (Ok(name), _) if framing(&name) => {
+                let cause = format!("`{name}` is set by the gateway itself");
+                build.errors.push(&value.site, &*value.path, cause, "remove it");
+            }
+            (Ok(name), Ok(value)) => drop(headers.insert(name, value)),
+            _ => build.errors.push(&value.site, &*value.path, "this is not a header field", "use a token for its name and printable text for its value"),
+        }
+    }
+    let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
+    if bodiless && !written.body.is_empty() {
+        let path = format!("{}.body", written.path);
+        build.errors.push(&written.site, path, format!("a {} answer has no body", status.as_u16()), "remove `body`, or use status 200");
+    }
+    if bodiless {
+        headers.remove(CONTENT_TYPE);
+    } else {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(written.body.len()));
+    }
+    Some(Reply { status, headers, body: Bytes::from(written.body.clone()) })
+}
+
+/// Fields that frame a message or a connection (RFC 9110 §7.6.1, RFC 9112 §6).
+fn framing(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "content-length" | "transfer-encoding" | "connection" | "keep-alive" | "upgrade" | "te" | "trailer" | "proxy-connection"
+    )
+}
+
+fn redirect(written: &Spanned<Redirect>, config: &RouteConfig, build: &mut Build) -> Option<Action> {
+    let status = &written.status;
+    if !matches!(status.value, 301 | 302 | 303 | 307 | 308) {
+        let cause = format!("{} is not a redirect", status.value);
+        build.errors.push(&status.site, format!("{}.status", written.path), cause, "write 301, 302, 303, 307 or 308");
+        return None;
+    }
+    let to = template_of(&written.to, config, build)?;
+    if !(written.to.starts_with('/') || written.to.contains("://") || written.to.starts_with('{')) {
+        let cause = format!("`{}` is neither a URL nor a path", written.to.value);
+        build.errors.push(&written.to.site, &*written.to.path, cause, "write `https://{domainName}/new` or `/new`");
+    }
+    Some(Action::Redirect { to, status: StatusCode::from_u16(status.value).ok()? })
+}
+
+/// The answer of a redirect (RFC 9110 §15.4).
+pub(super) fn redirect_reply(to: &Template, status: StatusCode, record: &Record) -> Option<Reply> {
+    let mut location = String::new();
+    to.render_url(record, &mut location);
+    let mut headers = HeaderMap::new();
+    headers.insert(LOCATION, HeaderValue::from_str(&location).ok()?);
+    headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    if !matches!(status, StatusCode::MOVED_PERMANENTLY | StatusCode::PERMANENT_REDIRECT) {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    Some(Reply { status, headers, body: Bytes::new() })
+}
+
+/// Routes that one preflight could mean must share a `cors` policy: a preflight says neither headers nor, in some
+/// browsers' caches, the query that would tell them apart.
+pub(super) fn check_preflights(document: &Document, build: &mut Build) {
+    let mut groups: BTreeMap<(BTreeSet<String>, &str), Vec<&Spanned<RouteConfig>>> = BTreeMap::new();
+    for route in &document.routes {
+        let hosts = route.matches.hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
+        let path = route.matches.path.as_ref().map_or("/{*rest}", |path| path.value.as_str());
+        groups.entry((hosts, path)).or_default().push(route);
+    }
+    let policy = |route: &RouteConfig| {
+        route.cors.as_ref().unwrap_or(&document.defaults.cors).as_option().map(|name| name.value.clone())
+    };
+    for routes in groups.values() {
+        for (at, first) in routes.iter().enumerate() {
+            let Some(second) = routes.iter().skip(at + 1).find(|second| {
+                methods_overlap(first, second) && policy(first) != policy(second) && differ_in_conditions(first, second)
+            }) else {
+                continue;
+            };
+            let says = |name: Option<String>| name.map_or("none".to_owned(), |name| format!("`{name}`"));
+            build.errors.push(
+                second.cors.as_ref().and_then(|c| c.as_option()).map_or(&second.site, |name| &name.site),
+                format!("{}.cors", second.path),
+                format!(
+                    "a preflight could mean the route `{}` ({}, cors {}) as well as `{}` (cors {}): it tells no header conditions",
+                    first.name.value,
+                    site(first),
+                    says(policy(first)),
+                    second.name.value,
+                    says(policy(second)),
+                ),
+                "give both routes the same `cors`",
+            );
+        }
+    }
+}
+
+fn site(route: &Spanned<RouteConfig>) -> &Site {
+    &route.site
+}
+
+fn methods_overlap(a: &RouteConfig, b: &RouteConfig) -> bool {
+    let (a, b) = (&a.matches.methods, &b.matches.methods);
+    a.is_empty() || b.is_empty() || a.iter().any(|x| b.iter().any(|y| x.value == y.value))
+}
+
+/// Routes alike in all else are an error of their own.
+fn differ_in_conditions(a: &RouteConfig, b: &RouteConfig) -> bool {
+    let conditions = |route: &RouteConfig| {
+        let plain = |map: &BTreeMap<String, Spanned<crate::config::Pattern>>| {
+            map.iter().map(|(name, value)| (name.clone(), value.value.clone())).collect::<Vec<_>>()
+        };
+        (plain(&route.matches.headers), plain(&route.matches.query))
+    };
+    conditions(a) != conditions(b)
+}
