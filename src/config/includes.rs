@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::build::Problem;
 use super::join::join;
 use super::parse::parse;
+use super::scalars::Typed;
 use super::shape::Shape;
 use super::substitute::{Env, substitute};
 use super::tree::{Node, Trail, Value};
@@ -155,7 +156,10 @@ fn patterns(tree: &Node) -> Vec<(String, Site)> {
         return Vec::new();
     };
     let text = |item: &Node| match &item.value {
-        Value::Scalar(scalar) => Some((scalar.text.clone(), item.site.clone())),
+        Value::Scalar(scalar) => match scalar.typed() {
+            Typed::Text(text) => Some((text.to_owned(), item.site.clone())),
+            _ => None,
+        },
         Value::List(_) | Value::Map(_) | Value::Broken => None,
     };
     items.iter().filter_map(text).collect()

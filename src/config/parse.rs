@@ -29,7 +29,7 @@ pub(super) fn parse(file: &Arc<str>, text: &str, errors: &mut Errors) -> Option<
                 let marker = error.marker();
                 let site = builder.site_at(marker.line(), marker.col());
                 let (cause, cure) = syntax::explain(error.kind(), text, &site);
-                builder.errors.push(&site, "", cause, cure);
+                builder.complain(&site, cause, cure);
                 return None;
             }
         }

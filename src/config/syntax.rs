@@ -8,8 +8,8 @@ use super::tree::shortened;
 /// Cause and cure of a parser's error at `site` of `text`.
 pub(super) fn explain(kind: &ErrorKind, text: &str, site: &Site) -> (String, String) {
     let line = line(text, site.line);
+    let at = usize::try_from(site.column.saturating_sub(1)).unwrap_or(usize::MAX);
     let value = value_of(line);
-    let quoted = quote(value);
     match kind {
         ErrorKind::MissingAnchorOrAliasName => (
             "a bare `*` or `&` begins an alias or an anchor".into(),
@@ -17,15 +17,15 @@ pub(super) fn explain(kind: &ErrorKind, text: &str, site: &Site) -> (String, Str
         ),
         ErrorKind::ExpectedBlockMappingKey if value.starts_with(['[', '{']) => (
             format!("`{value}` begins like a list or mapping and goes on as a text"),
-            format!("write it in quotes: `{quoted}`"),
+            format!("write it in quotes: `{}`", quote(value)),
         ),
         ErrorKind::ExpectedBlockMappingKey => (
             "no key stands where one is wanted".into(),
             "write `key: value`, indented like the keys before it".into(),
         ),
         ErrorKind::ExpectedFlowMappingSeparator | ErrorKind::ExpectedFlowSequenceSeparator => (
-            "a bracket stands where `,` or the end of the list or mapping is wanted".into(),
-            "write a text that has brackets in it in quotes, such as `{path: \"/x/{id}\"}`".into(),
+            "within brackets, a text with brackets in it needs quotes; or `,` or the end is missing".into(),
+            format!("write it in quotes: `{}`", quote(&text_around(line, at))),
         ),
         ErrorKind::UnclosedFlowCollection { open } => {
             (format!("`{open}` is never closed"), format!("close it with `{}`", partner(*open)))
@@ -59,8 +59,8 @@ pub(super) fn explain(kind: &ErrorKind, text: &str, site: &Site) -> (String, Str
             "remove it".into(),
         ),
         ErrorKind::UnexpectedCharacter { character } => (
-            format!("a text cannot begin with `{character}`"),
-            format!("write it in quotes: `{quoted}`"),
+            format!("a text cannot begin with {}", if *character == '`' { "a backquote".into() } else { format!("`{character}`") }),
+            format!("write it in quotes: `{}`", quote(&text_around(line, at))),
         ),
         ErrorKind::TabInBlockIndentation | ErrorKind::TabNotAllowed | ErrorKind::TabInIndentation => {
             ("a tab stands where the line is indented".into(), "indent with spaces".into())
@@ -102,10 +102,53 @@ fn value_of(line: &str) -> &str {
     value.strip_prefix("- ").unwrap_or(value)
 }
 
+/// The text that goes through a column of a line, brackets within it included: `/x/{id}` of `{path: /x/{id}}`.
+fn text_around(line: &str, at: usize) -> String {
+    let characters: Vec<char> = line.chars().collect();
+    let (before, after) = characters.split_at_checked(at).unwrap_or((&characters, &[]));
+    let starts = |c: &char| matches!(c, ' ' | '[' | '{' | ',');
+    // An error can also stand behind the brackets that are the text's beginning: `{route.id}/x`.
+    let behind = matches!(before.last(), Some('}' | ']'));
+    let opened = if behind { before.iter().rposition(|c| matches!(c, '{' | '[')) } else { None };
+    let start = opened.or_else(|| before.iter().rposition(starts).map(|at| at + 1)).unwrap_or_default();
+    let mut depth = 0_u32;
+    let mut text: String = before.iter().skip(start).collect();
+    for c in after {
+        match c {
+            '{' | '[' => depth += 1,
+            '}' | ']' if depth > 0 => depth -= 1,
+            '}' | ']' | ',' | ' ' if depth == 0 => break,
+            _ => {}
+        }
+        text.push(*c);
+    }
+    text
+}
+
 fn quote(value: &str) -> String {
     if value.contains('"') { format!("'{value}'") } else { format!("\"{value}\"") }
 }
 
 fn partner(open: char) -> char {
     if open == '{' { '}' } else { ']' }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::text_around;
+
+    #[test]
+    fn the_text_that_needs_quotes() {
+        for (line, at, text) in [
+            ("m: {path: /x/{id}}", 13, "/x/{id}"),
+            ("m: {path: /x/{*rest}, b: c}", 13, "/x/{*rest}"),
+            ("a: {x: {route.id}/y}", 17, "{route.id}/y"),
+            ("a: {servers: [${env:PORT}]}", 15, "${env:PORT}"),
+            ("a: @x # why", 3, "@x"),
+            ("retries: {budget: %10}", 18, "%10"),
+            ("", 7, ""),
+        ] {
+            assert_eq!(text_around(line, at), text, "{line}");
+        }
+    }
 }

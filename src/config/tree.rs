@@ -124,6 +124,10 @@ impl Node {
                 format!("the value of `{}`", shortened(template)).into()
             }
             Value::Scalar(scalar) if scalar.absent => "nothing".into(),
+            Value::Scalar(scalar) if !scalar.plain && scalars::typed(&scalar.text) != Typed::Text(&scalar.text) => {
+                // Only the quotes make it a text.
+                format!("`\"{}\"`", shortened(&scalar.text)).into()
+            }
             Value::Scalar(scalar) => format!("`{}`", shortened(&scalar.text)).into(),
             Value::List(_) => "a list".into(),
             Value::Map(_) => "a mapping".into(),

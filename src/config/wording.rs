@@ -3,7 +3,7 @@
 use serde_json::Value as Schema;
 
 use super::formats::regex_problem;
-use super::scalars::Typed;
+use super::scalars::{self, Typed};
 use super::shape::{Shape, format_of};
 use super::tree::{Node, Scalar, Trail, Value, shortened};
 use super::validate::{Finding, Place, What, known};
@@ -18,7 +18,7 @@ pub(super) fn tell(place: &Place<'_>, finding: &Finding, all: &[Finding], shape:
     let mut push = |site: &Site, cause: String, cure: String| errors.push(site, place.trail.to_string(), cause, cure);
     match &finding.what {
         What::Form => {
-            let (cause, cure) = form(place.node, schema, shape);
+            let (cause, cure) = form(place, schema, shape);
             push(site, cause, cure);
         }
         What::Format => {
@@ -26,11 +26,11 @@ pub(super) fn tell(place: &Place<'_>, finding: &Finding, all: &[Finding], shape:
             push(site, cause, cure);
         }
         What::Bounds => {
-            let cause = match &place.node.value {
-                Value::List(items) if items.is_empty() => "the list is empty".to_owned(),
-                _ => format!("{} is out of range", place.node.shown()),
+            let (cause, cure) = match &place.node.value {
+                Value::List(items) if items.is_empty() => ("the list is empty".into(), "add an item".into()),
+                _ => (format!("{} is out of range", place.node.shown()), format!("write {}", wanted(schema, shape))),
             };
-            push(site, cause, format!("write {}", wanted(schema, shape)));
+            push(site, cause, cure);
         }
         What::Missing(key) => {
             if !is_misspelt(key, finding, all, shape) {
@@ -85,41 +85,47 @@ fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
     (distance <= 2 && distance * 2 < length.max(2) || distance == 0).then_some(near)
 }
 
-fn form(node: &Node, schema: &Schema, shape: &Shape) -> (String, String) {
+/// A value of another form than those its key takes.
+fn form(place: &Place<'_>, schema: &Schema, shape: &Shape) -> (String, String) {
+    let node = place.node;
     let wanted = wanted(schema, shape);
+    let short = brief(&wanted);
     let written = node.shown();
     let cure = format!("write {wanted}");
     match &node.value {
         Value::Scalar(scalar) => {
             let is = match scalar.typed() {
-                Typed::Null if scalar.absent => {
-                    return ("no value is given".into(), format!("{cure}, or leave the key out"));
+                Typed::Null if scalar.template.is_some() => return (format!("{written} is empty"), cure),
+                Typed::Null => {
+                    let cause = if scalar.absent { "no value is given".into() } else { format!("{written} is no value") };
+                    let thing = if matches!(place.trail, Trail::Index(..)) { "item" } else { "key" };
+                    return (cause, format!("{cure}, or leave the {thing} out"));
                 }
-                Typed::Null if scalar.template.is_some() => {
-                    return (format!("{written} is empty"), cure);
-                }
-                Typed::Null => return (format!("{written} is no value"), format!("{cure}, or leave the key out")),
                 Typed::Bool(_) => "a truth value",
                 Typed::Whole(_) | Typed::Negative(_) | Typed::Fraction(_) => "a number",
                 Typed::Text(_) => "a text",
             };
-            (format!("{written} is {is}; wanted is {wanted}"), scalar_cure(scalar, is, schema, shape, cure))
+            let cause = format!("{written} is {is}; wanted is {short}");
+            (cause, scalar_cure(scalar, schema, shape).unwrap_or(cure))
         }
         Value::List(items) => {
-            let inner = match items.as_slice() {
-                [Node { value: Value::Scalar(scalar), .. }] if takes(schema, shape, "string") => &scalar.text,
-                _ => return (format!("a list is written where {wanted} is wanted"), cure),
-            };
-            let cure = format!("write it without brackets, `{0}`, or in quotes, `\"[{0}]\"`", shortened(inner));
-            (format!("a list is written where {wanted} is wanted"), cure)
+            let cause = format!("a list is written where {short} is wanted");
+            match items.as_slice() {
+                [Node { value: Value::Scalar(scalar), .. }] if takes(schema, shape, "string") => {
+                    let inner = shortened(&scalar.text);
+                    (cause, format!("write it without brackets, `{inner}`, or in quotes, `\"[{inner}]\"`"))
+                }
+                _ => (cause, cure),
+            }
         }
         Value::Map(entries) => {
-            let cause = format!("a mapping is written where {wanted} is wanted");
+            let cause = format!("a mapping is written where {short} is wanted");
             match entries.as_slice() {
                 // `{requestId}` without quotes is a mapping whose one key has no value.
                 [entry] if entry.value.is_nothing() && takes(schema, shape, "string") => {
                     (cause, format!("write it in quotes: `\"{{{}}}\"`", shortened(&entry.key)))
                 }
+                _ if takes(schema, shape, "array") => (cause, format!("{cure}; each item begins with `- `")),
                 _ => (cause, cure),
             }
         }
@@ -127,39 +133,41 @@ fn form(node: &Node, schema: &Schema, shape: &Shape) -> (String, String) {
     }
 }
 
-/// The cure for a scalar of the wrong type: often it is only quotes, brackets or a unit that are missing.
-fn scalar_cure(scalar: &Scalar, is: &str, schema: &Schema, shape: &Shape, cure: String) -> String {
-    let text = if scalar.template.is_some() { "…".to_owned() } else { shortened(&scalar.text) };
-    let resolved = shape.resolve(schema);
-    if let Some(format) = format_of(resolved) {
-        return format!("write {}", format.noun);
+/// The cure for a scalar of the wrong type, where only quotes, brackets or a space are missing, or a word is misspelt.
+fn scalar_cure(scalar: &Scalar, schema: &Schema, shape: &Shape) -> Option<String> {
+    let text = shortened(scalar.template.as_deref().unwrap_or(&scalar.text));
+    let takes = |name| takes(schema, shape, name);
+    let words = words(schema, shape);
+    if !matches!(scalar.typed(), Typed::Text(_)) {
+        let quotes_help = words.contains(&scalar.text.as_str()) || takes("string") && !has_format(schema, shape);
+        return quotes_help.then(|| format!("write it in quotes: `\"{text}\"`"));
     }
-    if is != "a text" && takes(schema, shape, "string") {
-        return format!("write it in quotes: `\"{text}\"`");
+    if let Some(near) = nearest(&scalar.text, &words) {
+        return Some(format!("did you mean {}?", word(near)));
     }
-    if takes(schema, shape, "array") && !takes(schema, shape, "string") {
-        return format!("write a list: `[{text}]`");
+    let unquoted = Scalar { plain: true, ..scalar.clone() };
+    let quotes_hurt = match unquoted.typed() {
+        Typed::Bool(_) => takes("boolean"),
+        Typed::Whole(_) | Typed::Negative(_) => takes("integer"),
+        _ => false,
+    };
+    if quotes_hurt && !scalar.plain {
+        return Some(format!("write it without quotes: `{text}`"));
     }
-    if takes(schema, shape, "boolean") {
+    if takes("boolean") {
         match scalar.text.to_ascii_lowercase().as_str() {
-            "yes" | "on" | "y" => return "write `true`".into(),
-            "no" | "off" | "n" => return "write `false`".into(),
+            "yes" | "on" => return Some("write `true`".into()),
+            "no" | "off" => return Some("write `false`".into()),
             _ => {}
         }
     }
-    if is == "a text" && !scalar.plain {
-        let unquoted = Scalar { plain: true, ..scalar.clone() };
-        let number = matches!(unquoted.typed(), Typed::Whole(_) | Typed::Negative(_) | Typed::Fraction(_));
-        if number && takes(schema, shape, "integer") || unquoted.typed() == Typed::Bool(true) {
-            return format!("write it without quotes: `{text}`");
+    match (takes("array"), takes("object")) {
+        (true, _) if words.is_empty() && !takes("string") => Some(format!("write a list: `[{text}]`")),
+        (false, true) if words.is_empty() && !takes("string") => {
+            Some("write `key: value`, with a space after the colon".into())
         }
+        _ => None,
     }
-    if is == "a text"
-        && let Some(near) = nearest(&scalar.text, &words(schema, shape))
-    {
-        return format!("did you mean `{near}`?");
-    }
-    cure
 }
 
 fn format(node: &Node, schema: &Schema) -> (String, String) {
@@ -167,7 +175,7 @@ fn format(node: &Node, schema: &Schema) -> (String, String) {
     let Some(format) = format_of(schema) else {
         return (format!("{written} has the wrong form"), "see the documentation of the key".into());
     };
-    let noun = format.noun.split_once(" such as").map_or(format.noun, |(noun, _)| noun);
+    let noun = brief(format.noun);
     let problem = match &node.value {
         Value::Scalar(Scalar { text, template: None, .. }) if format.name == "x-regex" => regex_problem(text),
         _ => None,
@@ -182,14 +190,13 @@ pub(super) fn wanted(schema: &Schema, shape: &Shape) -> String {
     if let Some(format) = format_of(schema) {
         return format.noun.to_owned();
     }
-    let words = words(schema, shape);
+    let mut parts: Vec<String> = words(schema, shape).into_iter().map(word).collect();
     if let Some(branches) = branches(schema) {
-        let mut parts: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
-        parts.extend(branches.iter().filter(|b| !is_word(b)).map(|branch| wanted(branch, shape)));
-        return join(&parts, "or");
+        let others = branches.iter().filter(|branch| words(branch, shape).is_empty());
+        parts.extend(others.map(|branch| wanted(branch, shape)));
     }
-    if !words.is_empty() {
-        return list(&words, "or");
+    if !parts.is_empty() {
+        return join(&parts, "or");
     }
     match schema.get("type").and_then(Schema::as_str) {
         Some("integer") => format!("a whole number{}", range(schema)),
@@ -231,7 +238,27 @@ fn branches(schema: &Schema) -> Option<&Vec<Schema>> {
 }
 
 fn is_word(schema: &Schema) -> bool {
-    schema.get("const").is_some_and(Schema::is_string)
+    schema.get("const").is_some_and(Schema::is_string) || schema.get("enum").is_some()
+}
+
+/// As it is to be written: in quotes where YAML would read it as a number or a truth value.
+fn word(word: &str) -> String {
+    match scalars::typed(word) {
+        Typed::Text(_) => format!("`{word}`"),
+        _ => format!("`\"{word}\"`"),
+    }
+}
+
+/// Without the examples.
+fn brief(noun: &str) -> &str {
+    noun.split_once(" such as").map_or(noun, |(brief, _)| brief)
+}
+
+/// Whether a schema, or a branch of it, asks for a format of ours.
+fn has_format(schema: &Schema, shape: &Shape) -> bool {
+    let schema = shape.resolve(schema);
+    let within = branches(schema).is_some_and(|branches| branches.iter().any(|b| has_format(b, shape)));
+    within || format_of(schema).is_some()
 }
 
 /// The words that a schema takes.
