@@ -65,6 +65,11 @@ impl Cursor<'_> {
         })
     }
 
+    /// A type may refuse what it was given without our hearing of it: so the place is added here, too.
+    fn feed<'de, S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Failure> {
+        self.place(seed.deserialize(self))
+    }
+
     fn failure(self, message: String) -> Failure {
         let substituted = matches!(&self.node.value, Value::Scalar(scalar) if scalar.template.is_some());
         // A type's own message quotes the value, which may be a secret.
@@ -157,7 +162,7 @@ impl<'de> SeqAccess<'de> for Items<'_> {
         };
         let trail = Trail::Index(self.cursor.trail, self.next);
         self.next += 1;
-        seed.deserialize(Cursor { node, key: &node.site, trail: &trail }).map(Some)
+        Cursor { node, key: &node.site, trail: &trail }.feed(seed).map(Some)
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -188,7 +193,7 @@ impl<'de> MapAccess<'de> for Entries<'_> {
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Failure> {
         let entry = self.value.take().ok_or_else(|| self.cursor.failure("a value without its key".into()))?;
         let trail = Trail::Key(self.cursor.trail, &entry.key);
-        seed.deserialize(Cursor { node: &entry.value, key: &entry.site, trail: &trail })
+        Cursor { node: &entry.value, key: &entry.site, trail: &trail }.feed(seed)
     }
 }
 
@@ -225,7 +230,7 @@ impl<'de> MapAccess<'de> for Place<'_> {
                 let path: StringDeserializer<Failure> = self.cursor.trail.to_string().into_deserializer();
                 seed.deserialize(path)
             }
-            _ => seed.deserialize(self.cursor),
+            _ => self.cursor.feed(seed),
         }
     }
 }
@@ -255,7 +260,7 @@ impl<'de> VariantAccess<'de> for Variant<'_> {
 
     fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Failure> {
         let trail = Trail::Key(self.cursor.trail, &self.entry.key);
-        seed.deserialize(Cursor { node: &self.entry.value, key: &self.entry.site, trail: &trail })
+        Cursor { node: &self.entry.value, key: &self.entry.site, trail: &trail }.feed(seed)
     }
 
     fn tuple_variant<V: Visitor<'de>>(self, _length: usize, visitor: V) -> Result<V::Value, Failure> {

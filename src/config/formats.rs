@@ -63,7 +63,8 @@ fn host_port(text: &str) -> bool {
             !host.is_empty() && host.len() <= 253 && host.bytes().all(fits)
         }
     };
-    let port_fits = port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0);
+    let port_fits =
+        port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0);
     host_fits && port_fits
 }
 
@@ -83,7 +84,20 @@ mod tests {
         for good in ["10.0.0.7:80", "api.internal:443", "[::1]:8080", "a_b:1", "localhost:65535"] {
             assert!(host_port(good), "{good}");
         }
-        for bad in ["", ":80", "a", "a:", "a:0", "a:65536", "a:+1", "::1:80", "[::1]", "[x]:1", "a b:1", "http://a:80"] {
+        for bad in [
+            "",
+            ":80",
+            "a",
+            "a:",
+            "a:0",
+            "a:65536",
+            "a:+1",
+            "::1:80",
+            "[::1]",
+            "[x]:1",
+            "a b:1",
+            "http://a:80",
+        ] {
             assert!(!host_port(bad), "{bad}");
         }
     }
@@ -91,8 +105,26 @@ mod tests {
     #[test]
     fn an_editor_and_the_loader_agree() {
         let samples = [
-            "500ms", "10s", "7d", "10", "s", "1.5s", "-1s", "10 s", "8KiB", "8kb", "1GiB", "10%", "0.5%", "100%", "%",
-            "1.234%", "10.0.0.7:80", "[::1]:80", "a", "a:b",
+            "500ms",
+            "10s",
+            "7d",
+            "10",
+            "s",
+            "1.5s",
+            "-1s",
+            "10 s",
+            "8KiB",
+            "8kb",
+            "1GiB",
+            "10%",
+            "0.5%",
+            "100%",
+            "%",
+            "1.234%",
+            "10.0.0.7:80",
+            "[::1]:80",
+            "a",
+            "a:b",
         ];
         for format in FORMATS {
             let Some(pattern) = format.editor_pattern() else { continue };

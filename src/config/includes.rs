@@ -13,6 +13,9 @@ use super::substitute::{Env, substitute};
 use super::tree::{Node, Trail, Value};
 use super::{Build, Site};
 
+/// A path with one of these is a pattern.
+const WILDCARDS: [char; 3] = ['*', '?', '['];
+
 /// Reads a file and everything it includes.
 pub(super) struct Loader<'a> {
     pub(super) shape: &'a Shape,
@@ -53,7 +56,8 @@ impl<'a> Loader<'a> {
         };
         // Two paths of one file are one file; a file that has just been read exists.
         let identity = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-        self.loaded.insert(identity.clone(), named.cloned().unwrap_or_else(|| Site::new(Arc::clone(&name), 0, 0)));
+        self.loaded
+            .insert(identity.clone(), named.cloned().unwrap_or_else(|| Site::new(Arc::clone(&name), 0, 0)));
         self.open.push(identity);
         let tree = self.text(&name, &text);
         self.open.pop();
@@ -91,33 +95,38 @@ impl<'a> Loader<'a> {
 
     /// The files a pattern means, sorted. Without a wildcard it is one file, which must be there.
     fn matching(&mut self, pattern: &str, site: &Site) -> Option<Vec<PathBuf>> {
-        if !pattern.contains(['*', '?', '[']) {
+        if !pattern.contains(WILDCARDS) {
             return Some(vec![self.build.files.resolve(site, pattern)]);
         }
         let whole = if Path::new(pattern).is_absolute() {
             PathBuf::from(pattern)
         } else {
-            // Only what was written is a pattern: a directory may be called `[a]`.
+            // Only what was written is a pattern: the directory it starts from may be called `[a]`.
             let directory = glob::Pattern::escape(&site.directory().to_string_lossy());
             Path::new(&directory).join(pattern)
         };
-        // A file that comes to match later shows as a change of the directory.
-        if let Some(directory) = whole.parent().filter(|d| !d.to_string_lossy().contains(['*', '?'])) {
-            let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
-            self.build.files.watch(directory);
-        }
+        self.watch_directory(pattern, site);
         let found = match glob::glob(&whole.to_string_lossy()) {
             Ok(found) => found,
             Err(error) => {
                 let cause = format!("`{pattern}` is not a pattern: {}", error.msg);
-                self.build.errors.push(site, "include", cause, "write a path, or a glob such as `routes/*.yaml`");
+                self.build.errors.push(
+                    site,
+                    "include",
+                    cause,
+                    "write a path, or a glob such as `routes/*.yaml`",
+                );
                 return None;
             }
         };
         let mut paths = Vec::new();
         for entry in found {
             match entry {
-                Ok(path) => paths.push(path),
+                Ok(path) => {
+                    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+                    self.build.files.watch(directory.unwrap_or_else(|| Path::new(".")));
+                    paths.push(path);
+                }
                 Err(error) => {
                     let cause = format!("cannot read `{}`: {}", error.path().display(), error.error());
                     self.build.errors.push(site, "include", cause, "check its permissions");
@@ -130,6 +139,15 @@ impl<'a> Loader<'a> {
         }
         paths.sort();
         Some(paths)
+    }
+
+    /// Watches the directory a pattern looks in, as far as it is written out: a file that comes to match later is seen.
+    fn watch_directory(&mut self, pattern: &str, site: &Site) {
+        let parts = Path::new(pattern).components();
+        let literal = parts.take_while(|part| !part.as_os_str().to_string_lossy().contains(WILDCARDS));
+        let directory = site.directory().join(literal.collect::<PathBuf>());
+        let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { &directory };
+        self.build.files.watch(directory);
     }
 
     fn may_load(&mut self, path: &Path, site: &Site) -> bool {

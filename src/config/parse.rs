@@ -107,7 +107,8 @@ impl<'a> Builder<'a> {
             Event::Scalar(text, style, anchor, tag) => {
                 self.refuse_tag(&site, tag.is_some());
                 let absent = span.is_empty();
-                let text = if absent && style == ScalarStyle::Plain { String::new() } else { text.into_owned() };
+                let text =
+                    if absent && style == ScalarStyle::Plain { String::new() } else { text.into_owned() };
                 let plain = style == ScalarStyle::Plain;
                 let scalar = Scalar { text, plain, absent, template: None };
                 let node = Node { site, value: Value::Scalar(scalar) };

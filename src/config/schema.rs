@@ -35,7 +35,8 @@ fn tidy(value: &mut Value) {
             schema.values_mut().for_each(tidy);
             forbid_null(schema);
             state_bounds(schema);
-            let pattern = format_of(&Value::Object(schema.clone())).and_then(|format| format.editor_pattern());
+            let pattern =
+                format_of(&Value::Object(schema.clone())).and_then(|format| format.editor_pattern());
             if let Some(pattern) = pattern {
                 schema.insert("pattern".into(), pattern.into());
             }

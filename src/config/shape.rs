@@ -63,7 +63,8 @@ impl Shape {
     pub(super) fn resolve<'a>(&'a self, mut schema: &'a Value) -> &'a Value {
         // A reference that leads to itself ends here instead of never.
         for _ in 0..8 {
-            let reference = schema.get("$ref").and_then(Value::as_str).and_then(|text| text.strip_prefix('#'));
+            let reference =
+                schema.get("$ref").and_then(Value::as_str).and_then(|text| text.strip_prefix('#'));
             match reference.and_then(|pointer| self.schema.pointer(pointer)) {
                 Some(target) => schema = target,
                 None => break,

@@ -79,7 +79,8 @@ fn look_up(name: &str, site: &Site, env: &Env<'_>, build: &mut Build) -> Result<
     let shown = shortened(name);
     let cause = format!("`${{{shown}}}` does not say where its value comes from");
     let variable = if shown.contains(':') { "NAME" } else { &shown };
-    let cure = format!("write `${{env:{variable}}}`, `${{file:path}}`, or `$${{{shown}}}` for the text itself");
+    let cure =
+        format!("write `${{env:{variable}}}`, `${{file:path}}`, or `$${{{shown}}}` for the text itself");
     Err((cause, cure))
 }
 

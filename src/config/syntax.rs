@@ -11,10 +11,9 @@ pub(super) fn explain(kind: &ErrorKind, text: &str, site: &Site) -> (String, Str
     let at = usize::try_from(site.column.saturating_sub(1)).unwrap_or(usize::MAX);
     let value = value_of(line);
     match kind {
-        ErrorKind::MissingAnchorOrAliasName => (
-            "a bare `*` or `&` begins an alias or an anchor".into(),
-            "write it in quotes: `\"*\"`".into(),
-        ),
+        ErrorKind::MissingAnchorOrAliasName => {
+            ("a bare `*` or `&` begins an alias or an anchor".into(), "write it in quotes: `\"*\"`".into())
+        }
         ErrorKind::ExpectedBlockMappingKey if value.starts_with(['[', '{']) => (
             format!("`{value}` begins like a list or mapping and goes on as a text"),
             format!("write it in quotes: `{}`", quote(value)),
@@ -35,13 +34,13 @@ pub(super) fn explain(kind: &ErrorKind, text: &str, site: &Site) -> (String, Str
         | ErrorKind::UnexpectedEofFlowSequence => {
             ("a bracket is never closed".into(), "close it with `]` or `}`".into())
         }
-        ErrorKind::MismatchedFlowCollectionEnd { open, close } => (
-            format!("`{open}` is closed by `{close}`"),
-            format!("close it with `{}`", partner(*open)),
-        ),
-        ErrorKind::MisplacedFlowCollectionEnd => {
-            ("a bracket is closed that was never opened".into(), "remove it, or write the text in quotes".into())
+        ErrorKind::MismatchedFlowCollectionEnd { open, close } => {
+            (format!("`{open}` is closed by `{close}`"), format!("close it with `{}`", partner(*open)))
         }
+        ErrorKind::MisplacedFlowCollectionEnd => (
+            "a bracket is closed that was never opened".into(),
+            "remove it, or write the text in quotes".into(),
+        ),
         ErrorKind::InvalidColonPlacement => (
             "a `:` stands where `,` or the end of the list is wanted".into(),
             "close the bracket before it".into(),
@@ -59,7 +58,10 @@ pub(super) fn explain(kind: &ErrorKind, text: &str, site: &Site) -> (String, Str
             "remove it".into(),
         ),
         ErrorKind::UnexpectedCharacter { character } => (
-            format!("a text cannot begin with {}", if *character == '`' { "a backquote".into() } else { format!("`{character}`") }),
+            format!(
+                "a text cannot begin with {}",
+                if *character == '`' { "a backquote".into() } else { format!("`{character}`") }
+            ),
             format!("write it in quotes: `{}`", quote(&text_around(line, at))),
         ),
         ErrorKind::TabInBlockIndentation | ErrorKind::TabNotAllowed | ErrorKind::TabInIndentation => {
@@ -87,7 +89,9 @@ pub(super) fn explain(kind: &ErrorKind, text: &str, site: &Site) -> (String, Str
         ErrorKind::RecursionLimitExceeded => {
             ("nested deeper than 64 levels".into(), "look for a bracket too many".into())
         }
-        other => (format!("not YAML: {other}"), "look for a missing quote, bracket or space before here".into()),
+        other => {
+            (format!("not YAML: {other}"), "look for a missing quote, bracket or space before here".into())
+        }
     }
 }
 

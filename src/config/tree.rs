@@ -124,7 +124,9 @@ impl Node {
                 format!("the value of `{}`", shortened(template)).into()
             }
             Value::Scalar(scalar) if scalar.absent => "nothing".into(),
-            Value::Scalar(scalar) if !scalar.plain && scalars::typed(&scalar.text) != Typed::Text(&scalar.text) => {
+            Value::Scalar(scalar)
+                if !scalar.plain && scalars::typed(&scalar.text) != Typed::Text(&scalar.text) =>
+            {
                 // Only the quotes make it a text.
                 format!("`\"{}\"`", shortened(&scalar.text)).into()
             }

@@ -11,7 +11,12 @@ use super::{Errors, Site, wording};
 /// Checks a tree as a whole.
 pub(super) fn validate(tree: &Node, shape: &Shape, errors: &mut Errors) {
     let Some(validator) = shape.validator() else {
-        return errors.push(&tree.site, "", "the schema is broken", "this is a fault of Portcullis: report it");
+        return errors.push(
+            &tree.site,
+            "",
+            "the schema is broken",
+            "this is a fault of Portcullis: report it",
+        );
     };
     let json = tree.to_json();
     let mut findings = Vec::new();

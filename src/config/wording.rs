@@ -10,12 +10,19 @@ use super::validate::{Finding, Place, What, known};
 use super::{Errors, Site};
 
 /// Puts one finding into words.
-pub(super) fn tell(place: &Place<'_>, finding: &Finding, all: &[Finding], shape: &Shape, errors: &mut Errors) {
+pub(super) fn tell(
+    place: &Place<'_>,
+    finding: &Finding,
+    all: &[Finding],
+    shape: &Shape,
+    errors: &mut Errors,
+) {
     let schema = shape.at_keyword(&finding.keyword);
     // What was not written has no place of its own.
     let nothing = matches!(&place.node.value, Value::Scalar(scalar) if scalar.absent);
     let site = if nothing { place.key } else { &place.node.site };
-    let mut push = |site: &Site, cause: String, cure: String| errors.push(site, place.trail.to_string(), cause, cure);
+    let mut push =
+        |site: &Site, cause: String, cure: String| errors.push(site, place.trail.to_string(), cause, cure);
     match &finding.what {
         What::Form => {
             let (cause, cure) = form(place, schema, shape);
@@ -28,7 +35,10 @@ pub(super) fn tell(place: &Place<'_>, finding: &Finding, all: &[Finding], shape:
         What::Bounds => {
             let (cause, cure) = match &place.node.value {
                 Value::List(items) if items.is_empty() => ("the list is empty".into(), "add an item".into()),
-                _ => (format!("{} is out of range", place.node.shown()), format!("write {}", wanted(schema, shape))),
+                _ => (
+                    format!("{} is out of range", place.node.shown()),
+                    format!("write {}", wanted(schema, shape)),
+                ),
             };
             push(site, cause, cure);
         }
@@ -97,7 +107,11 @@ fn form(place: &Place<'_>, schema: &Schema, shape: &Shape) -> (String, String) {
             let is = match scalar.typed() {
                 Typed::Null if scalar.template.is_some() => return (format!("{written} is empty"), cure),
                 Typed::Null => {
-                    let cause = if scalar.absent { "no value is given".into() } else { format!("{written} is no value") };
+                    let cause = if scalar.absent {
+                        "no value is given".into()
+                    } else {
+                        format!("{written} is no value")
+                    };
                     let thing = if matches!(place.trail, Trail::Index(..)) { "item" } else { "key" };
                     return (cause, format!("{cure}, or leave the {thing} out"));
                 }
@@ -139,7 +153,8 @@ fn scalar_cure(scalar: &Scalar, schema: &Schema, shape: &Shape) -> Option<String
     let takes = |name| takes(schema, shape, name);
     let words = words(schema, shape);
     if !matches!(scalar.typed(), Typed::Text(_)) {
-        let quotes_help = words.contains(&scalar.text.as_str()) || takes("string") && !has_format(schema, shape);
+        let quotes_help =
+            words.contains(&scalar.text.as_str()) || takes("string") && !has_format(schema, shape);
         return quotes_help.then(|| format!("write it in quotes: `\"{text}\"`"));
     }
     if let Some(near) = nearest(&scalar.text, &words) {

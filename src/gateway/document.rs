@@ -13,6 +13,7 @@ use crate::{observe, reply, route, upstream};
 /// A Portcullis configuration.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(title = "Portcullis configuration")]
 pub struct Document {
     /// More files (globs), relative to this one: maps are joined, lists appended, a name given twice is an error.
     pub include: Vec<Spanned<String>>,
