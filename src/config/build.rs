@@ -1,15 +1,24 @@
 //! What a compile step is given: a place for its errors, and the way to files.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::fmt;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::{Errors, Site};
+use openssl::sha::Sha256;
+
+use super::{Errors, Site, Sources};
+
+/// The largest file that is read: a configuration, a certificate, a list of addresses.
+const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// The files a configuration stands on. Each one read is watched: when it changes, the gateway reloads.
-#[derive(Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Files {
     read: BTreeSet<PathBuf>,
+    hash: Sha256,
 }
 
 impl Files {
@@ -22,10 +31,29 @@ impl Files {
     /// Reads a file and remembers that the configuration depends on it, whether or not it could be read.
     ///
     /// # Errors
-    /// As [`std::fs::read`].
+    /// As [`std::fs::read`]; and for a file of more than 16 MiB.
     pub fn read(&mut self, path: &Path) -> io::Result<Vec<u8>> {
         self.read.insert(path.to_path_buf());
-        std::fs::read(path)
+        let mut content = Vec::new();
+        File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut content)?;
+        if content.len() as u64 > FILE_BYTES_MAX {
+            return Err(io::Error::from(io::ErrorKind::FileTooLarge));
+        }
+        self.note(&content);
+        Ok(content)
+    }
+
+    /// Reads a text, and says in an operator's words what is wrong with it.
+    pub(super) fn read_text(&mut self, path: &Path) -> Result<String, Problem> {
+        let content = self.read(path).map_err(Problem::Io)?;
+        String::from_utf8(content).map_err(|error| {
+            let at = error.utf8_error().valid_up_to();
+            let good = error.as_bytes().get(..at).unwrap_or_default();
+            let line = 1 + good.iter().filter(|&&byte| byte == b'\n').count();
+            let start = good.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+            let before = String::from_utf8_lossy(good.get(start..).unwrap_or_default());
+            Problem::NotUtf8 { line, column: 1 + before.chars().count() }
+        })
     }
 
     /// Remembers a file or directory without reading it.
@@ -37,6 +65,55 @@ impl Files {
     pub fn watched(&self) -> &BTreeSet<PathBuf> {
         &self.read
     }
+
+    /// Makes something that is no file part of the hash: the value of an environment variable.
+    pub(super) fn note(&mut self, content: &[u8]) {
+        // The length first: else two files could be cut elsewhere and hash alike.
+        self.hash.update(&(content.len() as u64).to_be_bytes());
+        self.hash.update(content);
+    }
+
+    /// SHA-256 of everything read so far, in hex; paths are no part of it, so equal configurations in two places are
+    /// equal.
+    pub fn hash(&self) -> Box<str> {
+        let mut hex = String::with_capacity(64);
+        for byte in self.hash.clone().finish() {
+            let _ = write!(hex, "{byte:02x}");
+        }
+        hex.into()
+    }
+}
+
+impl fmt::Debug for Files {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Files").field("read", &self.read).field("hash", &self.hash()).finish()
+    }
+}
+
+/// Why a text could not be read.
+#[derive(Debug)]
+pub(super) enum Problem {
+    Io(io::Error),
+    /// Both from 1.
+    NotUtf8 {
+        line: usize,
+        column: usize,
+    },
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotUtf8 { .. } => f.write_str("not UTF-8"),
+            Self::Io(error) => match error.kind() {
+                io::ErrorKind::NotFound => f.write_str("no such file"),
+                io::ErrorKind::PermissionDenied => f.write_str("permission denied"),
+                io::ErrorKind::IsADirectory => f.write_str("it is a directory"),
+                io::ErrorKind::FileTooLarge => f.write_str("larger than 16 MiB"),
+                _ => write!(f, "{error}"),
+            },
+        }
+    }
 }
 
 /// What a compile step is given beside its configuration.
@@ -46,4 +123,43 @@ pub struct Build {
     pub errors: Errors,
     /// The way to files.
     pub files: Files,
+    /// The text of the configuration's files: what errors quote.
+    pub sources: Sources,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Files;
+
+    #[test]
+    fn the_hash_tells_contents_apart_and_is_blind_to_paths() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        for (name, text) in [("a", "one"), ("b", "one"), ("c", "on"), ("d", "e")] {
+            std::fs::write(path(name), text).unwrap();
+        }
+        let hash = |names: &[&str]| {
+            let mut files = Files::default();
+            names.iter().for_each(|name| assert!(files.read(&path(name)).is_ok()));
+            files.hash()
+        };
+        assert_eq!(hash(&["a"]).len(), 64);
+        assert_eq!(hash(&["a"]), hash(&["b"]));
+        assert_ne!(hash(&["a"]), hash(&["c"]));
+        assert_ne!(hash(&["a"]), hash(&["c", "d"]), "cut elsewhere");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_watched_all_the_same() {
+        let mut files = Files::default();
+        let path = std::path::Path::new("no/such/file");
+        assert!(files.read(path).is_err());
+        assert!(files.watched().contains(path));
+    }
+
+    #[test]
+    fn a_file_without_end_is_refused() {
+        let error = Files::default().read(std::path::Path::new("/dev/zero")).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::FileTooLarge);
+    }
 }

@@ -4,14 +4,16 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
-use serde::de::{Deserialize, Deserializer, Error, IntoDeserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 
 use super::{OrNone, Pattern, Site, Spanned};
 
 /// The name by which [`Spanned`] asks the tree's deserializer for the place of a value: a map of `file`, `line`,
 /// `column`, `path` and `value`, in this order.
-pub(crate) const SPANNED: &str = "$portcullis::Spanned";
+pub(super) const SPANNED: &str = "$portcullis::Spanned";
+
+/// The name by which [`OrNone`] asks the tree's deserializer for an option in which `none` is a word.
+pub(super) const OR_NONE: &str = "$portcullis::OrNone";
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Spanned<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -66,35 +68,24 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for OrNone<T> {
                 f.write_str("`none` or a value")
             }
 
-            fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-                match text {
-                    "none" => Ok(OrNone::None),
-                    text => T::deserialize(text.into_deserializer()).map(OrNone::Some),
-                }
+            fn visit_none<E: Error>(self) -> Result<Self::Value, E> {
+                Ok(OrNone::None)
             }
 
-            fn visit_bool<E: Error>(self, value: bool) -> Result<Self::Value, E> {
-                T::deserialize(value.into_deserializer()).map(OrNone::Some)
+            fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+                T::deserialize(deserializer).map(OrNone::Some)
             }
 
-            fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
-                T::deserialize(value.into_deserializer()).map(OrNone::Some)
-            }
-
-            fn visit_i64<E: Error>(self, value: i64) -> Result<Self::Value, E> {
-                T::deserialize(value.into_deserializer()).map(OrNone::Some)
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
-                T::deserialize(SeqAccessDeserializer::new(list)).map(OrNone::Some)
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(map)).map(OrNone::Some)
+            /// A deserializer that is not the tree's does not know the word `none`.
+            fn visit_newtype_struct<D: Deserializer<'de>>(
+                self,
+                deserializer: D,
+            ) -> Result<Self::Value, D::Error> {
+                T::deserialize(deserializer).map(OrNone::Some)
             }
         }
 
-        deserializer.deserialize_any(OrNoneVisitor(PhantomData))
+        deserializer.deserialize_newtype_struct(OR_NONE, OrNoneVisitor(PhantomData))
     }
 }
 

@@ -1,14 +1,37 @@
 //! Configuration machinery: no policy lives here.
+//!
+//! A load has two passes. The first reads text into a tree that knows the place of every value ([`parse`] and
+//! [`includes`]), puts `${…}` in, and checks the whole against the schema of the document, collecting every error; the
+//! second decodes the tree by its types. Both see one schema: that of the types.
 
 mod build;
 mod decode;
+mod decoder;
 mod errors;
+mod formats;
+mod includes;
+mod join;
+mod load;
+mod parse;
+mod render;
+mod scalars;
 mod schema;
+mod shape;
 mod shapes;
 mod site;
+mod substitute;
+mod syntax;
+#[cfg(test)]
+mod tests;
+mod tree;
 pub mod units;
+mod validate;
+mod wording;
 
 pub use build::{Build, Files};
 pub use errors::{Diagnostic, Errors};
+pub use load::{load, load_text};
+pub use render::Sources;
+pub use schema::schema;
 pub use shapes::{OrNone, Pattern};
 pub use site::{Site, Spanned};

@@ -85,3 +85,78 @@ macro_rules! from_text {
 from_text!(Time, "a duration such as `500ms`, `10s`, `5m`, `1h` or `7d`");
 from_text!(Size, "a size such as `512B`, `8KiB` or `1MiB`");
 from_text!(Percent, "a share such as `10%`");
+
+macro_rules! to_text {
+    ($type:ty, $units:expr, $plain:expr) => {
+        impl std::fmt::Display for $type {
+            /// In the largest unit that leaves a whole number.
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                let number: u128 = $plain(*self);
+                let fits = |(size, _): &&(u128, &str)| number != 0 && number.is_multiple_of(*size);
+                match $units.iter().find(fits) {
+                    Some((size, unit)) => write!(f, "{}{unit}", number / size),
+                    None => write!(f, "{number}{}", $units.last().map_or("", |(_, unit)| *unit)),
+                }
+            }
+        }
+
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+    };
+}
+
+const TIME_UNITS: [(u128, &str); 5] =
+    [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s"), (1, "ms")];
+const SIZE_UNITS: [(u128, &str); 4] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1, "B")];
+
+to_text!(Time, TIME_UNITS, |time: Time| time.0.as_millis());
+to_text!(Size, SIZE_UNITS, |size: Size| u128::from(size.0));
+
+impl std::fmt::Display for Percent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.0 / 100, self.0 % 100) {
+            (whole, 0) => write!(f, "{whole}%"),
+            (whole, hundredths) => write!(f, "{whole}.{hundredths:02}%"),
+        }
+    }
+}
+
+impl serde::Serialize for Percent {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_come_back_as_they_were() {
+        for text in ["0ms", "500ms", "10s", "90s", "5m", "1h", "7d"] {
+            assert_eq!(Time::parse(text).map(|time| time.to_string()).as_deref(), Some(text));
+        }
+        for text in ["0B", "512B", "8KiB", "1MiB", "3GiB"] {
+            assert_eq!(Size::parse(text).map(|size| size.to_string()).as_deref(), Some(text));
+        }
+        for text in ["0%", "10%", "0.50%", "100%"] {
+            assert_eq!(Percent::parse(text).map(|share| share.to_string()).as_deref(), Some(text));
+        }
+    }
+
+    #[test]
+    fn what_is_no_text_with_a_unit() {
+        for text in ["", "s", "10", "-1s", "1.5s", "10 s", "10S", "99999999999999999999s", "９s"] {
+            assert_eq!(Time::parse(text), None, "{text}");
+        }
+        for text in ["", "B", "10", "8KB", "8kib", "-1B", "18446744073709551615GiB"] {
+            assert_eq!(Size::parse(text), None, "{text}");
+        }
+        for text in ["", "%", "10", "101%", "-1%", "1.234%", "1.%", ".5%", "9999%"] {
+            assert_eq!(Percent::parse(text), None, "{text}");
+        }
+    }
+}

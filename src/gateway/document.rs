@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::units::{Size, Time};
 use crate::config::{OrNone, Spanned};
@@ -13,6 +13,7 @@ use crate::{observe, reply, route, upstream};
 /// A Portcullis configuration.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(title = "Portcullis configuration")]
 pub struct Document {
     /// More files (globs), relative to this one: maps are joined, lists appended, a name given twice is an error.
     pub include: Vec<Spanned<String>>,
@@ -118,6 +119,7 @@ impl JsonSchema for Workers {
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
             "description": "`auto` (one a core) or a number from 1 to 1024.",
+            "default": "auto",
             "anyOf": [{ "const": "auto" }, { "type": "integer", "minimum": 1, "maximum": 1024 }]
         })
     }
@@ -235,6 +237,7 @@ impl JsonSchema for RedirectToHttps {
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
             "description": "`true` (port 443), `false`, or a port.",
+            "default": false,
             "anyOf": [{ "type": "boolean" }, { "type": "integer", "minimum": 1, "maximum": 65535 }]
         })
     }
@@ -297,6 +300,7 @@ impl JsonSchema for Certificates {
         let files = generator.subschema_for::<CertificateFiles>();
         schemars::json_schema!({
             "description": "`generate`, or a list of `{cert: file, key: file}`.",
+            "default": "generate",
             "anyOf": [{ "const": "generate" }, { "type": "array", "items": files, "minItems": 1 }]
         })
     }
@@ -313,7 +317,7 @@ pub struct CertificateFiles {
 }
 
 /// The oldest TLS version accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
 pub enum MinVersion {
     /// TLS 1.2, with ECDHE and AEAD only.
     #[serde(rename = "1.2")]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::units::{Percent, Time};
 use crate::config::{OrNone, Spanned};
@@ -41,7 +41,7 @@ pub struct Config {
 }
 
 /// What the servers speak.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum UpstreamProtocol {
     /// HTTP/1.1
@@ -50,7 +50,7 @@ pub enum UpstreamProtocol {
 }
 
 /// How a server is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Balance {
     /// By turns, as often as their weights say, evenly spread.
@@ -149,7 +149,7 @@ impl JsonSchema for Host {
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "description": "`keep`, `server`, or a literal host.", "type": "string" })
+        schemars::json_schema!({ "description": "`keep`, `server`, or a literal host.", "type": "string", "default": "keep" })
     }
 }
 
@@ -229,7 +229,7 @@ impl Default for Retries {
 }
 
 /// What is tried again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RetryOn {
     /// No connection could be made.

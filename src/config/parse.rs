@@ -1,0 +1,268 @@
+//! YAML events → tree. One error does not hide the next, except that a syntax error ends its file.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use granit_parser::{Event, Parser, ScalarStyle, Span};
+
+use super::tree::{Entry, Node, Scalar, Value};
+use super::{Errors, Site, syntax};
+
+/// Levels of a document; nothing of ours is deeper than ten.
+const DEPTH_MAX: usize = 64;
+/// Nodes that aliases may add to a file: enough for any honest use, too few for a "billion laughs".
+const ALIAS_NODES_MAX: usize = 10_000;
+
+/// Parses one file. None where its syntax is broken; the errors say so.
+pub(super) fn parse(file: &Arc<str>, text: &str, errors: &mut Errors) -> Option<Node> {
+    let options = granit_parser::options! {
+        emit_comments: false,
+        emit_unresolved_aliases: true,
+        flow_nesting_limit: DEPTH_MAX,
+        block_nesting_limit: DEPTH_MAX,
+    };
+    let mut builder = Builder::new(file, errors);
+    for event in Parser::new_from_str_with_options(text, options) {
+        match event {
+            Ok((event, span)) => builder.take(event, span)?,
+            Err(error) => {
+                let marker = error.marker();
+                let site = builder.site_at(marker.line(), marker.col());
+                let (cause, cure) = syntax::explain(error.kind(), text, &site);
+                builder.complain(&site, cause, cure);
+                return None;
+            }
+        }
+    }
+    Some(builder.root.unwrap_or_else(|| Node::empty_map(Site::new(Arc::clone(file), 1, 1))))
+}
+
+/// A list or mapping that has been opened and not closed.
+struct Open {
+    site: Site,
+    anchor: usize,
+    kind: Kind,
+}
+
+enum Kind {
+    List(Vec<Node>),
+    Map { entries: Vec<Entry>, key: Option<Key> },
+}
+
+enum Key {
+    Good(String, Site),
+    /// Already complained about: its value is dropped.
+    Bad,
+}
+
+struct Builder<'a> {
+    file: Arc<str>,
+    errors: &'a mut Errors,
+    open: Vec<Open>,
+    anchors: HashMap<usize, Node>,
+    alias_nodes: usize,
+    documents: usize,
+    root: Option<Node>,
+}
+
+impl<'a> Builder<'a> {
+    fn new(file: &Arc<str>, errors: &'a mut Errors) -> Self {
+        Self {
+            file: Arc::clone(file),
+            errors,
+            open: Vec::new(),
+            anchors: HashMap::new(),
+            alias_nodes: 0,
+            documents: 0,
+            root: None,
+        }
+    }
+
+    /// The parser counts lines from 1 and columns from 0.
+    fn site_at(&self, line: usize, column: usize) -> Site {
+        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Site::new(Arc::clone(&self.file), number(line), number(column).saturating_add(1))
+    }
+
+    fn site(&self, span: Span) -> Site {
+        self.site_at(span.start.line(), span.start.col())
+    }
+
+    /// None ends the file.
+    fn take(&mut self, event: Event<'_>, span: Span) -> Option<()> {
+        let site = self.site(span);
+        match event {
+            Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => {}
+            Event::DocumentStart(..) => {
+                self.documents += 1;
+                if self.documents > 1 {
+                    self.complain(
+                        &site,
+                        "a second document begins here",
+                        "remove `---`; use `include` for more files",
+                    );
+                    return None;
+                }
+            }
+            Event::Scalar(text, style, anchor, tag) => {
+                self.refuse_tag(&site, tag.is_some());
+                let absent = span.is_empty();
+                let text =
+                    if absent && style == ScalarStyle::Plain { String::new() } else { text.into_owned() };
+                let plain = style == ScalarStyle::Plain;
+                let scalar = Scalar { text, plain, absent, template: None };
+                let node = Node { site, value: Value::Scalar(scalar) };
+                self.remember(anchor, &node);
+                self.place(node);
+            }
+            Event::SequenceStart(_, anchor, tag) => {
+                self.refuse_tag(&site, tag.is_some());
+                self.begin(Open { site, anchor, kind: Kind::List(Vec::new()) })?;
+            }
+            Event::MappingStart(_, anchor, tag) => {
+                self.refuse_tag(&site, tag.is_some());
+                self.begin(Open { site, anchor, kind: Kind::Map { entries: Vec::new(), key: None } })?;
+            }
+            Event::SequenceEnd | Event::MappingEnd => self.end(),
+            Event::Alias(anchor) => {
+                let node = self.alias(anchor, site)?;
+                self.place(node);
+            }
+            Event::UnresolvedAlias(name) => {
+                self.complain(
+                    &site,
+                    format!("`*{name}` refers to an anchor that is not there"),
+                    format!("write `\"*{name}\"` in quotes if it is meant as a text"),
+                );
+                self.place(Node::broken(site));
+            }
+            // Comments and anchors' names, which the options leave out.
+            _ => {}
+        }
+        Some(())
+    }
+
+    /// The path of what is being read: the keys and items that are open.
+    fn path(&self) -> String {
+        let mut path = String::new();
+        for open in &self.open {
+            match &open.kind {
+                Kind::List(items) => path += &format!("[{}]", items.len()),
+                Kind::Map { key: Some(Key::Good(key, _)), .. } if path.is_empty() => path += key,
+                Kind::Map { key: Some(Key::Good(key, _)), .. } => path += &format!(".{key}"),
+                Kind::Map { .. } => {}
+            }
+        }
+        path
+    }
+
+    fn complain(&mut self, site: &Site, cause: impl Into<String>, cure: impl Into<String>) {
+        let path = self.path();
+        self.errors.push(site, path, cause, cure);
+    }
+
+    fn refuse_tag(&mut self, site: &Site, tagged: bool) {
+        if tagged {
+            let cure = "remove the tag; a text that looks like a number is written in quotes";
+            self.complain(site, "tags (`!…`) have no meaning here", cure);
+        }
+    }
+
+    fn begin(&mut self, open: Open) -> Option<()> {
+        if self.open.len() >= DEPTH_MAX {
+            self.too_deep(&open.site);
+            return None;
+        }
+        self.open.push(open);
+        Some(())
+    }
+
+    fn too_deep(&mut self, site: &Site) {
+        let cause = format!("nested deeper than {DEPTH_MAX} levels");
+        self.complain(site, cause, "look for a bracket too many");
+    }
+
+    fn end(&mut self) {
+        let Some(Open { site, anchor, kind }) = self.open.pop() else {
+            return;
+        };
+        let value = match kind {
+            Kind::List(items) => Value::List(items),
+            Kind::Map { entries, .. } => Value::Map(entries),
+        };
+        let node = Node { site, value };
+        self.remember(anchor, &node);
+        self.place(node);
+    }
+
+    fn remember(&mut self, anchor: usize, node: &Node) {
+        if anchor != 0 {
+            self.anchors.insert(anchor, node.clone());
+        }
+    }
+
+    fn alias(&mut self, anchor: usize, site: Site) -> Option<Node> {
+        let Some(node) = self.anchors.get(&anchor) else {
+            let cause = "an alias inside what it refers to";
+            self.complain(&site, cause, "write the value out");
+            return Some(Node::broken(site));
+        };
+        self.alias_nodes = self.alias_nodes.saturating_add(node.count());
+        if self.alias_nodes > ALIAS_NODES_MAX {
+            let cause = format!("aliases stand for more than {ALIAS_NODES_MAX} values");
+            self.complain(&site, cause, "write the values out, or use `defaults`");
+            return None;
+        }
+        if self.open.len() + node.depth() > DEPTH_MAX {
+            self.too_deep(&site);
+            return None;
+        }
+        Some(node.clone())
+    }
+
+    /// Puts a finished node where it belongs: an item, a key, a value, or the root.
+    fn place(&mut self, node: Node) {
+        let path = match self.open.last().map(|open| &open.kind) {
+            Some(Kind::Map { key: None, .. }) => self.path(),
+            _ => String::new(),
+        };
+        let Some(open) = self.open.last_mut() else {
+            self.root = Some(node);
+            return;
+        };
+        match &mut open.kind {
+            Kind::List(items) => items.push(node),
+            Kind::Map { entries, key } => match key.take() {
+                None => *key = Some(read_key(node, path, entries, self.errors)),
+                Some(Key::Good(key, site)) => entries.push(Entry { key, site, value: node }),
+                Some(Key::Bad) => {}
+            },
+        }
+    }
+}
+
+fn read_key(node: Node, within: String, before: &[Entry], errors: &mut Errors) -> Key {
+    let site = node.site;
+    let Value::Scalar(scalar) = node.value else {
+        let cure = "write it in quotes if it is meant as a text, such as `\"{requestId}\"`";
+        errors.push(&site, within, "a key is a list or a mapping", cure);
+        return Key::Bad;
+    };
+    let text = scalar.text;
+    let path = if within.is_empty() { text.clone() } else { format!("{within}.{text}") };
+    if scalar.plain && text == "<<" {
+        let cure = "write the keys out, use `defaults`, or an alias for the whole value";
+        errors.push(&site, path, "merge keys (`<<`) are not part of YAML 1.2", cure);
+        return Key::Bad;
+    }
+    if text.contains("${") {
+        errors.push(&site, path, "`${…}` is not put into keys", "write the key out");
+        return Key::Bad;
+    }
+    if let Some(first) = before.iter().find(|entry| entry.key == text) {
+        let cause = format!("`{text}` is given twice; first in line {}", first.site.line);
+        errors.push(&site, path, cause, "keep one of the two");
+        return Key::Bad;
+    }
+    Key::Good(text, site)
+}

@@ -1,0 +1,211 @@
+//! Errors as they are printed: the place, the line itself, the cause, the cure.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use super::{Diagnostic, Errors, Site};
+
+/// The texts of a configuration's files, and what of them must not be shown.
+#[derive(Clone, Default)]
+pub struct Sources {
+    texts: BTreeMap<Arc<str>, Arc<str>>,
+    /// What `${…}` stood for, and how it was written.
+    hidden: Vec<(String, String)>,
+}
+
+/// Below this many characters a value is no secret, and blotting it out would spoil messages.
+const SECRET_CHARACTERS_MIN: usize = 4;
+/// More of a line is not shown.
+const LINE_CHARACTERS_MAX: usize = 160;
+
+impl Sources {
+    /// Keeps the text of a file.
+    pub(super) fn add(&mut self, file: &Arc<str>, text: &str) {
+        self.texts.insert(Arc::clone(file), text.into());
+    }
+
+    /// Keeps a substituted value out of every message.
+    pub(super) fn hide(&mut self, value: &str, written: &str) {
+        if value.chars().nth(SECRET_CHARACTERS_MIN - 1).is_some() {
+            self.hidden.push((value.to_owned(), written.to_owned()));
+            // The longest first: one secret may be part of another.
+            self.hidden.sort_by_key(|(value, _)| std::cmp::Reverse(value.len()));
+        }
+    }
+
+    /// The line a site names, where its file was read.
+    pub fn line(&self, site: &Site) -> Option<&str> {
+        let index = usize::try_from(site.line.checked_sub(1)?).ok()?;
+        self.texts.get(&site.file)?.lines().nth(index)
+    }
+
+    /// A message without the values that `${…}` stands for.
+    pub fn discreet(&self, message: &str) -> String {
+        self.hidden.iter().fold(message.to_owned(), |text, (value, written)| text.replace(value, written))
+    }
+}
+
+impl std::fmt::Debug for Sources {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sources").field("files", &self.texts.keys()).finish_non_exhaustive()
+    }
+}
+
+impl Errors {
+    /// All errors and warnings as text for a terminal or a log, sorted by place, with their count at the end; empty where
+    /// there are none.
+    pub fn render(&self, sources: &Sources) -> String {
+        let mut all: Vec<(&str, &Diagnostic)> = Vec::new();
+        all.extend(self.errors().iter().map(|error| ("error", error)));
+        all.extend(self.warnings().iter().map(|warning| ("warning", warning)));
+        all.sort_by(|(_, a), (_, b)| place(a).cmp(&place(b)));
+        let mut text = String::new();
+        for (severity, diagnostic) in all {
+            diagnostic.render(severity, sources, &mut text);
+        }
+        let count = |n, noun| match n {
+            0 => None,
+            1 => Some(format!("1 {noun}")),
+            n => Some(format!("{n} {noun}s")),
+        };
+        let counts = [count(self.errors().len(), "error"), count(self.warnings().len(), "warning")];
+        let counts: Vec<String> = counts.into_iter().flatten().collect();
+        if !counts.is_empty() {
+            let _ = writeln!(text, "{}", counts.join(", "));
+        }
+        text
+    }
+}
+
+fn place(diagnostic: &Diagnostic) -> (&str, u32, u32) {
+    (&diagnostic.site.file, diagnostic.site.line, diagnostic.site.column)
+}
+
+impl Diagnostic {
+    fn render(&self, severity: &str, sources: &Sources, out: &mut String) {
+        let Site { file, line, column } = &self.site;
+        let _ = writeln!(out, "{severity}: {}", sources.discreet(&printable(&self.cause)));
+        let margin = " ".repeat(line.to_string().len());
+        let _ = match line {
+            0 => write!(out, "{margin}--> {file}"),
+            _ => write!(out, "{margin}--> {file}:{line}:{column}"),
+        };
+        if !self.path.is_empty() {
+            let _ = write!(out, "  ({})", printable(&self.path));
+        }
+        out.push('\n');
+        if let Some(snippet) = sources.line(&self.site) {
+            let (shown, before, length) = window(snippet, *column);
+            let _ = writeln!(out, "{margin} |\n{line} | {shown}");
+            let _ = writeln!(out, "{margin} | {}{}", " ".repeat(before), "^".repeat(length));
+        }
+        if !self.cure.is_empty() {
+            let _ = writeln!(out, "{margin} = help: {}", sources.discreet(&printable(&self.cure)));
+        }
+        out.push('\n');
+    }
+}
+
+/// The part of a line to show, how many characters of it stand before the caret, and how many are meant.
+fn window(line: &str, column: u32) -> (String, usize, usize) {
+    let at = usize::try_from(column.saturating_sub(1)).unwrap_or(usize::MAX);
+    let skipped = at.saturating_sub(LINE_CHARACTERS_MAX / 2);
+    let shown: String = line.chars().skip(skipped).take(LINE_CHARACTERS_MAX).collect();
+    let before = (at - skipped).min(shown.chars().count());
+    let meant: String = shown.chars().skip(before).collect();
+    (printable(&shown).trim_end().to_owned(), before, word_length(&meant))
+}
+
+/// How many characters the key, or the value, at the beginning of a text has; at least one.
+fn word_length(text: &str) -> usize {
+    let mut characters = text.chars();
+    let Some(first) = characters.next() else {
+        return 1;
+    };
+    if matches!(first, '"' | '\'') {
+        return characters.position(|c| c == first).map_or(1, |at| at + 2);
+    }
+    if matches!(first, '[' | '{') {
+        return 1;
+    }
+    let mut length = 1;
+    let mut rest = characters.peekable();
+    while let Some(c) = rest.next() {
+        let ends = c.is_whitespace() || matches!(c, ',' | ']' | '}');
+        if ends || (c == ':' && rest.peek().is_none_or(|next| next.is_whitespace())) {
+            break;
+        }
+        length += 1;
+    }
+    length
+}
+
+/// Without control characters, which could play tricks on a terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sources(text: &str) -> Sources {
+        let mut sources = Sources::default();
+        sources.add(&"a.yaml".into(), text);
+        sources
+    }
+
+    #[test]
+    fn an_error_names_place_line_cause_and_cure() {
+        let mut errors = Errors::default();
+        errors.push(&Site::new("a.yaml", 2, 3), "server.dran", "unknown key `dran`", "did you mean `drain`?");
+        errors.warn(&Site::new("a.yaml", 1, 1), "", "odd", "");
+        let expected = "warning: odd\n --> a.yaml:1:1\n  |\n1 | server:\n  | ^^^^^^\n\nerror: unknown key `dran`\n --> \
+                        a.yaml:2:3  (server.dran)\n  |\n2 |   dran: 5s\n  |   ^^^^\n  = help: did you mean \
+                        `drain`?\n\n1 error, 1 warning\n";
+        assert_eq!(errors.render(&sources("server:\n  dran: 5s\n")), expected);
+        assert_eq!(Errors::default().render(&sources("")), "");
+    }
+
+    #[test]
+    fn what_was_put_in_is_not_shown() {
+        let mut sources = sources("");
+        sources.hide("hunter2", "${env:A}");
+        sources.hide("hunter22", "${env:B}");
+        sources.hide("1", "${env:C}");
+        assert_eq!(sources.discreet("`hunter22` and hunter2, 1"), "`${env:B}` and ${env:A}, 1");
+    }
+
+    #[test]
+    fn a_caret_is_as_long_as_the_word() {
+        for (text, length) in [
+            ("key: value", 3),
+            ("value", 5),
+            ("\"a b\", c", 5),
+            ("'open", 1),
+            ("[::1]:80", 1),
+            ("a:b c", 3),
+            ("a, b", 1),
+            ("x]", 1),
+            ("", 1),
+        ] {
+            assert_eq!(word_length(text), length, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_long_line_is_cut_around_the_place() {
+        let line = format!("{}here{}", "a".repeat(1000), "b".repeat(1000));
+        let (shown, before, _) = window(&line, 1001);
+        assert_eq!(shown.chars().count(), 160);
+        assert!(shown.chars().skip(before).collect::<String>().starts_with("here"));
+    }
+
+    #[test]
+    fn a_terminal_is_not_played_tricks_on() {
+        let mut errors = Errors::default();
+        errors.push(&Site::new("a.yaml", 1, 1), "", "bad \u{1b}[31m", "");
+        assert!(!errors.render(&sources("x\u{1b}[2J")).contains('\u{1b}'));
+    }
+}

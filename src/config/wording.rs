@@ -1,0 +1,311 @@
+//! What is wrong with a value, and what to write instead.
+
+use serde_json::Value as Schema;
+
+use super::formats::regex_problem;
+use super::scalars::{self, Typed};
+use super::shape::{Shape, format_of};
+use super::tree::{Node, Scalar, Trail, Value, shortened};
+use super::validate::{Finding, Place, What, known};
+use super::{Errors, Site};
+
+/// Puts one finding into words.
+pub(super) fn tell(
+    place: &Place<'_>,
+    finding: &Finding,
+    all: &[Finding],
+    shape: &Shape,
+    errors: &mut Errors,
+) {
+    let schema = shape.at_keyword(&finding.keyword);
+    // What was not written has no place of its own.
+    let nothing = matches!(&place.node.value, Value::Scalar(scalar) if scalar.absent);
+    let site = if nothing { place.key } else { &place.node.site };
+    let mut push =
+        |site: &Site, cause: String, cure: String| errors.push(site, place.trail.to_string(), cause, cure);
+    match &finding.what {
+        What::Form => {
+            let (cause, cure) = form(place, schema, shape);
+            push(site, cause, cure);
+        }
+        What::Format => {
+            let (cause, cure) = format(place.node, schema);
+            push(site, cause, cure);
+        }
+        What::Bounds => {
+            let (cause, cure) = match &place.node.value {
+                Value::List(items) if items.is_empty() => ("the list is empty".into(), "add an item".into()),
+                _ => (
+                    format!("{} is out of range", place.node.shown()),
+                    format!("write {}", wanted(schema, shape)),
+                ),
+            };
+            push(site, cause, cure);
+        }
+        What::Missing(key) => {
+            if !is_misspelt(key, finding, all, shape) {
+                push(place.key, format!("`{key}` is missing"), format!("add `{key}: …`"));
+            }
+        }
+        What::Unknown(keys) => {
+            for key in keys {
+                let site = place.node.entry(key).map_or(site, |entry| &entry.site);
+                let trail = Trail::Key(&place.trail, key).to_string();
+                let cure = unknown_cure(key, place.node, schema, shape);
+                errors.push(site, trail, format!("unknown key `{}`", shortened(key)), cure);
+            }
+        }
+    }
+}
+
+/// Whether an unknown key of the same mapping is an attempt at the missing one: then its own error says it all.
+fn is_misspelt(missing: &str, finding: &Finding, all: &[Finding], shape: &Shape) -> bool {
+    all.iter().filter(|other| other.at == finding.at).any(|other| match &other.what {
+        What::Unknown(keys) => {
+            let schema = shape.at_keyword(&other.keyword);
+            keys.iter().any(|key| nearest(key, &known(shape, schema)) == Some(missing))
+        }
+        _ => false,
+    })
+}
+
+fn unknown_cure(key: &str, node: &Node, schema: &Schema, shape: &Shape) -> String {
+    let known_here = known(shape, schema);
+    if let Some((name, value)) = key.split_once(':')
+        && node.entry(key).is_some_and(|entry| entry.value.is_nothing())
+        && known_here.contains(&name)
+    {
+        return format!("write a space after the colon: `{name}: {value}`");
+    }
+    if let Some(near) = nearest(key, &known_here) {
+        return format!("did you mean `{near}`?");
+    }
+    if known(shape, shape.root()).contains(&key) {
+        return format!("`{key}` stands at the top level; check the indentation");
+    }
+    format!("known here: {}", list(&known_here, "and"))
+}
+
+/// The known key that a misspelt one is nearest to, if it is near.
+fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
+    let plain = |text: &str| text.to_ascii_lowercase().replace(['-', ' '], "_");
+    let (key, length) = (plain(key), key.chars().count());
+    let distance = |known: &str| strsim::osa_distance(&key, &plain(known));
+    let (near, distance) = known.iter().map(|known| (*known, distance(known))).min_by_key(|(_, d)| *d)?;
+    (distance <= 2 && distance * 2 < length.max(2) || distance == 0).then_some(near)
+}
+
+/// A value of another form than those its key takes.
+fn form(place: &Place<'_>, schema: &Schema, shape: &Shape) -> (String, String) {
+    let node = place.node;
+    let wanted = wanted(schema, shape);
+    let short = brief(&wanted);
+    let written = node.shown();
+    let cure = format!("write {wanted}");
+    match &node.value {
+        Value::Scalar(scalar) => {
+            let is = match scalar.typed() {
+                Typed::Null if scalar.template.is_some() => return (format!("{written} is empty"), cure),
+                Typed::Null => {
+                    let cause = if scalar.absent {
+                        "no value is given".into()
+                    } else {
+                        format!("{written} is no value")
+                    };
+                    let thing = if matches!(place.trail, Trail::Index(..)) { "item" } else { "key" };
+                    return (cause, format!("{cure}, or leave the {thing} out"));
+                }
+                Typed::Bool(_) => "a truth value",
+                Typed::Whole(_) | Typed::Negative(_) | Typed::Fraction(_) => "a number",
+                Typed::Text(_) => "a text",
+            };
+            let cause = format!("{written} is {is}; wanted is {short}");
+            (cause, scalar_cure(scalar, schema, shape).unwrap_or(cure))
+        }
+        Value::List(items) => {
+            let cause = format!("a list is written where {short} is wanted");
+            match items.as_slice() {
+                [Node { value: Value::Scalar(scalar), .. }] if takes(schema, shape, "string") => {
+                    let inner = shortened(&scalar.text);
+                    (cause, format!("write it without brackets, `{inner}`, or in quotes, `\"[{inner}]\"`"))
+                }
+                _ => (cause, cure),
+            }
+        }
+        Value::Map(entries) => {
+            let cause = format!("a mapping is written where {short} is wanted");
+            match entries.as_slice() {
+                // `{requestId}` without quotes is a mapping whose one key has no value.
+                [entry] if entry.value.is_nothing() && takes(schema, shape, "string") => {
+                    (cause, format!("write it in quotes: `\"{{{}}}\"`", shortened(&entry.key)))
+                }
+                _ if takes(schema, shape, "array") => (cause, format!("{cure}; each item begins with `- `")),
+                _ => (cause, cure),
+            }
+        }
+        Value::Broken => (String::new(), cure),
+    }
+}
+
+/// The cure for a scalar of the wrong type, where only quotes, brackets or a space are missing, or a word is misspelt.
+fn scalar_cure(scalar: &Scalar, schema: &Schema, shape: &Shape) -> Option<String> {
+    let text = shortened(scalar.template.as_deref().unwrap_or(&scalar.text));
+    let takes = |name| takes(schema, shape, name);
+    let words = words(schema, shape);
+    if !matches!(scalar.typed(), Typed::Text(_)) {
+        let quotes_help =
+            words.contains(&scalar.text.as_str()) || takes("string") && !has_format(schema, shape);
+        return quotes_help.then(|| format!("write it in quotes: `\"{text}\"`"));
+    }
+    if let Some(near) = nearest(&scalar.text, &words) {
+        return Some(format!("did you mean {}?", word(near)));
+    }
+    let unquoted = Scalar { plain: true, ..scalar.clone() };
+    let quotes_hurt = match unquoted.typed() {
+        Typed::Bool(_) => takes("boolean"),
+        Typed::Whole(_) | Typed::Negative(_) => takes("integer"),
+        _ => false,
+    };
+    if quotes_hurt && !scalar.plain {
+        return Some(format!("write it without quotes: `{text}`"));
+    }
+    if takes("boolean") {
+        match scalar.text.to_ascii_lowercase().as_str() {
+            "yes" | "on" => return Some("write `true`".into()),
+            "no" | "off" => return Some("write `false`".into()),
+            _ => {}
+        }
+    }
+    match (takes("array"), takes("object")) {
+        (true, _) if words.is_empty() && !takes("string") => Some(format!("write a list: `[{text}]`")),
+        (false, true) if words.is_empty() && !takes("string") => {
+            Some("write `key: value`, with a space after the colon".into())
+        }
+        _ => None,
+    }
+}
+
+fn format(node: &Node, schema: &Schema) -> (String, String) {
+    let written = node.shown();
+    let Some(format) = format_of(schema) else {
+        return (format!("{written} has the wrong form"), "see the documentation of the key".into());
+    };
+    let noun = brief(format.noun);
+    let problem = match &node.value {
+        Value::Scalar(Scalar { text, template: None, .. }) if format.name == "x-regex" => regex_problem(text),
+        _ => None,
+    };
+    let problem = problem.map(|problem| format!(": {problem}")).unwrap_or_default();
+    (format!("{written} is not {noun}{problem}"), format!("write {}", format.noun))
+}
+
+/// What a schema takes, with its article: "a whole number from 1 to 250".
+pub(super) fn wanted(schema: &Schema, shape: &Shape) -> String {
+    let schema = shape.resolve(schema);
+    if let Some(format) = format_of(schema) {
+        return format.noun.to_owned();
+    }
+    let mut parts: Vec<String> = words(schema, shape).into_iter().map(word).collect();
+    if let Some(branches) = branches(schema) {
+        let others = branches.iter().filter(|branch| words(branch, shape).is_empty());
+        parts.extend(others.map(|branch| wanted(branch, shape)));
+    }
+    if !parts.is_empty() {
+        return join(&parts, "or");
+    }
+    match schema.get("type").and_then(Schema::as_str) {
+        Some("integer") => format!("a whole number{}", range(schema)),
+        Some("number") => "a number".into(),
+        Some("boolean") => "`true` or `false`".into(),
+        Some("string") => "a text".into(),
+        Some("array") => "a list".into(),
+        Some("object") => mapping(schema),
+        _ => "another value".into(),
+    }
+}
+
+fn mapping(schema: &Schema) -> String {
+    let names = |keyword| match schema.get(keyword) {
+        Some(Schema::Object(map)) => map.keys().map(String::as_str).collect(),
+        Some(Schema::Array(items)) => items.iter().filter_map(Schema::as_str).collect(),
+        _ => Vec::new(),
+    };
+    let (required, properties) = (names("required"), names("properties"));
+    match (required.is_empty(), properties.len()) {
+        (false, _) => format!("a mapping with {}", list(&required, "and")),
+        (true, 1..=4) => format!("a mapping of {}", list(&properties, "and")),
+        _ => "a mapping".into(),
+    }
+}
+
+fn range(schema: &Schema) -> String {
+    let bound = |keyword| schema.get(keyword).filter(|bound| bound.is_number());
+    match (bound("minimum"), bound("maximum")) {
+        (Some(least), Some(most)) => format!(" from {least} to {most}"),
+        (Some(least), None) => format!(" from {least}"),
+        (None, Some(most)) => format!(" up to {most}"),
+        (None, None) => String::new(),
+    }
+}
+
+fn branches(schema: &Schema) -> Option<&Vec<Schema>> {
+    schema.get("anyOf").or_else(|| schema.get("oneOf")).and_then(Schema::as_array)
+}
+
+fn is_word(schema: &Schema) -> bool {
+    schema.get("const").is_some_and(Schema::is_string) || schema.get("enum").is_some()
+}
+
+/// As it is to be written: in quotes where YAML would read it as a number or a truth value.
+fn word(word: &str) -> String {
+    match scalars::typed(word) {
+        Typed::Text(_) => format!("`{word}`"),
+        _ => format!("`\"{word}\"`"),
+    }
+}
+
+/// Without the examples.
+fn brief(noun: &str) -> &str {
+    noun.split_once(" such as").map_or(noun, |(brief, _)| brief)
+}
+
+/// Whether a schema, or a branch of it, asks for a format of ours.
+fn has_format(schema: &Schema, shape: &Shape) -> bool {
+    let schema = shape.resolve(schema);
+    let within = branches(schema).is_some_and(|branches| branches.iter().any(|b| has_format(b, shape)));
+    within || format_of(schema).is_some()
+}
+
+/// The words that a schema takes.
+fn words<'a>(schema: &'a Schema, shape: &'a Shape) -> Vec<&'a str> {
+    let schema = shape.resolve(schema);
+    if let Some(branches) = branches(schema) {
+        return branches.iter().flat_map(|branch| words(branch, shape)).collect();
+    }
+    if let Some(options) = schema.get("enum").and_then(Schema::as_array) {
+        return options.iter().filter_map(Schema::as_str).collect();
+    }
+    schema.get("const").and_then(Schema::as_str).into_iter().collect()
+}
+
+/// Whether any value of a JSON type is taken.
+fn takes(schema: &Schema, shape: &Shape, name: &str) -> bool {
+    let schema = shape.resolve(schema);
+    match branches(schema) {
+        Some(branches) => branches.iter().any(|branch| takes(branch, shape, name)),
+        None => schema.get("type").is_some_and(|it| it == name) && (name != "string" || !is_word(schema)),
+    }
+}
+
+fn list(names: &[&str], last: &str) -> String {
+    join(&names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>(), last)
+}
+
+/// `a, b or c`
+fn join(parts: &[String], last: &str) -> String {
+    match parts {
+        [] => "nothing".into(),
+        [only] => only.clone(),
+        [front @ .., end] => format!("{} {last} {end}", front.join(", ")),
+    }
+}
