@@ -1,11 +1,19 @@
 //! Everything the gateway may answer itself: one catalogue of kinds, and the forms they take.
 
+mod catalogue;
+mod replies;
+mod wants;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub use catalogue::Kind;
+pub use replies::Replies;
+pub use wants::Wants;
+
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{header, HeaderMap, HeaderName, HeaderValue, StatusCode};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -21,87 +29,11 @@ pub struct Config {
     pub status: Option<u16>,
     /// More header fields; the values are templates.
     pub headers: BTreeMap<String, Spanned<String>>,
-    /// Another body; a template.
+    /// Another body; a template. `{error.message}` is the sentence that clients may read; where the type is JSON or HTML, values
+    /// are escaped for it, and a brace that is meant is written twice: `'{{"message": "{error.message}"}}'`.
     pub body: Option<Spanned<String>>,
-    /// Its type. Default: text/plain.
+    /// The body's type. Default: text/plain.
     pub content_type: Option<Spanned<String>>,
-}
-
-/// Why the gateway answers itself. The names are those of `replies` and of the log's `responseType`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    /// 400: what has two readings, or none.
-    AmbiguousRequest,
-    /// 404
-    RouteNotFound,
-    /// 405, with `Allow`
-    MethodNotAllowed,
-    /// 403
-    AccessDenied,
-    /// 403
-    CorsRefused,
-    /// 408
-    RequestTimeout,
-    /// 414
-    UriTooLong,
-    /// 421
-    Misdirected,
-    /// 431
-    HeadersTooLarge,
-    /// 501
-    UnknownCoding,
-    /// 503
-    Overloaded,
-    /// 503
-    NoHealthyServer,
-    /// 502
-    IntegrationFailure,
-    /// 504
-    IntegrationTimeout,
-    /// 500: a fault of our own.
-    InternalError,
-}
-
-impl Kind {
-    /// The kind's name: `ACCESS_DENIED`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::AmbiguousRequest => "AMBIGUOUS_REQUEST",
-            Self::RouteNotFound => "ROUTE_NOT_FOUND",
-            Self::MethodNotAllowed => "METHOD_NOT_ALLOWED",
-            Self::AccessDenied => "ACCESS_DENIED",
-            Self::CorsRefused => "CORS_REFUSED",
-            Self::RequestTimeout => "REQUEST_TIMEOUT",
-            Self::UriTooLong => "URI_TOO_LONG",
-            Self::Misdirected => "MISDIRECTED",
-            Self::HeadersTooLarge => "HEADERS_TOO_LARGE",
-            Self::UnknownCoding => "UNKNOWN_CODING",
-            Self::Overloaded => "OVERLOADED",
-            Self::NoHealthyServer => "NO_HEALTHY_SERVER",
-            Self::IntegrationFailure => "INTEGRATION_FAILURE",
-            Self::IntegrationTimeout => "INTEGRATION_TIMEOUT",
-            Self::InternalError => "INTERNAL_ERROR",
-        }
-    }
-
-    /// Its status, unless `replies` says otherwise.
-    pub fn status(self) -> StatusCode {
-        match self {
-            Self::AmbiguousRequest => StatusCode::BAD_REQUEST,
-            Self::RouteNotFound => StatusCode::NOT_FOUND,
-            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::AccessDenied | Self::CorsRefused => StatusCode::FORBIDDEN,
-            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::UriTooLong => StatusCode::URI_TOO_LONG,
-            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
-            Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::UnknownCoding => StatusCode::NOT_IMPLEMENTED,
-            Self::Overloaded | Self::NoHealthyServer => StatusCode::SERVICE_UNAVAILABLE,
-            Self::IntegrationFailure => StatusCode::BAD_GATEWAY,
-            Self::IntegrationTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
-        }
-    }
 }
 
 /// A refusal: what the client is told (kind, headers) and what only the log is told (reason, message, policy, site).
@@ -155,4 +87,15 @@ pub struct Reply {
     pub headers: HeaderMap,
     /// The body; not sent in answer to HEAD.
     pub body: Bytes,
+}
+
+impl Reply {
+    /// An answer with this body.
+    pub fn new(status: StatusCode, content_type: HeaderValue, body: impl Into<Bytes>) -> Self {
+        let body = body.into();
+        let mut headers = HeaderMap::with_capacity(8);
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        headers.insert(header::CONTENT_TYPE, content_type);
+        Self { status, headers, body }
+    }
 }

@@ -111,6 +111,17 @@ impl Template {
         })
     }
 
+    /// The text with `placeholder` for each variable: for checks at load.
+    pub fn with_placeholders(&self, placeholder: &str) -> String {
+        self.parts
+            .iter()
+            .map(|part| match part {
+                Part::Text(text) => text,
+                Part::Variable(_) => placeholder,
+            })
+            .collect()
+    }
+
     /// Appends the text as a header field's value may have it: values bring printable ASCII only ([`Escape::Header`]); one that
     /// is not known is empty.
     pub fn render(&self, record: &Record, out: &mut String) {
