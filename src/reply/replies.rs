@@ -83,8 +83,7 @@ impl Replies {
         let kind = refusal.kind;
         let custom = self.custom.get(&kind);
         let status = custom.and_then(|custom| custom.status).unwrap_or_else(|| kind.status());
-        let answer =
-            Answer { status: status.as_u16(), response_type: kind.name(), message: kind.detail() };
+        let answer = Answer { status: status.as_u16(), response_type: kind.name(), message: kind.detail() };
         let body = custom.and_then(|custom| custom.body.as_ref());
         let mut reply = match (wants, body) {
             (Wants::Grpc, _) => grpc(kind),
@@ -172,16 +171,18 @@ impl Custom {
             }
             valid
         });
-        let headers = config
-            .headers
-            .iter()
-            .filter_map(|(name, value)| compile_header(name, value, build))
-            .collect();
+        let headers =
+            config.headers.iter().filter_map(|(name, value)| compile_header(name, value, build)).collect();
         let body = match (&config.body, &config.content_type) {
             (Some(body), content_type) => compile_body(body, content_type.as_ref(), build),
             (None, Some(content_type)) => {
                 let cause = "a `content_type` without a `body` says nothing";
-                build.errors.push(&content_type.site, &*content_type.path, cause, "add `body`, or leave it out");
+                build.errors.push(
+                    &content_type.site,
+                    &*content_type.path,
+                    cause,
+                    "add `body`, or leave it out",
+                );
                 None
             }
             (None, None) => None,
@@ -252,8 +253,7 @@ fn compile_body(
 
 fn is_media_type(essence: &str) -> bool {
     let token = |text: &str| {
-        !text.is_empty()
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+        !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
     };
     essence.split_once('/').is_some_and(|(kind, subtype)| token(kind) && token(subtype))
 }
@@ -357,7 +357,9 @@ mod tests {
                 let reply = replies.render(&refusal(*kind), &record(), &wants);
                 let told = format!("{:?} {}", reply.headers, body(&reply));
                 assert!(!told.contains("secret") && !told.contains("10.0.0.9"), "{told}");
-                assert!(reply.status.is_client_error() || reply.status.is_server_error() || wants == Wants::Grpc);
+                assert!(
+                    reply.status.is_client_error() || reply.status.is_server_error() || wants == Wants::Grpc
+                );
             }
             let visible = |b: u8| (0x20..0x7f).contains(&b) && b != b'%';
             assert!(kind.detail().bytes().all(visible), "grpc-message is taken as it is: {}", kind.detail());

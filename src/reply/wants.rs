@@ -21,8 +21,8 @@ impl Wants {
             return Self::Grpc;
         }
         let text = quality(headers, "text", "plain").max(quality(headers, "text", "html"));
-        let json = quality(headers, "application", "problem+json")
-            .max(quality(headers, "application", "json"));
+        let json =
+            quality(headers, "application", "problem+json").max(quality(headers, "application", "json"));
         if text > json { Self::Text } else { Self::Problem }
     }
 }
@@ -110,7 +110,8 @@ mod tests {
 
     #[test]
     fn accept_may_be_said_in_several_fields() {
-        let accept = [HeaderValue::from_static("application/json;q=0.1"), HeaderValue::from_static("text/html")];
+        let accept =
+            [HeaderValue::from_static("application/json;q=0.1"), HeaderValue::from_static("text/html")];
         let mut headers = HeaderMap::new();
         for value in accept {
             headers.append(header::ACCEPT, value);

@@ -53,6 +53,11 @@ impl Position {
     }
 }
 
+/// Appends a value as it may stand there; in an address, in its path.
+pub fn escape(escape: Escape, value: &[u8], out: &mut Vec<u8>) {
+    push(escape, Position::Path, value, out);
+}
+
 /// Appends `value` as it may stand there.
 pub(super) fn push(escape: Escape, position: Position, value: &[u8], out: &mut Vec<u8>) {
     match escape {
@@ -196,22 +201,10 @@ mod tests {
             written(Escape::Header, value),
             "a\\x0D\\x0A\"\\<\\xC3\\xA9>\\x7F\\xC2\\x85\\xE2\\x80\\xA8%20%zz?#"
         );
-        assert_eq!(
-            written(Escape::Url, value),
-            "a%0D%0A%22%5C%3C%C3%A9%3E%7F%C2%85%E2%80%A8%20%25zz%3F%23"
-        );
-        assert_eq!(
-            written(Escape::Json, value),
-            "a\\r\\n\\\"\\\\<é>\\u007F\\u0085\\u2028%20%zz?#"
-        );
-        assert_eq!(
-            written(Escape::Html, value),
-            "a\\x0D\\x0A&quot;\\&lt;é&gt;\\x7F\\x85\u{2028}%20%zz?#"
-        );
-        assert_eq!(
-            written(Escape::Text, value),
-            "a\\x0D\\x0A\"\\<é>\\x7F\\x85\u{2028}%20%zz?#"
-        );
+        assert_eq!(written(Escape::Url, value), "a%0D%0A%22%5C%3C%C3%A9%3E%7F%C2%85%E2%80%A8%20%25zz%3F%23");
+        assert_eq!(written(Escape::Json, value), "a\\r\\n\\\"\\\\<é>\\u007F\\u0085\\u2028%20%zz?#");
+        assert_eq!(written(Escape::Html, value), "a\\x0D\\x0A&quot;\\&lt;é&gt;\\x7F\\x85\u{2028}%20%zz?#");
+        assert_eq!(written(Escape::Text, value), "a\\x0D\\x0A\"\\<é>\\x7F\\x85\u{2028}%20%zz?#");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 mod escape;
 mod variable;
 
-pub use escape::{Escape, push_json};
+pub use escape::{Escape, escape, push_json};
 pub use variable::{Fact, Variable};
 
 use crate::record::Record;
@@ -42,7 +42,8 @@ impl Template {
         let mut parts = Vec::new();
         let mut plain = String::new();
         let mut rest = text;
-        while let Some((before, from_brace)) = rest.find(['{', '}']).and_then(|at| rest.split_at_checked(at)) {
+        while let Some((before, from_brace)) = rest.find(['{', '}']).and_then(|at| rest.split_at_checked(at))
+        {
             plain.push_str(before);
             if let Some(after) = from_brace.strip_prefix("{{") {
                 plain.push('{');
@@ -188,8 +189,11 @@ mod tests {
         record.client = Some("192.0.2.7".parse().unwrap());
         record.method = Some(Method::GET);
         record.user_agent = Some(HeaderValue::from_bytes(b"c\"url\xe9\t").unwrap());
-        record.target =
-            Some(Arc::new(Target::of_canonical_parts("api.example.com", "/users/a%20b", Some("token=s3cret"))));
+        record.target = Some(Arc::new(Target::of_canonical_parts(
+            "api.example.com",
+            "/users/a%20b",
+            Some("token=s3cret"),
+        )));
         record.route = Some(Arc::new(RouteFacts {
             index: 0,
             name: "users".into(),
@@ -257,7 +261,10 @@ mod tests {
         for (text, error) in [
             ("{requestid}", "unknown variable `{requestid}`; the nearest is `{requestId}`"),
             ("{sourceIp}", "unknown variable `{sourceIp}`; the nearest is `{identity.sourceIp}`"),
-            ("{identity.sourceip}", "unknown variable `{identity.sourceip}`; the nearest is `{identity.sourceIp}`"),
+            (
+                "{identity.sourceip}",
+                "unknown variable `{identity.sourceip}`; the nearest is `{identity.sourceIp}`",
+            ),
             ("{query}", "unknown variable `{query}`; the nearest is `{route}`"),
             ("{route.}", "unknown variable `{route.}`; the nearest is `{route}`"),
             ("a {}", "`{}` is no variable; a brace that is meant is written `{{`"),

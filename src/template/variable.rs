@@ -120,8 +120,7 @@ fn nearest(name: &str) -> &'static str {
     names()
         .find(by_last)
         .or_else(|| {
-            names()
-                .min_by_key(|known| strsim::damerau_levenshtein(&lower, &known.to_ascii_lowercase()))
+            names().min_by_key(|known| strsim::damerau_levenshtein(&lower, &known.to_ascii_lowercase()))
         })
         .unwrap_or("requestId")
 }
