@@ -54,7 +54,7 @@ fn quality(headers: &HeaderMap, kind: &str, subtype: &str) -> u16 {
                 (k, s) if k.eq_ignore_ascii_case(kind) && s.eq_ignore_ascii_case(subtype) => 2,
                 _ => continue,
             };
-            let weight = parts.find_map(|p| p.strip_prefix("q=").or(p.strip_prefix("Q=")));
+            let weight = parts.find_map(|p| p.strip_prefix(['q', 'Q'])?.strip_prefix('='));
             let weight = weight.map_or(1_000, thousandths);
             if best.is_none_or(|(known, _)| specific > known) {
                 best = Some((specific, weight));

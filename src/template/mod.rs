@@ -48,7 +48,8 @@ impl Template {
             if let Some(after) = from_brace.strip_prefix("{{") {
                 plain.push('{');
                 rest = after;
-            } else if let Some(after) = from_brace.strip_prefix("}}").or(from_brace.strip_prefix('}')) {
+            } else if let Some(after) = from_brace.strip_prefix("}}").or_else(|| from_brace.strip_prefix('}'))
+            {
                 plain.push('}');
                 rest = after;
             } else {

@@ -144,7 +144,6 @@ impl Metrics {
                     (labels, float(count))
                 })
         });
-        let counted = counted.collect::<Vec<_>>();
         let total = Definition {
             name: "portcullis_request_duration_seconds",
             help: "Time from a request's first byte to its response's last.",
@@ -156,7 +155,7 @@ impl Metrics {
             labels: &["route"],
         };
         vec![
-            requests.counters(counted.into_iter()),
+            requests.counters(counted),
             total.histogram(routes.iter().map(|(labels, series)| (labels.clone(), series.total())), &LATENCY),
             own.histogram(routes.iter().map(|(labels, series)| (labels.clone(), series.own())), &OWN),
         ]
