@@ -43,3 +43,18 @@ impl Target {
 /// What has two readings, as a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Oddities(u16);
+
+impl Target {
+    /// A target out of parts that are canonical already: for tests and benches, which have no request to canonicalise.
+    #[doc(hidden)]
+    pub fn of_canonical_parts(host: &str, path: &str, query: Option<&str>) -> Self {
+        Self {
+            text: format!("{host}{path}{}", query.unwrap_or_default()),
+            host_length: host.len(),
+            path_length: path.len(),
+            port: None,
+            query: query.is_some(),
+            oddities: Oddities::default(),
+        }
+    }
+}

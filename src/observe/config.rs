@@ -1,5 +1,7 @@
 //! Logging as written.
 
+use std::fmt;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +11,9 @@ use crate::config::{OrNone, Spanned};
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// `error`, `warn`, `info`, `debug`, `trace`, or a list such as `portcullis=debug,pingora=warn`.
+    /// `error`, `warn`, `info`, `debug`, `trace`, `off`, or a list such as `portcullis=debug,pingora=warn`; a level without a name
+    /// is for all others, which else are at `warn`. Pingora's own messages, one a failed request and with its query, are off unless
+    /// the list names it.
     pub level: Spanned<String>,
     /// The operational log's form: `text` or `json`.
     pub format: Format,
@@ -62,4 +66,14 @@ pub enum AccessTarget {
     Stderr,
     /// A file.
     File(std::path::PathBuf),
+}
+
+impl fmt::Display for AccessTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdout => f.write_str("stdout"),
+            Self::Stderr => f.write_str("stderr"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
 }

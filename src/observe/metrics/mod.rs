@@ -1,0 +1,125 @@
+//! Metrics: figures of the process, told in Prometheus's text format. Labels come from the configuration only.
+
+mod exposition;
+mod series;
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub use exposition::{Polled, Sample};
+pub use series::{Counter, Gauge};
+pub(super) use series::{Latency, RouteSeries};
+
+use crate::state::Live;
+use series::Family;
+
+/// All figures of the process. One a process: it outlives snapshots.
+#[derive(Default)]
+pub struct Metrics {
+    routes: Family<RouteSeries>,
+    upstreams: Family<Latency>,
+    servers: Family<()>,
+    retries: Family<Counter>,
+    refusals: Family<Counter>,
+    would_refuse: Family<Counter>,
+    connections: Family<Gauge>,
+    connections_refused: Family<Counter>,
+    in_flight: Gauge,
+    log_dropped: Arc<AtomicU64>,
+    reloads_accepted: AtomicU64,
+    reloads_refused: AtomicU64,
+    generation: AtomicU64,
+    stale: AtomicBool,
+    polls: Mutex<Vec<Box<Poll>>>,
+}
+
+/// Asked at every scrape.
+type Poll = dyn Fn(&mut Vec<Sample>) + Send + Sync;
+
+impl Metrics {
+    /// Those of the process.
+    pub fn of(live: &Live) -> Arc<Self> {
+        live.find_or("metrics", "", Self::default)
+    }
+
+    /// A request begins. Each must [`end`](Self::end), on whatever worker.
+    pub fn begin(&self, worker: usize) {
+        self.in_flight.add(worker);
+    }
+
+    /// A request has ended.
+    pub fn end(&self, worker: usize) {
+        self.in_flight.subtract(worker);
+    }
+
+    /// The open connections of a listener. The series exists as long as somebody holds it.
+    pub fn connections(&self, listener: &str) -> Arc<Gauge> {
+        self.connections.find_or_make(&[listener])
+    }
+
+    /// Connections closed before their first request, for this reason: a word written in the code. The series exists as long as
+    /// somebody holds it.
+    pub fn connections_refused(&self, reason: &'static str) -> Arc<Counter> {
+        self.connections_refused.find_or_make(&[reason])
+    }
+
+    /// Attempts made again at an upstream, for this reason. The series exists as long as somebody holds it.
+    pub fn retries(&self, upstream: &str, reason: &'static str) -> Arc<Counter> {
+        self.retries.find_or_make(&[upstream, reason])
+    }
+
+    /// A configuration is in use: the first, or one that was reloaded.
+    pub fn generation(&self, generation: u64) {
+        self.generation.store(generation, Ordering::Relaxed);
+        self.stale.store(false, Ordering::Relaxed);
+    }
+
+    /// A reload has been accepted.
+    pub fn reload_accepted(&self, generation: u64) {
+        self.reloads_accepted.fetch_add(1, Ordering::Relaxed);
+        self.generation(generation);
+    }
+
+    /// A reload has been refused: what runs is not what the file says.
+    pub fn reload_refused(&self) {
+        self.reloads_refused.fetch_add(1, Ordering::Relaxed);
+        self.stale.store(true, Ordering::Relaxed);
+    }
+
+    /// Asks `poll` at every scrape: for figures that others keep. A sample takes the place of a series with the same labels.
+    pub fn poll(&self, poll: impl Fn(&mut Vec<Sample>) + Send + Sync + 'static) {
+        self.polls.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(poll));
+    }
+
+    /// Lines of the access log that were lost.
+    pub(super) fn log_dropped(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.log_dropped)
+    }
+
+    pub(super) fn route(&self, name: &str) -> Arc<RouteSeries> {
+        self.routes.find_or_make(&[name])
+    }
+
+    pub(super) fn upstream(&self, name: &str) -> Arc<Latency> {
+        self.upstreams.find_or_make(&[name])
+    }
+
+    pub(super) fn server(&self, upstream: &str, server: &str) -> Arc<()> {
+        self.servers.find_or_make(&[upstream, server])
+    }
+
+    pub(super) fn refusals(&self, policy: &str, reason: &str) -> Arc<Counter> {
+        self.refusals.find_or_make(&[policy, reason])
+    }
+
+    pub(super) fn would_refuse(&self, policy: &str, reason: &str) -> Arc<Counter> {
+        self.would_refuse.find_or_make(&[policy, reason])
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,228 @@
+//! The operational log: what the gateway says of itself, through `log`, to standard error.
+//!
+//! Lines are written where they are said, not by a thread: they are few (nothing on a request's way says anything at `info`), and
+//! the last ones before an end matter most.
+//!
+//! Pingora says something for each failed request, with its query, which may hold secrets. Our record of that request has the
+//! same facts, so Pingora is silent unless the list of levels names it.
+
+use std::io::Write;
+use std::sync::{PoisonError, RwLock};
+use std::time::SystemTime;
+
+use log::{LevelFilter, Log, Metadata};
+
+use super::{Config, Format};
+use crate::config::{Build, Spanned};
+use crate::record::Timestamp;
+use crate::template::{Escape, escape, push_json};
+
+/// What is said, and how; compiled from `log.level` and `log.format`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    format: Format,
+    /// By the beginning of a target; the longest that fits decides. The empty one is for all others.
+    levels: Vec<(Box<str>, LevelFilter)>,
+}
+
+impl Default for Settings {
+    /// Until a configuration is known: `info`, as text.
+    fn default() -> Self {
+        let levels = vec![("".into(), LevelFilter::Info), ("pingora".into(), LevelFilter::Off)];
+        Self { format: Format::Text, levels }
+    }
+}
+
+impl Settings {
+    /// Compiles `log.level` and `log.format`. None when `build.errors` says why.
+    pub fn compile(config: &Config, build: &mut Build) -> Option<Self> {
+        match parse(&config.level) {
+            Ok(levels) => Some(Self { format: config.format, levels }),
+            Err(cause) => {
+                refuse(&config.level, cause, build);
+                None
+            }
+        }
+    }
+
+    /// From now on; may be called again at every reload.
+    pub fn apply(&self) {
+        *LOGGER.settings.write().unwrap_or_else(PoisonError::into_inner) = Some(self.clone());
+        let most = self.levels.iter().map(|(_, level)| *level).max().unwrap_or(LevelFilter::Info);
+        // Fails where somebody else's logger is installed (a test's): then that one hears us.
+        let _ = log::set_logger(&LOGGER);
+        log::set_max_level(most);
+    }
+
+    fn level_of(&self, target: &str) -> LevelFilter {
+        let fitting = self.levels.iter().filter(|(name, _)| target.starts_with(&**name));
+        fitting.max_by_key(|(name, _)| name.len()).map_or(LevelFilter::Off, |(_, level)| *level)
+    }
+
+    fn line(&self, at: SystemTime, record: &log::Record<'_>) -> Vec<u8> {
+        let at = Timestamp::of(at);
+        let message = record.args().to_string();
+        let mut line = Vec::with_capacity(message.len() + 96);
+        // A Vec takes all that is written.
+        match self.format {
+            Format::Text => {
+                let _ = write!(line, "{} {:<5} {}: ", at.as_str(), record.level(), record.target());
+                escape(Escape::Text, message.as_bytes(), &mut line);
+                line.push(b'\n');
+            }
+            Format::Json => {
+                let level = match record.level() {
+                    log::Level::Error => "error",
+                    log::Level::Warn => "warn",
+                    log::Level::Info => "info",
+                    log::Level::Debug => "debug",
+                    log::Level::Trace => "trace",
+                };
+                let _ = write!(line, "{{\"time\":\"{}\",\"level\":\"{level}\",\"target\":\"", at.as_str());
+                push_json(record.target().as_bytes(), &mut line);
+                line.extend_from_slice(b"\",\"message\":\"");
+                push_json(message.as_bytes(), &mut line);
+                line.extend_from_slice(b"\"}\n");
+            }
+        }
+        line
+    }
+}
+
+/// `info`, or `portcullis=debug,pingora=warn`; a level without a name is for all others, which else are at `warn`.
+fn parse(text: &str) -> Result<Vec<(Box<str>, LevelFilter)>, String> {
+    let mut levels: Vec<(Box<str>, LevelFilter)> = Vec::new();
+    for item in text.split(',').map(str::trim) {
+        let (target, level) = match item.split_once('=') {
+            Some((target, _)) if target.trim().is_empty() => {
+                return Err(format!("`{item}` has a level without a name"));
+            }
+            Some((target, level)) => (target.trim(), level.trim()),
+            None => ("", item),
+        };
+        let level = level.parse().map_err(|_| format!("`{level}` is no level"))?;
+        if levels.iter().any(|(known, _)| **known == *target) {
+            return Err(match target {
+                "" => "two levels for all targets".to_owned(),
+                target => format!("two levels for `{target}`"),
+            });
+        }
+        levels.push((target.into(), level));
+    }
+    if !levels.iter().any(|(target, _)| target.is_empty()) {
+        levels.push(("".into(), LevelFilter::Warn));
+    }
+    if !levels.iter().any(|(target, _)| &**target == "pingora") {
+        levels.push(("pingora".into(), LevelFilter::Off));
+    }
+    Ok(levels)
+}
+
+fn refuse(level: &Spanned<String>, cause: String, build: &mut Build) {
+    let cure = "write `error`, `warn`, `info`, `debug`, `trace` or `off`, or a list such as `portcullis=debug,pingora=warn`";
+    build.errors.push(&level.site, &*level.path, cause, cure);
+}
+
+#[derive(Debug)]
+struct Logger {
+    settings: RwLock<Option<Settings>>,
+}
+
+static LOGGER: Logger = Logger { settings: RwLock::new(None) };
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        let settings = self.settings.read().unwrap_or_else(PoisonError::into_inner);
+        settings.as_ref().is_some_and(|settings| metadata.level() <= settings.level_of(metadata.target()))
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let settings = self.settings.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(settings) = settings {
+            let line = settings.line(SystemTime::now(), record);
+            // Where standard error is gone there is nobody left to tell.
+            let _ = std::io::stderr().lock().write_all(&line);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn settings(level: &str, format: Format) -> Result<Settings, String> {
+        let mut level = Spanned::unwritten(level.to_owned());
+        level.path = "log.level".into();
+        let config = Config { level, format, ..Config::default() };
+        let mut build = Build::default();
+        let settings = Settings::compile(&config, &mut build);
+        settings.ok_or_else(|| build.errors.errors()[0].cause.clone())
+    }
+
+    #[test]
+    fn levels_go_by_the_longest_name_and_pingora_is_silent_unless_named() {
+        use LevelFilter::{Debug, Error, Info, Off, Trace, Warn};
+        for (text, target, level) in [
+            ("info", "portcullis::server", Info),
+            ("info", "pingora_proxy", Off),
+            ("trace", "pingora_core::protocols", Off),
+            ("info,pingora=warn", "pingora_proxy", Warn),
+            ("info,pingora_proxy=warn", "pingora_core", Off),
+            ("info,pingora_proxy=warn", "pingora_proxy", Warn),
+            ("portcullis=debug,pingora=warn", "portcullis::observe", Debug),
+            ("portcullis=debug, portcullis::observe = error", "portcullis::observe::sink", Error),
+            ("portcullis=debug", "hickory", Warn),
+            ("TRACE", "anything", Trace),
+            ("off", "portcullis", Off),
+        ] {
+            assert_eq!(settings(text, Format::Text).unwrap().level_of(target), level, "{text} {target}");
+        }
+        assert_eq!(
+            settings("info", Format::Text).unwrap().level_of("pingora"),
+            Settings::default().level_of("pingora")
+        );
+    }
+
+    #[test]
+    fn a_wrong_level_is_an_error() {
+        for (text, cause) in [
+            ("verbose", "`verbose` is no level"),
+            ("", "`` is no level"),
+            ("portcullis=", "`` is no level"),
+            ("=info", "`=info` has a level without a name"),
+            ("info,debug", "two levels for all targets"),
+            ("a=info,a=warn", "two levels for `a`"),
+        ] {
+            assert_eq!(settings(text, Format::Text).unwrap_err(), cause);
+        }
+    }
+
+    #[test]
+    fn a_line_is_a_line_whatever_is_said() {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_512_875_120);
+        let said = "one\r\ntwo \u{1b}[31m \"é\"";
+        let line = |format| {
+            let settings = settings("info", format).unwrap();
+            let args = format_args!("{said}");
+            let record =
+                log::Record::builder().level(log::Level::Warn).target("portcullis::x").args(args).build();
+            String::from_utf8(settings.line(at, &record)).unwrap()
+        };
+        assert_eq!(
+            line(Format::Text),
+            "2026-11-24T09:34:35.120Z WARN  portcullis::x: one\\x0D\\x0Atwo \\x1B[31m \"é\"\n"
+        );
+        assert_eq!(
+            line(Format::Json),
+            "{\"time\":\"2026-11-24T09:34:35.120Z\",\"level\":\"warn\",\"target\":\"portcullis::x\",\
+             \"message\":\"one\\r\\ntwo \\u001B[31m \\\"é\\\"\"}\n"
+        );
+    }
+}
