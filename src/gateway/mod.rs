@@ -1,15 +1,19 @@
 //! The compiled configuration, and the one way of every request through it.
 
+pub mod certificates;
 pub mod document;
 mod listener;
 mod passage;
+mod snapshots;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use listener::{ListenAddress, Listener};
+pub use certificates::Certificate;
+pub use listener::{ListenAddress, Listener, ListenerTls};
 pub use passage::{Admission, Admitted, Passage};
+pub use snapshots::Snapshots;
 
 use crate::config::{Build, Spanned};
 use crate::state::Live;
