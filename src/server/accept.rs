@@ -7,16 +7,15 @@ use std::time::{Duration, Instant};
 
 use pingora_core::apps::HttpServerApp;
 use rustix::io::Errno;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::conn::{Conn, Io};
-use super::counts::Unserved;
+use super::counts::{OpenConnection, Unserved};
 use super::endpoint::Endpoint;
-use super::listen::Socket;
-use super::sock::Sock;
-use super::worker::{Accepted, Worker};
+use super::listen::{Listener, Socket};
+use super::sock::{Sock, Transport};
+use super::worker::Worker;
 use super::{http1, http2};
 use crate::gateway::ListenAddress;
 use crate::request::{Connection, TlsFacts};
@@ -29,21 +28,20 @@ pub(super) async fn accept<A>(worker: Arc<Worker<A>>, endpoint: Arc<Endpoint>, s
 where
     A: HttpServerApp + Send + Sync + 'static,
 {
-    let socket = match AsyncFd::new(socket) {
-        Ok(socket) => socket,
+    let listener = match Listener::register(socket, &endpoint.local) {
+        Ok(listener) => listener,
         Err(error) => return log::error!("{}: cannot accept connections: {error}", endpoint.name),
     };
     let mut told: Option<Instant> = None;
     loop {
-        let ready = tokio::select! {
+        let accepted = tokio::select! {
             biased;
             _ = &mut stop => break,
-            ready = socket.readable() => ready,
+            accepted = listener.accept() => accepted,
         };
-        let Ok(mut ready) = ready else { break };
-        match ready.try_io(|socket| socket.get_ref().accept()) {
-            Ok(Ok((connection, peer))) => worker.place(&endpoint, connection, peer),
-            Ok(Err(error)) if exhausted(&error) => {
+        match accepted {
+            Ok((stream, peer)) => worker.place(&endpoint, stream, peer),
+            Err(error) if exhausted(&error) => {
                 worker.counts.note(Unserved::Descriptors);
                 if told.is_none_or(|told| told.elapsed() > Duration::from_secs(1)) {
                     log::error!("{}: connections wait: {error}; raise LimitNOFILE", endpoint.name);
@@ -51,14 +49,14 @@ where
                 }
                 tokio::time::sleep(BREATH).await;
             }
-            // A client that has gone again, or nothing there after all.
-            Ok(Err(_)) | Err(_) => {}
+            // A client that has gone again.
+            Err(_) => {}
         }
         tokio::task::yield_now().await;
     }
     // What the kernel has accepted is ours: dropping the socket would reset it.
-    while let Ok((connection, peer)) = socket.get_ref().accept() {
-        worker.place(&endpoint, connection, peer);
+    while let Some((stream, peer)) = listener.accept_queued() {
+        worker.place(&endpoint, stream, peer);
     }
 }
 
@@ -70,12 +68,16 @@ fn exhausted(error: &io::Error) -> bool {
 }
 
 /// Carries a connection from its start to its end.
-pub(super) async fn carry<A>(worker: Arc<Worker<A>>, accepted: Accepted)
-where
+pub(super) async fn carry<A>(
+    worker: Arc<Worker<A>>,
+    endpoint: Arc<Endpoint>,
+    stream: Transport,
+    peer: Option<SocketAddr>,
+    open: OpenConnection,
+) where
     A: HttpServerApp + Send + Sync + 'static,
 {
-    let Accepted { endpoint, socket, peer, open } = accepted;
-    let Ok(sock) = Sock::new(socket, peer) else { return };
+    let sock = Sock::new(stream, peer);
     let plan = endpoint.plan();
     let Some(terminator) = &plan.tls else {
         let conn = Conn::new(Io::Plain(sock), facts(&worker, &endpoint, peer, None), open);

@@ -2,18 +2,21 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Mode;
+use rustix::io::Errno;
 use rustix::net::sockopt::{set_ipv6_v6only, set_socket_reuseaddr};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, acceptfrom_with, bind, getsockname, listen,
     socket_with,
 };
+use tokio::net::{TcpListener, UnixListener};
 
+use super::sock::Transport;
 use crate::gateway::ListenAddress;
 
 /// Connections that the kernel keeps until they are accepted; it takes `net.core.somaxconn` if that is less.
@@ -63,16 +66,6 @@ impl Socket {
         self.0.try_clone().map(Self)
     }
 
-    /// The next connection, non-blocking, and its peer; no peer on a Unix socket.
-    ///
-    /// # Errors
-    /// `WouldBlock` when there is none; what accept(2) says.
-    pub(super) fn accept(&self) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let (socket, peer) = acceptfrom_with(&self.0, flags)?;
-        Ok((socket, peer.and_then(|peer| SocketAddr::try_from(peer).ok())))
-    }
-
     /// Where it is bound: the port that was chosen for port 0.
     pub(super) fn local(&self, asked: &ListenAddress) -> ListenAddress {
         match (asked, getsockname(&self.0).map(SocketAddr::try_from)) {
@@ -87,15 +80,61 @@ impl Socket {
     }
 }
 
-impl AsRawFd for Socket {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
+/// A worker's handle on a listening socket.
+#[derive(Debug)]
+pub(super) enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
 }
 
-impl AsFd for Socket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+impl Listener {
+    /// Registers a socket with the worker's runtime.
+    ///
+    /// # Errors
+    /// It cannot be registered.
+    pub(super) fn register(socket: Socket, address: &ListenAddress) -> io::Result<Self> {
+        match address {
+            ListenAddress::Tcp(_) => TcpListener::from_std(socket.0.into()).map(Self::Tcp),
+            ListenAddress::Unix(_) => UnixListener::from_std(socket.0.into()).map(Self::Unix),
+        }
+    }
+
+    /// The next connection and its peer; no peer on a Unix socket.
+    ///
+    /// # Errors
+    /// What accept(2) says.
+    pub(super) async fn accept(&self) -> io::Result<(Transport, Option<SocketAddr>)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((Transport::Tcp(stream), Some(peer)))
+            }
+            Self::Unix(listener) => listener.accept().await.map(|(stream, _)| (Transport::Unix(stream), None)),
+        }
+    }
+
+    /// What is in the kernel's queue now. The runtime may not have heard of it yet, so the kernel itself is asked.
+    pub(super) fn accept_queued(&self) -> Option<(Transport, Option<SocketAddr>)> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let listener = match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener) => listener.as_fd(),
+        };
+        loop {
+            let (socket, peer) = match acceptfrom_with(listener, flags) {
+                Ok(accepted) => accepted,
+                // A client that has gone again; others may stand behind it.
+                Err(Errno::CONNABORTED | Errno::INTR) => continue,
+                Err(_) => return None,
+            };
+            let peer = match self {
+                Self::Tcp(_) => peer.and_then(|peer| SocketAddr::try_from(peer).ok()),
+                Self::Unix(_) => None,
+            };
+            if let Ok(stream) = Transport::adopt(socket, peer) {
+                return Some((stream, peer));
+            }
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -24,31 +24,55 @@ pub(super) struct Sock {
     digest: Arc<SocketDigest>,
 }
 
+/// The stream of a connection.
 #[derive(Debug)]
-enum Transport {
+pub(super) enum Transport {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-impl Sock {
-    /// Takes over an accepted, non-blocking socket; `peer` is none for a Unix socket.
+impl Transport {
+    /// Takes over a non-blocking socket that another thread has accepted; `peer` is none for a Unix socket.
     ///
     /// # Errors
-    /// It cannot be registered with the runtime.
-    pub(super) fn new(socket: OwnedFd, peer: Option<SocketAddr>) -> io::Result<Self> {
-        let digest = SocketDigest::from_raw_fd(socket.as_raw_fd());
-        let stream = match peer {
-            Some(peer) => {
-                // Known from accept: no getpeername.
-                let _ = digest.peer_addr.set(Some(PingoraAddr::Inet(peer)));
-                let stream = TcpStream::from_std(std::net::TcpStream::from(socket))?;
-                // Answers are coalesced here; Nagle would only add delay. Fails on a socket that is already reset.
-                let _ = stream.set_nodelay(true);
-                Transport::Tcp(stream)
-            }
-            None => Transport::Unix(UnixStream::from_std(std::os::unix::net::UnixStream::from(socket))?),
-        };
-        Ok(Self { stream, digest: Arc::new(digest) })
+    /// It cannot be registered with this runtime.
+    pub(super) fn adopt(socket: OwnedFd, peer: Option<SocketAddr>) -> io::Result<Self> {
+        match peer {
+            Some(_) => TcpStream::from_std(socket.into()).map(Self::Tcp),
+            None => UnixStream::from_std(socket.into()).map(Self::Unix),
+        }
+    }
+
+    /// Takes the socket from this runtime, for another.
+    ///
+    /// # Errors
+    /// It cannot be deregistered.
+    pub(super) fn release(self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Tcp(stream) => stream.into_std().map(OwnedFd::from),
+            Self::Unix(stream) => stream.into_std().map(OwnedFd::from),
+        }
+    }
+
+    fn raw(&self) -> RawFd {
+        match self {
+            Self::Tcp(stream) => stream.as_raw_fd(),
+            Self::Unix(stream) => stream.as_raw_fd(),
+        }
+    }
+}
+
+impl Sock {
+    /// An accepted connection; `peer` is none on a Unix socket.
+    pub(super) fn new(stream: Transport, peer: Option<SocketAddr>) -> Self {
+        let digest = SocketDigest::from_raw_fd(stream.raw());
+        if let Transport::Tcp(stream) = &stream {
+            // Known from accept: no getpeername.
+            let _ = digest.peer_addr.set(peer.map(PingoraAddr::Inet));
+            // Answers are coalesced here; Nagle would only add delay. Fails on a socket that is already reset.
+            let _ = stream.set_nodelay(true);
+        }
+        Self { stream, digest: Arc::new(digest) }
     }
 }
 
@@ -116,10 +140,7 @@ impl Shutdown for Sock {
 
 impl UniqueID for Sock {
     fn id(&self) -> UniqueIDType {
-        match &self.stream {
-            Transport::Tcp(stream) => stream.as_raw_fd(),
-            Transport::Unix(stream) => stream.as_raw_fd(),
-        }
+        self.stream.raw()
     }
 }
 

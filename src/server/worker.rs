@@ -14,6 +14,7 @@ use super::accept::{accept, carry};
 use super::counts::{Counts, OpenConnection};
 use super::endpoint::Endpoint;
 use super::listen::Socket;
+use super::sock::Transport;
 use crate::gateway::Snapshots;
 
 /// What a worker is told.
@@ -28,13 +29,12 @@ pub(super) enum Order {
     Leave,
 }
 
-/// A connection between the kernel and its worker; counted as open from here on, so that draining waits for it.
+/// A connection on its way to its worker; counted as open from here on, so that draining waits for it.
 pub(super) struct Accepted {
-    pub(super) endpoint: Arc<Endpoint>,
-    pub(super) socket: OwnedFd,
-    /// None on a Unix socket.
-    pub(super) peer: Option<SocketAddr>,
-    pub(super) open: OpenConnection,
+    endpoint: Arc<Endpoint>,
+    socket: OwnedFd,
+    peer: Option<SocketAddr>,
+    open: OpenConnection,
 }
 
 /// What a worker's tasks share.
@@ -75,8 +75,10 @@ where
                         }
                         let _ = done.send(());
                     }
-                    Order::Carry(accepted) => {
-                        tokio::spawn(carry(Arc::clone(&worker), accepted));
+                    Order::Carry(Accepted { endpoint, socket, peer, open }) => {
+                        if let Ok(stream) = Transport::adopt(socket, peer) {
+                            tokio::spawn(carry(Arc::clone(&worker), endpoint, stream, peer, open));
+                        }
                     }
                 }
             }
@@ -88,7 +90,7 @@ where
     ///
     /// The kernel wakes whoever it likes, and on a quiet machine always the same one. Handing over costs a wake-up, so a
     /// lead of 1/16 is left alone.
-    pub(super) fn place(self: &Arc<Self>, endpoint: &Arc<Endpoint>, socket: OwnedFd, peer: Option<SocketAddr>) {
+    pub(super) fn place(self: &Arc<Self>, endpoint: &Arc<Endpoint>, stream: Transport, peer: Option<SocketAddr>) {
         let load = |index: usize| self.loads.get(index).map_or(0, |load| load.load(Ordering::Relaxed));
         let own = load(self.index);
         let (least, fewest) =
@@ -98,14 +100,14 @@ where
             load.fetch_add(1, Ordering::Relaxed);
         }
         let open = OpenConnection::new(&endpoint.counts);
-        let mut accepted = Accepted { endpoint: Arc::clone(endpoint), socket, peer, open };
-        if let Some(other) = self.orders.get(chosen).filter(|_| chosen != self.index) {
-            match other.send(Order::Carry(accepted)) {
-                // It has left already.
-                Err(mpsc::error::SendError(Order::Carry(back))) => accepted = back,
-                Ok(()) | Err(_) => return,
-            }
+        let endpoint = Arc::clone(endpoint);
+        let Some(other) = self.orders.get(chosen).filter(|_| chosen != self.index) else {
+            tokio::spawn(carry(Arc::clone(self), endpoint, stream, peer, open));
+            return;
+        };
+        if let Ok(socket) = stream.release() {
+            // A worker that has left means that the process is leaving.
+            let _ = other.send(Order::Carry(Accepted { endpoint, socket, peer, open }));
         }
-        tokio::spawn(carry(Arc::clone(self), accepted));
     }
 }
