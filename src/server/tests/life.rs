@@ -3,19 +3,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::rig::{Client, Rig, plain};
+use super::rig::{Client, Rig, plain, wait};
 use crate::gateway::{ListenAddress, Listener};
 
 fn at(name: &str, address: SocketAddr) -> Listener {
     Listener { address: ListenAddress::Tcp(address), ..plain(name) }
-}
-
-fn wait(what: &str, mut until: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !until() {
-        assert!(began.elapsed() < Duration::from_secs(10), "{what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 fn status(rig: &Rig, request: &str) -> (u16, String) {
@@ -134,7 +126,7 @@ fn draining_under_load_loses_nothing() {
     for keep_alive in [true, false] {
         let mut rig = Rig::with(vec![plain("a")], with_status).unwrap();
         let address = rig.address("a");
-        assert_eq!(status(&rig, "GET /readyz").0, 200);
+        wait("ready", || status(&rig, "GET /readyz").0 == 200);
         let mut idle = rig.client("a");
         assert!(!idle.get("/hello").closes());
         let stop = Arc::new(AtomicBool::new(false));
@@ -258,7 +250,7 @@ fn changed_files_are_reloaded_whether_written_replaced_or_swapped_behind_links()
     let files = vec![path("c.yaml"), path("d.yaml")];
     let rig = Rig::watching(vec![plain("a")], |_| {}, files).unwrap();
     let tried = AtomicUsize::new(1);
-    let mut change = |what: &str, act: &dyn Fn()| {
+    let change = |what: &str, act: &dyn Fn()| {
         rig.offer(Ok(vec![plain("a")]));
         act();
         let expected = u64::try_from(tried.fetch_add(1, Ordering::Relaxed) + 1).unwrap();

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -195,10 +195,9 @@ type Next = Arc<Mutex<Option<Result<Vec<Listener>, String>>>>;
 /// A running server; stopped when dropped.
 pub(super) struct Rig {
     pub(super) handle: Handle,
-    pub(super) state: tempfile::TempDir,
     next: Next,
     thread: Option<JoinHandle<Result<(), Error>>>,
-    runtime: tokio::runtime::Runtime,
+    _state: tempfile::TempDir,
 }
 
 impl Rig {
@@ -255,8 +254,7 @@ impl Rig {
             let conf = Arc::new(ServerConf::default());
             server.run(|_, _| -> HttpProxy<App> { http_proxy(&conf, App { origin }) })
         });
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        Ok(Self { handle, state, next, thread: Some(thread), runtime })
+        Ok(Self { handle, next, thread: Some(thread), _state: state })
     }
 
     pub(super) fn address(&self, name: &str) -> SocketAddr {
@@ -276,7 +274,8 @@ impl Rig {
 
     pub(super) fn reload(&self, next: Result<Vec<Listener>, String>) -> Result<u64, Vec<String>> {
         self.offer(next);
-        self.runtime.block_on(self.handle.reload())
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(self.handle.reload())
     }
 
     /// Waits until the server has ended by itself.
@@ -298,6 +297,15 @@ impl Drop for Rig {
                 ended.unwrap().unwrap();
             }
         }
+    }
+}
+
+/// Waits for what another thread is about to do.
+pub(super) fn wait(what: &str, mut until: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !until() {
+        assert!(began.elapsed() < Duration::from_secs(10), "{what}");
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -5,7 +5,7 @@ use openssl::pkey::PKey;
 use openssl::ssl::{SslConnector, SslMethod, SslSession, SslStream, SslVerifyMode, SslVersion};
 use openssl::x509::X509;
 
-use super::rig::{Client, Rig, with_tls};
+use super::rig::{Client, Rig, wait, with_tls};
 use crate::config::{Site, Spanned};
 use crate::gateway::document::MinVersion;
 use crate::gateway::{Certificate, Listener, ListenerTls, certificates};
@@ -175,8 +175,10 @@ fn a_handshake_has_a_deadline_and_noise_is_counted() {
     let mut bytes = Vec::new();
     let _ = std::io::Read::read_to_end(&mut noisy.stream, &mut bytes);
     assert!(!bytes.starts_with(b"HTTP"));
-    assert_eq!(rig.handle.counts().unserved(Unserved::HandshakeTimeout), 1);
-    assert_eq!(rig.handle.counts().unserved(Unserved::Handshake), 1);
+    let counts = rig.handle.counts();
+    wait("both are counted", || {
+        counts.unserved(Unserved::HandshakeTimeout) == 1 && counts.unserved(Unserved::Handshake) == 1
+    });
 }
 
 #[test]
