@@ -13,7 +13,7 @@
 //!  reply       everything the gateway may answer itself
 //!  template    text with {variables}, rendered from a record
 //!  record      the facts of one request
-//!  ── canonical, client: the one form of a request, and whose it is
+//!  ── canonical, client, framing: the one form of a request, whose it is, and where it ends
 //!  ── identity, request: plain views
 //!  config      machinery: loading, places, units, errors
 //! ```
@@ -22,6 +22,7 @@ pub mod canonical;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod framing;
 pub mod gateway;
 pub mod identity;
 pub mod observe;

@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
@@ -71,12 +72,24 @@ pub struct Connection {
     pub worker: usize,
     /// Set by `proxy/` once a 101 goes out: from then on the stream is no longer HTTP.
     pub tunnel: AtomicBool,
+    /// When the first byte of the head now served came; HTTP/1 only, see [`Connection::request_started`].
+    pub head_began: Mutex<Option<Instant>>,
 }
 
 impl Connection {
     /// From now on bytes pass as they are (RFC 9110 §7.8).
     pub fn open_tunnel(&self) {
         self.tunnel.store(true, Ordering::Release);
+    }
+
+    /// Notes that the first byte of a request's head has come.
+    pub fn request_begins(&self, at: Instant) {
+        *self.head_began.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
+    }
+
+    /// When the first byte of the request now served came; none on HTTP/2, where requests overlap.
+    pub fn request_started(&self) -> Option<Instant> {
+        *self.head_began.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a protocol switch has happened.

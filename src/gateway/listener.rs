@@ -1,8 +1,10 @@
 //! A listener, compiled.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::certificates::Certificate;
 use super::document::{MinVersion, RedirectToHttps};
 use crate::config::{Site, Spanned};
 
@@ -41,9 +43,11 @@ pub struct ListenerTls {
     pub min_version: MinVersion,
 }
 
-/// A certificate chain and its key. Made by `gateway::certificates`.
-#[derive(Debug)]
-pub struct Certificate {
-    /// Lower-case names it bears, wildcards included.
-    pub names: Vec<Box<str>>,
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }

@@ -1,16 +1,20 @@
 //! The compiled configuration, and the one way of every request through it.
 
+pub mod certificates;
 pub mod document;
 mod listener;
 mod passage;
+mod snapshots;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use certificates::Certificate;
 pub use compile::state_directory;
-pub use listener::{Certificate, ListenAddress, Listener, ListenerTls};
+pub use listener::{ListenAddress, Listener, ListenerTls};
 pub use passage::{Admission, Admitted, Passage, X_REQUEST_ID};
+pub use snapshots::Snapshots;
 
 use crate::config::Build;
 use crate::observe::Telling;

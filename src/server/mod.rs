@@ -1,1 +1,249 @@
-//! Under construction.
+//! The rim: from the start of the process to a connection handed to Pingora, and back.
+
+mod accept;
+mod admin;
+mod answer;
+mod conn;
+mod control;
+mod counts;
+mod endpoint;
+mod error;
+mod http1;
+mod http2;
+mod linger;
+mod listen;
+mod reload;
+mod signals;
+mod sock;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod watch;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use pingora_core::apps::HttpServerApp;
+use tokio::sync::{mpsc, oneshot};
+
+pub use counts::{Counts, Expiry, ListenerCounts, Unserved};
+pub use error::Error;
+pub use reload::{Loaded, Refused, Reload};
+
+use crate::gateway::{Gateway, ListenAddress, Snapshots};
+use admin::Status;
+use control::{Command, Control};
+use listen::Socket;
+use worker::{Order, Worker};
+
+/// Threads for everything that is not a request.
+const BACK_OFFICE: usize = 2;
+
+/// The runtime of everything that is not a request: health checks, resolving, reloads, the status address.
+#[derive(Debug)]
+pub struct BackOffice(tokio::runtime::Runtime);
+
+impl BackOffice {
+    /// Starts its threads.
+    ///
+    /// # Errors
+    /// The system gives no threads or no epoll.
+    pub fn new() -> io::Result<Self> {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(BACK_OFFICE)
+            .thread_name("back-office")
+            .enable_all()
+            .build()
+            .map(Self)
+    }
+
+    /// For those who work there.
+    pub fn handle(&self) -> &tokio::runtime::Handle {
+        self.0.handle()
+    }
+}
+
+/// What a server is made of.
+pub struct Options {
+    /// What is served first.
+    pub gateway: Arc<Gateway>,
+    /// The files it was made of: a change of one of them is a reload.
+    pub files: Vec<PathBuf>,
+    /// How the next one is made.
+    pub reload: Reload,
+    /// Called at SIGUSR1.
+    pub reopen_logs: Box<dyn Fn() + Send + Sync>,
+    /// The text of `/metrics`; called on a thread of the back office.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// What the rim counts into.
+    pub counts: Arc<Counts>,
+    /// Whether the process's signals and changes of `files` steer the server; tests steer by [`Handle`].
+    pub attended: bool,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+/// A server whose every address is bound and which serves nothing yet.
+pub struct Server {
+    back_office: BackOffice,
+    control: Control,
+    commands: mpsc::UnboundedReceiver<Command>,
+    handle: Handle,
+    status: Arc<Status>,
+    status_socket: Option<(Socket, ListenAddress)>,
+    inboxes: Vec<mpsc::UnboundedReceiver<Order>>,
+    attended: bool,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("handle", &self.handle).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Binds every address, the status address too. Nothing is left bound when one of them fails.
+    ///
+    /// # Errors
+    /// Names the address, the line and the cause.
+    pub fn bind(back_office: BackOffice, options: Options) -> Result<Self, Error> {
+        let Options { gateway, files, reload, reopen_logs, metrics, counts, attended } = options;
+        let status_socket = match &gateway.settings.status {
+            None => None,
+            Some(address) => {
+                let socket = Socket::bind(address).map_err(|cause| Error::status(address, cause))?;
+                let local = socket.local(address);
+                Some((socket, local))
+            }
+        };
+        let status = Arc::new(Status::new(Arc::clone(&gateway), metrics));
+        let workers = gateway.settings.workers.max(1);
+        let (orders, inboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
+        let (sender, commands) = mpsc::unbounded_channel();
+        let handle = Handle {
+            commands: sender,
+            addresses: Arc::default(),
+            status: status_socket.as_ref().map(|(_, local)| local.clone()),
+            counts: Arc::clone(&counts),
+        };
+        let control = Control::bind(control::Parts {
+            snapshots: (0..workers).map(|_| Snapshots::new(Arc::clone(&gateway))).collect(),
+            gateway,
+            files,
+            reload,
+            reopen_logs,
+            orders: orders.into(),
+            counts,
+            status: Arc::clone(&status),
+            addresses: Arc::clone(&handle.addresses),
+        })?;
+        Ok(Self { back_office, control, commands, handle, status, status_socket, inboxes, attended })
+    }
+
+    /// A remote control, for tests and for those who embed a server.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Serves until drained or stopped. `app` makes one application a worker, from the worker's snapshots and number.
+    ///
+    /// # Errors
+    /// Threads or signals cannot be had; nothing has been served then.
+    pub fn run<A>(self, app: impl Fn(Snapshots, usize) -> A) -> Result<(), Error>
+    where
+        A: HttpServerApp + Send + Sync + 'static,
+    {
+        let Self { back_office, mut control, mut commands, handle, status, status_socket, inboxes, attended } = self;
+        let _inside = back_office.handle().enter();
+        if attended {
+            signals::listen(handle.commands.clone()).map_err(Error::Signals)?;
+            watch::start(control.watched(), handle.commands.clone());
+        }
+        if let Some((socket, address)) = status_socket {
+            admin::start(socket, address, Arc::clone(&status)).map_err(Error::Threads)?;
+        }
+        let loads: Arc<[AtomicU64]> = inboxes.iter().map(|_| AtomicU64::new(0)).collect();
+        let mut threads = Vec::new();
+        for ((index, inbox), snapshots) in inboxes.into_iter().enumerate().zip(control.snapshots()) {
+            let worker = Worker {
+                index,
+                app: Arc::new(app(snapshots.clone(), index)),
+                snapshots: snapshots.clone(),
+                counts: Arc::clone(&handle.counts),
+                loads: Arc::clone(&loads),
+                orders: control.orders(),
+            };
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(Error::Threads)?;
+            let thread = thread::Builder::new().name(format!("worker-{index}"));
+            threads.push(thread.spawn(move || worker.run(runtime, inbox)).map_err(Error::Threads)?);
+        }
+        back_office.handle().block_on(control.serve(&mut commands));
+        for thread in threads {
+            // A worker that panicked has said so.
+            let _ = thread.join();
+        }
+        drop(_inside);
+        back_office.0.shutdown_background();
+        Ok(())
+    }
+}
+
+/// Steers a running server from outside.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    commands: mpsc::UnboundedSender<Command>,
+    addresses: Arc<Mutex<BTreeMap<Arc<str>, ListenAddress>>>,
+    status: Option<ListenAddress>,
+    counts: Arc<Counts>,
+}
+
+impl Handle {
+    /// Where each listener is bound: the ports that were chosen for port 0.
+    pub fn addresses(&self) -> BTreeMap<Arc<str>, ListenAddress> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Where the status address is bound.
+    pub fn status(&self) -> Option<&ListenAddress> {
+        self.status.as_ref()
+    }
+
+    /// What the rim counts.
+    pub fn counts(&self) -> &Arc<Counts> {
+        &self.counts
+    }
+
+    /// Reloads, as SIGHUP does, and waits for the result: the generation now in force.
+    ///
+    /// # Errors
+    /// What is wrong with the new configuration; the old one stays.
+    pub async fn reload(&self) -> Result<u64, Vec<String>> {
+        let (done, result) = oneshot::channel();
+        let gone = || vec!["the server has ended".to_owned()];
+        self.commands.send(Command::Reload(Some(done))).map_err(|_| gone())?;
+        result.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Drains, as SIGTERM does: [`Server::run`] returns when the last connection is gone.
+    pub fn drain(&self) {
+        let _ = self.commands.send(Command::Drain);
+    }
+
+    /// Stops at once, whatever is still open.
+    pub fn stop(&self) {
+        let _ = self.commands.send(Command::Stop);
+    }
+}

@@ -1,0 +1,237 @@
+//! Where an HTTP/1 message ends, decided from its bytes: the judge of heads, and the scanner of chunked bodies.
+//!
+//! Strict where RFC 9112 lets a recipient choose: whatever two implementations could read in two ways is refused, so that
+//! no message can be hidden behind another (request smuggling). No IO here.
+
+mod chunked;
+mod fields;
+#[cfg(test)]
+mod tests;
+
+use memchr::memchr;
+
+pub use chunked::{BadChunk, Chunked};
+
+use crate::request::Protocol;
+use fields::Seen;
+
+/// Bounds on a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Fields.
+    pub header_fields: usize,
+    /// Bytes of the whole head.
+    pub header_bytes: usize,
+    /// Bytes of one field line.
+    pub field_bytes: usize,
+    /// Bytes of the request target.
+    pub uri_bytes: usize,
+}
+
+/// What follows a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// Nothing: the request ends with its head (RFC 9112 §6.3, rule 7).
+    None,
+    /// So many bytes.
+    Length(u64),
+    /// Chunks.
+    Chunked,
+}
+
+/// A head that has one reading. Borrows the bytes it was read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Framing<'a> {
+    /// The method, a valid token.
+    pub method: &'a [u8],
+    /// The target as sent: visible ASCII, no `#`.
+    pub target: &'a [u8],
+    /// HTTP/1.0 or HTTP/1.1.
+    pub protocol: Protocol,
+    /// The value of Host; none only on HTTP/1.0.
+    pub host: Option<&'a [u8]>,
+    /// What follows.
+    pub body: Body,
+    /// Whether the client lets the connection live on after the answer.
+    pub keep_alive: bool,
+    /// Whether the client waits for `100 Continue` before it sends the body.
+    pub expects_continue: bool,
+}
+
+/// Why a head is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// What sort of refusal it is.
+    pub cause: Cause,
+    /// A word for metrics.
+    pub reason: &'static str,
+    /// What happened, for the log.
+    pub message: &'static str,
+}
+
+/// The sorts of refusal, each with a status of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// 400: two readings, or none.
+    Ambiguous,
+    /// 405: TRACE and CONNECT, which no route can have.
+    Method,
+    /// 414
+    UriTooLong,
+    /// 431
+    HeadersTooLarge,
+    /// 501: a transfer coding other than chunked.
+    UnknownCoding,
+    /// 505
+    Version,
+}
+
+impl Denial {
+    const fn new(cause: Cause, reason: &'static str, message: &'static str) -> Self {
+        Self { cause, reason, message }
+    }
+
+    const fn ambiguous(reason: &'static str, message: &'static str) -> Self {
+        Self::new(Cause::Ambiguous, reason, message)
+    }
+}
+
+/// How far the bytes read so far reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The head ends here: so many bytes, the empty line included.
+    Complete(usize),
+    /// More is needed.
+    Partial,
+}
+
+/// Finds the end of a head in what has been read; `searched` bytes were looked at before (0 at first).
+///
+/// # Errors
+/// A line that does not end in CRLF, a first byte that starts no method, or a head that is already longer than it may be.
+pub fn find_end(bytes: &[u8], searched: usize, limits: &Limits) -> Result<Progress, Denial> {
+    if bytes.first().is_some_and(|b| !fields::is_token(*b)) {
+        // TLS on a plain port, mostly: without this it would wait for a line feed until the deadline.
+        return Err(Denial::ambiguous("request_line", "the first byte starts no method"));
+    }
+    let mut at = searched;
+    while let Some(found) = bytes.get(at..).and_then(|rest| memchr(b'\n', rest)) {
+        let feed = at + found;
+        if feed == 0 || bytes.get(feed - 1) != Some(&b'\r') {
+            return Err(Denial::ambiguous("bare_line_feed", "a line of the head ends in a bare line feed"));
+        }
+        if feed >= 3 && bytes.get(feed - 3..feed) == Some(b"\r\n\r") {
+            return over(bytes, feed + 1, limits).map_or(Ok(Progress::Complete(feed + 1)), Err);
+        }
+        at = feed + 1;
+    }
+    over(bytes, bytes.len(), limits).map_or(Ok(Progress::Partial), Err)
+}
+
+/// The refusal of a head that is longer than it may be, complete or not.
+fn over(bytes: &[u8], length: usize, limits: &Limits) -> Option<Denial> {
+    let line = bytes.get(..length).map_or(length, |head| memchr(b'\n', head).unwrap_or(length));
+    if line > limits.uri_bytes.saturating_add(64) {
+        return Some(Denial::new(Cause::UriTooLong, "uri_bytes", "the request line is longer than allowed"));
+    }
+    (length > limits.header_bytes)
+        .then(|| Denial::new(Cause::HeadersTooLarge, "header_bytes", "the head is longer than allowed"))
+}
+
+/// Judges a complete head, its empty line included.
+///
+/// # Errors
+/// Says what has two readings, is too large, or is not spoken here.
+pub fn judge<'a>(head: &'a [u8], limits: &Limits) -> Result<Framing<'a>, Denial> {
+    let mut lines = Lines(head);
+    let line = lines.next().transpose()?.unwrap_or_default();
+    let (method, target, protocol) = request_line(line, limits)?;
+    let mut seen = Seen::default();
+    let mut count = 0_usize;
+    for line in lines {
+        let line = line?;
+        if line.is_empty() {
+            break;
+        }
+        count += 1;
+        if count > limits.header_fields {
+            return Err(Denial::new(Cause::HeadersTooLarge, "header_fields", "more fields than allowed"));
+        }
+        if line.len() > limits.field_bytes {
+            return Err(Denial::new(Cause::HeadersTooLarge, "field_bytes", "a field is longer than allowed"));
+        }
+        seen.note(line)?;
+    }
+    let body = seen.body(protocol)?;
+    let host = seen.host(protocol)?;
+    if matches!(method, b"TRACE" | b"CONNECT") {
+        return Err(Denial::new(Cause::Method, "method", "TRACE and CONNECT are not served"));
+    }
+    Ok(Framing {
+        method,
+        target,
+        protocol,
+        host,
+        body,
+        keep_alive: seen.keep_alive(protocol),
+        expects_continue: seen.expects_continue,
+    })
+}
+
+/// The request line: exactly two single spaces (RFC 9112 §3; the lenient reading of §3-4 is not taken).
+fn request_line<'a>(line: &'a [u8], limits: &Limits) -> Result<(&'a [u8], &'a [u8], Protocol), Denial> {
+    const SHAPE: Denial =
+        Denial::ambiguous("request_line", "the request line is not `METHOD target HTTP/1.1`");
+    let mut parts = line.split(|b| *b == b' ');
+    let (Some(method), Some(target), Some(version), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(SHAPE);
+    };
+    if method.is_empty() || target.is_empty() || !method.iter().all(|b| fields::is_token(*b)) {
+        return Err(SHAPE);
+    }
+    if target.len() > limits.uri_bytes {
+        return Err(Denial::new(Cause::UriTooLong, "uri_bytes", "the target is longer than allowed"));
+    }
+    if !target.iter().all(u8::is_ascii_graphic) {
+        return Err(Denial::ambiguous("target_bytes", "the target has bytes that are not visible ASCII"));
+    }
+    if target.contains(&b'#') {
+        return Err(Denial::ambiguous("target_fragment", "the target has a fragment"));
+    }
+    let protocol = match version {
+        b"HTTP/1.1" => Protocol::Http11,
+        b"HTTP/1.0" => Protocol::Http10,
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+        {
+            return Err(Denial::new(Cause::Version, "http_version", "a version other than 1.0 and 1.1"));
+        }
+        _ => return Err(SHAPE),
+    };
+    Ok((method, target, protocol))
+}
+
+/// The lines of a head, without their CRLF; a CR elsewhere is an error (RFC 9112 §2.2).
+struct Lines<'a>(&'a [u8]);
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = Result<&'a [u8], Denial>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        const BARE: Denial =
+            Denial::ambiguous("bare_carriage_return", "a carriage return or line feed stands alone");
+        if self.0.is_empty() {
+            return None;
+        }
+        let feed = memchr(b'\n', self.0);
+        let Some((line, rest)) = feed.and_then(|at| self.0.split_at_checked(at + 1)) else {
+            self.0 = &[];
+            return Some(Err(BARE));
+        };
+        self.0 = rest;
+        let Some(line) = line.strip_suffix(b"\r\n") else { return Some(Err(BARE)) };
+        Some(if memchr(b'\r', line).is_some() { Err(BARE) } else { Ok(line) })
+    }
+}

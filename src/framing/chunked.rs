@@ -1,0 +1,143 @@
+//! A strict scanner of chunked bodies (RFC 9112 §7.1): it says where the body ends and changes nothing.
+
+/// Bytes of extensions in one chunk's line.
+const EXTENSION: u32 = 1024;
+/// Bytes of extensions in a whole body: one-byte chunks with long extensions cost more than they carry.
+const EXTENSIONS: u32 = 16 * 1024;
+/// Bytes of trailers.
+const TRAILERS: u32 = 8 * 1024;
+
+/// Why a chunked body cannot be read in one way only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("malformed chunked body: {0}")]
+pub struct BadChunk(pub &'static str);
+
+/// A chunked body on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunked {
+    state: State,
+    size: u64,
+    line: u32,
+    extensions: u32,
+    trailers: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Size,
+    Extension,
+    SizeFeed,
+    Data,
+    DataReturn,
+    DataFeed,
+    TrailerStart,
+    TrailerName,
+    TrailerValue,
+    TrailerFeed,
+    EndFeed,
+    Done,
+}
+
+impl Default for Chunked {
+    fn default() -> Self {
+        Self { state: State::Size, size: 0, line: 0, extensions: 0, trailers: 0 }
+    }
+}
+
+impl Chunked {
+    /// Whether the body is complete.
+    pub fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// Takes the next bytes and says how many of them belong to the body: fewer than given only at its end.
+    ///
+    /// # Errors
+    /// What makes the body ambiguous; the connection is of no use afterwards.
+    pub fn scan(&mut self, bytes: &[u8]) -> Result<usize, BadChunk> {
+        let mut at = 0;
+        while let Some(byte) = bytes.get(at) {
+            match self.state {
+                State::Done => break,
+                State::Data => {
+                    let here = u64::try_from(bytes.len() - at).unwrap_or(u64::MAX).min(self.size);
+                    self.size -= here;
+                    at += usize::try_from(here).unwrap_or(usize::MAX);
+                    if self.size == 0 {
+                        self.state = State::DataReturn;
+                    }
+                }
+                _ => {
+                    self.state = self.step(*byte)?;
+                    at += 1;
+                }
+            }
+        }
+        Ok(at)
+    }
+
+    /// One byte outside of a chunk's data.
+    fn step(&mut self, byte: u8) -> Result<State, BadChunk> {
+        match (self.state, byte) {
+            (State::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => self.digit(byte),
+            (State::Size, b'\r') if self.line > 0 => Ok(State::SizeFeed),
+            (State::Size, b';') if self.line > 0 => {
+                self.line = 0;
+                Ok(State::Extension)
+            }
+            (State::Size, _) => Err(BadChunk("a chunk's size is not hexadecimal")),
+            (State::Extension, b'\r') => Ok(State::SizeFeed),
+            (State::Extension, b'\t' | 0x20..=0x7e | 0x80..) => {
+                self.line += 1;
+                self.extensions += 1;
+                if self.line > EXTENSION || self.extensions > EXTENSIONS {
+                    return Err(BadChunk("chunk extensions are longer than allowed"));
+                }
+                Ok(State::Extension)
+            }
+            (State::Extension, _) => Err(BadChunk("a chunk extension has control characters")),
+            (State::SizeFeed, b'\n') => {
+                self.line = 0;
+                Ok(if self.size == 0 { State::TrailerStart } else { State::Data })
+            }
+            (State::DataReturn, b'\r') => Ok(State::DataFeed),
+            (State::DataFeed, b'\n') => Ok(State::Size),
+            (State::DataReturn | State::DataFeed, _) => Err(BadChunk("a chunk is longer than its size")),
+            (State::TrailerStart, b'\r') => Ok(State::EndFeed),
+            (State::EndFeed, b'\n') => Ok(State::Done),
+            (State::TrailerStart | State::TrailerName | State::TrailerValue, _) => self.trailer(byte),
+            (State::TrailerFeed, b'\n') => Ok(State::TrailerStart),
+            (State::SizeFeed | State::TrailerFeed | State::EndFeed, _) => {
+                Err(BadChunk("a carriage return stands alone"))
+            }
+            (State::Data | State::Done, _) => Ok(self.state),
+        }
+    }
+
+    fn digit(&mut self, byte: u8) -> Result<State, BadChunk> {
+        self.line += 1;
+        // 15 digits always fit; leading zeros count, or a size could be written without end.
+        if self.line > 15 {
+            return Err(BadChunk("a chunk's size is too large"));
+        }
+        let digit = char::from(byte).to_digit(16).unwrap_or_default();
+        self.size = self.size * 16 + u64::from(digit);
+        Ok(State::Size)
+    }
+
+    fn trailer(&mut self, byte: u8) -> Result<State, BadChunk> {
+        self.trailers += 1;
+        if self.trailers > TRAILERS {
+            return Err(BadChunk("trailers are longer than allowed"));
+        }
+        match (self.state, byte) {
+            (State::TrailerName, b':') => Ok(State::TrailerValue),
+            (State::TrailerValue, b'\r') => Ok(State::TrailerFeed),
+            (State::TrailerValue, b'\t' | 0x20..=0x7e | 0x80..) => Ok(State::TrailerValue),
+            (State::TrailerStart | State::TrailerName, byte) if super::fields::is_token(byte) => {
+                Ok(State::TrailerName)
+            }
+            _ => Err(BadChunk("a trailer is not a field")),
+        }
+    }
+}

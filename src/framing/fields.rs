@@ -1,0 +1,161 @@
+//! The fields that say where a message ends, and the form that every field must have.
+
+use super::{Body, Cause, Denial};
+use crate::request::Protocol;
+
+/// A character of a token (RFC 9110 §5.6.2).
+pub(super) fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'
+                | b'_'
+                | b'`'
+                | b'|'
+                | b'~'
+        )
+}
+
+/// A character of a field's value: visible, space, tab, or obs-text (RFC 9110 §5.5).
+fn is_value(byte: u8) -> bool {
+    matches!(byte, b'\t' | 0x20..=0x7e | 0x80..=0xff)
+}
+
+/// What the fields of a head have said so far.
+#[derive(Debug, Default)]
+pub(super) struct Seen<'a> {
+    host: Option<&'a [u8]>,
+    length: Option<u64>,
+    coding: Option<&'a [u8]>,
+    close: bool,
+    keep_alive: bool,
+    pub(super) expects_continue: bool,
+}
+
+impl<'a> Seen<'a> {
+    /// Takes one field line.
+    pub(super) fn note(&mut self, line: &'a [u8]) -> Result<(), Denial> {
+        if line.first().is_some_and(|b| matches!(b, b' ' | b'\t')) {
+            return Err(Denial::ambiguous("folded_field", "a field is folded over lines"));
+        }
+        let colon = line.iter().position(|b| *b == b':');
+        let Some((name, rest)) = colon.and_then(|at| line.split_at_checked(at)) else {
+            return Err(Denial::ambiguous("field_name", "a field has no colon"));
+        };
+        // No white space before the colon (RFC 9112 §5.1): a token has none.
+        if name.is_empty() || !name.iter().all(|b| is_token(*b)) {
+            return Err(Denial::ambiguous("field_name", "a field's name is not a token"));
+        }
+        let value = rest.get(1..).unwrap_or_default();
+        if !value.iter().all(|b| is_value(*b)) {
+            return Err(Denial::ambiguous("field_value", "a field's value has control characters"));
+        }
+        self.understand(name, value.trim_ascii())
+    }
+
+    fn understand(&mut self, name: &'a [u8], value: &'a [u8]) -> Result<(), Denial> {
+        match name.len() {
+            4 if name.eq_ignore_ascii_case(b"host") => {
+                if self.host.replace(value).is_some() {
+                    return Err(Denial::ambiguous("host", "several Host fields"));
+                }
+            }
+            6 if name.eq_ignore_ascii_case(b"expect") => {
+                self.expects_continue |= value.eq_ignore_ascii_case(b"100-continue");
+            }
+            10 if name.eq_ignore_ascii_case(b"connection") => {
+                for option in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+                    self.close |= option.eq_ignore_ascii_case(b"close");
+                    self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                }
+            }
+            14 if name.eq_ignore_ascii_case(b"content-length") => {
+                let length = length(value)?;
+                if self.length.replace(length).is_some() {
+                    // RFC 9112 §6.3, rule 5 lets equal ones be folded; a client that doubles it is not worth the risk.
+                    return Err(Denial::ambiguous("content_length", "several Content-Length fields"));
+                }
+            }
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                if self.coding.replace(value).is_some() {
+                    return Err(Denial::ambiguous(
+                        "transfer_encoding",
+                        "several Transfer-Encoding fields",
+                    ));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// What follows the head (RFC 9112 §6.3).
+    pub(super) fn body(&self, protocol: Protocol) -> Result<Body, Denial> {
+        let Some(coding) = self.coding else {
+            return Ok(self.length.map_or(Body::None, Body::Length));
+        };
+        if self.length.is_some() {
+            return Err(Denial::ambiguous(
+                "transfer_encoding",
+                "both Transfer-Encoding and Content-Length",
+            ));
+        }
+        if protocol == Protocol::Http10 {
+            return Err(Denial::ambiguous("transfer_encoding", "Transfer-Encoding on HTTP/1.0"));
+        }
+        if coding.eq_ignore_ascii_case(b"chunked") {
+            return Ok(Body::Chunked);
+        }
+        let mut codings = coding.rsplit(|b| *b == b',').map(<[u8]>::trim_ascii);
+        let last_is_chunked = codings.next().is_some_and(|c| c.eq_ignore_ascii_case(b"chunked"));
+        if codings.clone().any(|c| c.is_empty() || c.eq_ignore_ascii_case(b"chunked")) {
+            return Err(Denial::ambiguous("transfer_encoding", "Transfer-Encoding is malformed"));
+        }
+        let known = |c: &[u8]| {
+            [&b"gzip"[..], b"x-gzip", b"deflate", b"compress", b"x-compress", b"identity", b"br"]
+                .iter()
+                .any(|k| c.eq_ignore_ascii_case(k))
+        };
+        // RFC 9112 §6.3, rule 4: without chunked at the end the length cannot be known.
+        if !last_is_chunked && coding.split(|b| *b == b',').all(|c| known(c.trim_ascii())) {
+            return Err(Denial::ambiguous(
+                "transfer_encoding",
+                "Transfer-Encoding does not end in chunked",
+            ));
+        }
+        Err(Denial::new(Cause::UnknownCoding, "transfer_coding", "a transfer coding other than chunked"))
+    }
+
+    /// The one Host; HTTP/1.1 must have it (RFC 9112 §3.2).
+    pub(super) fn host(&self, protocol: Protocol) -> Result<Option<&'a [u8]>, Denial> {
+        match self.host {
+            None if protocol == Protocol::Http11 => {
+                Err(Denial::ambiguous("host", "HTTP/1.1 without Host"))
+            }
+            host => Ok(host),
+        }
+    }
+
+    /// RFC 9112 §9.3.
+    pub(super) fn keep_alive(&self, protocol: Protocol) -> bool {
+        !self.close && (protocol == Protocol::Http11 || self.keep_alive)
+    }
+}
+
+/// Digits and nothing else; a list of equal lengths is refused like any other list.
+fn length(value: &[u8]) -> Result<u64, Denial> {
+    // 18 digits always fit; longer ones exist only in attacks.
+    if value.is_empty() || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
+        return Err(Denial::ambiguous("content_length", "Content-Length is not a number"));
+    }
+    Ok(value.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
+}

@@ -1,0 +1,129 @@
+//! Answers of the rim itself: to requests that never reach Pingora, and their records.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use http::{HeaderValue, Method, header};
+
+use crate::framing::{Cause, Denial, Framing};
+use crate::gateway::{Gateway, Passage};
+use crate::reply::{Kind, Refusal, Reply};
+use crate::request::{Connection, Protocol};
+
+/// What may be asked for where TRACE and CONNECT were.
+const ALLOW: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+
+/// The refusal that a judge's denial means.
+pub(super) fn refusal(denial: Denial) -> Refusal {
+    let kind = match denial.cause {
+        Cause::Ambiguous | Cause::Version => Kind::AmbiguousRequest,
+        Cause::Method => Kind::MethodNotAllowed,
+        Cause::UriTooLong => Kind::UriTooLong,
+        Cause::HeadersTooLarge => Kind::HeadersTooLarge,
+        Cause::UnknownCoding => Kind::UnknownCoding,
+    };
+    let refusal = Refusal::new(kind, denial.reason, denial.message);
+    match denial.cause {
+        Cause::Method => refusal.with_header(header::ALLOW, ALLOW),
+        _ => refusal,
+    }
+}
+
+/// The way of a request that ends in the rim.
+pub(super) fn passage(gateway: Arc<Gateway>, connection: &Connection, protocol: Protocol, started: Instant) -> Passage {
+    let started_at = SystemTime::now().checked_sub(started.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH);
+    let mut passage = Passage::new(gateway, connection, started, started_at);
+    let record = &mut passage.record;
+    record.protocol = Some(protocol);
+    record.tls.clone_from(&connection.tls);
+    // Whom a trusted proxy speaks for is not known here: nothing of this head was believed.
+    record.client = Some(connection.peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.ip().to_canonical()));
+    passage
+}
+
+/// Notes what a head has said, where it could be understood.
+pub(super) fn note(passage: &mut Passage, framing: &Framing<'_>) {
+    passage.record.method = Method::from_bytes(framing.method).ok();
+    passage.record.protocol = Some(framing.protocol);
+}
+
+/// Settles a request's record.
+pub(super) fn settle(mut passage: Passage, reply: &Reply, body_sent: usize) {
+    let record = &mut passage.record;
+    record.status = reply.status.as_u16();
+    record.response_length = u64::try_from(body_sent).unwrap_or(u64::MAX);
+    record.response_latency = Some(record.started.elapsed());
+    passage.settle();
+}
+
+/// A reply on the wire; the connection ends after it. The second value is how much of it is body.
+pub(super) fn http1(reply: &Reply, to_head: bool) -> (Vec<u8>, usize) {
+    let mut out = Vec::with_capacity(512 + reply.body.len());
+    let reason = reply.status.canonical_reason().unwrap_or("");
+    out.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", reply.status.as_u16()).as_bytes());
+    for (name, value) in &reply.headers {
+        if matches!(*name, header::CONNECTION | header::DATE | header::CONTENT_LENGTH) {
+            continue;
+        }
+        out.extend_from_slice(name.as_str().as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    let date = httpdate::fmt_http_date(SystemTime::now());
+    let length = reply.body.len();
+    out.extend_from_slice(
+        format!("content-length: {length}\r\ndate: {date}\r\nconnection: close\r\n\r\n").as_bytes(),
+    );
+    if to_head {
+        return (out, 0);
+    }
+    out.extend_from_slice(&reply.body);
+    (out, length)
+}
+
+/// A redirect to https: the same host, path and query. None when the head has no host to go to.
+pub(super) fn to_https(framing: &Framing<'_>, port: u16) -> Option<Reply> {
+    let (authority, path) = match framing.target {
+        [b'/', ..] => (framing.host?, framing.target),
+        b"*" => (framing.host?, &b"/"[..]),
+        // Absolute form: it overrides Host (RFC 9112 §3.2.2).
+        target => {
+            let rest = target.get(..7).filter(|s| s.eq_ignore_ascii_case(b"http://")).and(target.get(7..))?;
+            let end = rest.iter().position(|b| matches!(b, b'/' | b'?')).unwrap_or(rest.len());
+            rest.split_at_checked(end)?
+        }
+    };
+    let host = host(authority)?;
+    let port = if port == 443 { String::new() } else { format!(":{port}") };
+    let slash = if path.starts_with(b"/") { "" } else { "/" };
+    let path = std::str::from_utf8(path).ok()?;
+    let location = HeaderValue::try_from(format!("https://{host}{port}{slash}{path}")).ok()?;
+    let mut headers = http::HeaderMap::new();
+    headers.insert(header::LOCATION, location);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Some(Reply { status: http::StatusCode::PERMANENT_REDIRECT, headers, body: bytes::Bytes::new() })
+}
+
+/// The host of an authority, lower case, without port and trailing dot; none when it has not the form of one.
+fn host(authority: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(authority).ok()?;
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (address, port) = rest.split_once(']')?;
+            address.parse::<std::net::Ipv6Addr>().ok()?;
+            let length = address.len() + 2;
+            text.split_at_checked(length).map(|(host, _)| (host, port))?
+        }
+        None => text.find(':').map_or(Some((text, "")), |at| text.split_at_checked(at))?,
+    };
+    if !port.is_empty() && !port.strip_prefix(':')?.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let label = |l: &str| {
+        !l.is_empty() && l.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+    };
+    (host.starts_with('[') || host.split('.').all(label)).then(|| host.to_ascii_lowercase())
+}

@@ -1,0 +1,455 @@
+//! A connection as Pingora reads and writes it: the fence around each request's body, coalesced writes, deadlines.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Buf, BytesMut};
+use pingora_core::protocols::http::error_resp::gen_error_response;
+use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_core::protocols::tls::{ALPN, SslDigest, SslStream, TlsRef};
+use pingora_core::protocols::{
+    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
+    UniqueID, UniqueIDType,
+};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+use super::counts::OpenConnection;
+use super::linger;
+use super::sock::Sock;
+use crate::framing::{Body, Chunked};
+use crate::request::Connection;
+
+/// What a read takes from the socket at most.
+const READ: usize = 32 * 1024;
+/// What is kept of requests that a client has pipelined; beyond it the client waits.
+const PIPELINED: usize = 64 * 1024;
+/// Writes up to this size wait for the next flush: a head and its body leave in one send (14 % of the CPU a request).
+const COALESCED: usize = 16 * 1024;
+/// What closing may take while the client does not read.
+const CLOSING: Duration = Duration::from_secs(10);
+
+thread_local! {
+    /// Where reads go first: an idle connection has no buffer of its own.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into_boxed_slice());
+}
+
+/// A socket, with or without TLS.
+#[derive(Debug)]
+pub(super) enum Io {
+    /// Bare.
+    Plain(Sock),
+    /// TLS over it.
+    Tls(Box<SslStream<Sock>>),
+    /// Taken by the closing task.
+    Gone,
+}
+
+/// How much of what arrives belongs to the request now served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fence {
+    /// Nothing more: what arrives is the next request's and is kept.
+    Closed,
+    /// So many bytes.
+    Length(u64),
+    /// Until the chunked body ends.
+    Chunked(Chunked),
+    /// Everything: HTTP/2, or a tunnel after a protocol switch.
+    Open,
+    /// The body was malformed; nothing that follows can be understood.
+    Broken,
+}
+
+impl From<Body> for Fence {
+    fn from(body: Body) -> Self {
+        match body {
+            Body::None | Body::Length(0) => Self::Closed,
+            Body::Length(length) => Self::Length(length),
+            Body::Chunked => Self::Chunked(Chunked::default()),
+        }
+    }
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(super) struct Conn {
+    io: Io,
+    connection: Arc<Connection>,
+    proxy_digest: Arc<ProxyDigest>,
+    fence: Fence,
+    input: BytesMut,
+    output: BytesMut,
+    ended: bool,
+    failed: bool,
+    deadline: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+    open: Option<OpenConnection>,
+}
+
+impl Conn {
+    /// A connection that has settled TLS, if it has any.
+    pub(super) fn new(io: Io, connection: Arc<Connection>, open: OpenConnection) -> Self {
+        let facts: Box<dyn Any + Send + Sync> = Box::new(Arc::clone(&connection));
+        // The response is there because the type asks for one; only `user_data` is ever read.
+        let digest = ProxyDigest::new(Box::new(gen_error_response(200)), Some(facts));
+        Self {
+            io,
+            connection,
+            proxy_digest: Arc::new(digest),
+            fence: Fence::Closed,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            ended: false,
+            failed: false,
+            deadline: None,
+            timer: None,
+            open: Some(open),
+        }
+    }
+
+    pub(super) fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
+    /// What has been read and not handed out.
+    pub(super) fn input(&mut self) -> &mut BytesMut {
+        &mut self.input
+    }
+
+    pub(super) fn fence(&self) -> Fence {
+        self.fence
+    }
+
+    pub(super) fn set_fence(&mut self, fence: Fence) {
+        self.fence = fence;
+    }
+
+    /// Until when [`Conn::fill`] may wait.
+    pub(super) fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
+    }
+
+    /// Takes the next `length` bytes out of the input. An emptied input gives its buffer away.
+    pub(super) fn take(&mut self, length: usize) -> BytesMut {
+        if length >= self.input.len() {
+            return std::mem::take(&mut self.input);
+        }
+        self.input.split_to(length)
+    }
+
+    /// Reads more into the input, past the fence; 0 at the end.
+    ///
+    /// # Errors
+    /// `TimedOut` at the deadline; what the socket says.
+    pub(super) async fn fill(&mut self) -> io::Result<usize> {
+        std::future::poll_fn(|cx| match self.poll_fill(cx) {
+            Poll::Pending => self.poll_deadline(cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
+            filled => filled,
+        })
+        .await
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.ended {
+            return Poll::Ready(Ok(0));
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            let read = ready!(self.io.poll_read(cx, &mut buffer));
+            self.failed |= read.is_err();
+            read?;
+            self.ended = buffer.filled().is_empty();
+            self.input.extend_from_slice(buffer.filled());
+            Poll::Ready(Ok(buffer.filled().len()))
+        })
+    }
+
+    /// One timer a connection, put off lazily: most deadlines are met, and then nothing has been registered.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(deadline) = self.deadline else { return Poll::Pending };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if timer.deadline() > deadline {
+            timer.as_mut().reset(deadline);
+        }
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if Instant::now() >= deadline {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(deadline);
+        }
+    }
+
+    /// Hands out what the fence lets through of the input; none when it lets nothing through.
+    fn hand_out(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<usize> {
+        let here = self.input.len().min(buf.remaining());
+        let Some(offered) = self.input.get(..here) else { return Ok(0) };
+        let length = match &mut self.fence {
+            Fence::Closed => 0,
+            Fence::Open => here,
+            Fence::Length(left) => {
+                let length = here.min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= u64::try_from(length).unwrap_or(0);
+                if *left == 0 {
+                    self.fence = Fence::Closed;
+                }
+                length
+            }
+            Fence::Chunked(chunked) => {
+                let scanned = chunked.scan(offered);
+                let done = chunked.is_done();
+                match scanned {
+                    Ok(length) => {
+                        if done {
+                            self.fence = Fence::Closed;
+                        }
+                        length
+                    }
+                    Err(bad) => {
+                        self.fence = Fence::Broken;
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, bad));
+                    }
+                }
+            }
+            Fence::Broken => return Err(io::ErrorKind::InvalidData.into()),
+        };
+        buf.put_slice(offered.get(..length).unwrap_or_default());
+        if length == self.input.len() {
+            self.input = BytesMut::new();
+        } else {
+            self.input.advance(length);
+        }
+        Ok(length)
+    }
+
+    fn poll_read_fenced(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        if self.fence != Fence::Open && self.connection.is_tunnel() {
+            self.fence = Fence::Open;
+        }
+        loop {
+            if self.hand_out(buf)? > 0 {
+                return Poll::Ready(Ok(()));
+            }
+            if self.fence == Fence::Open && !self.ended {
+                let before = buf.filled().len();
+                let read = ready!(self.io.poll_read(cx, buf));
+                self.failed |= read.is_err();
+                self.ended = read.is_ok() && buf.filled().len() == before;
+                return Poll::Ready(read);
+            }
+            // The next request waits in the input: the end behind it is not this request's business yet.
+            if self.fence == Fence::Closed && (self.input.len() >= PIPELINED || self.ended && !self.input.is_empty()) {
+                return Poll::Pending;
+            }
+            if self.ended {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.poll_fill(cx))?;
+        }
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.output.is_empty() {
+            let written = ready!(self.io.poll_write(cx, &self.output));
+            self.failed |= written.is_err();
+            match written? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                n => self.output.advance(n),
+            }
+        }
+        if self.output.capacity() > 0 {
+            self.output = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Io {
+    pub(super) fn sock(&self) -> Option<&Sock> {
+        match self {
+            Self::Plain(sock) => Some(sock),
+            Self::Tls(tls) => Some(tls.get_ref()),
+            Self::Gone => None,
+        }
+    }
+
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(sock) => Pin::new(sock).poll_read(cx, buf),
+            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_read(cx, buf),
+            Self::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(sock) => Pin::new(sock).poll_write(cx, buf),
+            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_write(cx, buf),
+            Self::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    fn poll_write_two(&mut self, cx: &mut Context<'_>, first: &[u8], second: &[u8]) -> Poll<io::Result<usize>> {
+        let both = [io::IoSlice::new(first), io::IoSlice::new(second)];
+        match self {
+            Self::Plain(sock) => Pin::new(sock).poll_write_vectored(cx, &both),
+            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_write(cx, first),
+            Self::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(sock) => Pin::new(sock).poll_flush(cx),
+            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_flush(cx),
+            Self::Gone => Poll::Ready(Ok(())),
+        }
+    }
+
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(sock) => Pin::new(sock).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_shutdown(cx),
+            Self::Gone => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+impl AsyncRead for Conn {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = self.poll_read_fenced(cx, buf);
+        // Whoever waits for the client has nothing more to say for now: what was held back for coalescing leaves.
+        if read.is_pending()
+            && !self.output.is_empty()
+            && let Poll::Ready(Err(error)) = self.poll_drain(cx)
+        {
+            return Poll::Ready(Err(error));
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Conn {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        if this.output.len() + buf.len() <= COALESCED {
+            this.output.extend_from_slice(buf);
+            return Poll::Ready(Ok(buf.len()));
+        }
+        while !this.output.is_empty() {
+            let waiting = this.output.len();
+            let written = ready!(this.io.poll_write_two(cx, &this.output, buf));
+            this.failed |= written.is_err();
+            match written? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                n if n > waiting => {
+                    this.output.clear();
+                    return Poll::Ready(Ok(n - waiting));
+                }
+                n => this.output.advance(n),
+            }
+        }
+        let written = ready!(this.io.poll_write(cx, buf));
+        this.failed |= written.is_err();
+        Poll::Ready(written)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_drain(cx))?;
+        self.io.poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_drain(cx))?;
+        self.io.poll_shutdown(cx)
+    }
+}
+
+#[async_trait]
+impl Shutdown for Conn {
+    /// Half-closes; what the client still sends is discarded for a while once the connection is dropped.
+    async fn shutdown(&mut self) {
+        // A failure is no news: the connection ends here either way.
+        let _ = tokio::time::timeout(CLOSING, AsyncWriteExt::shutdown(self)).await;
+    }
+}
+
+impl Drop for Conn {
+    /// Closing an unread socket resets it, and a reset can overtake the answer: a task of its own closes with patience.
+    fn drop(&mut self) {
+        let io = std::mem::replace(&mut self.io, Io::Gone);
+        if self.failed || self.ended && self.output.is_empty() {
+            return;
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let rest = std::mem::take(&mut self.output);
+            runtime.spawn(linger::close(io, rest, self.open.take()));
+        }
+    }
+}
+
+impl UniqueID for Conn {
+    fn id(&self) -> UniqueIDType {
+        self.io.sock().map_or(-1, UniqueID::id)
+    }
+}
+
+impl Ssl for Conn {
+    fn get_ssl(&self) -> Option<&TlsRef> {
+        match &self.io {
+            Io::Tls(tls) => tls.get_ssl(),
+            Io::Plain(_) | Io::Gone => None,
+        }
+    }
+
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        match &self.io {
+            Io::Tls(tls) => tls.get_ssl_digest(),
+            Io::Plain(_) | Io::Gone => None,
+        }
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        match &self.io {
+            Io::Tls(tls) => tls.selected_alpn_proto(),
+            Io::Plain(_) | Io::Gone => None,
+        }
+    }
+}
+
+impl GetTimingDigest for Conn {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        vec![None]
+    }
+}
+
+impl GetProxyDigest for Conn {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        Some(Arc::clone(&self.proxy_digest))
+    }
+}
+
+impl GetSocketDigest for Conn {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        self.io.sock().and_then(GetSocketDigest::get_socket_digest)
+    }
+}
+
+impl Peek for Conn {}

@@ -1,0 +1,347 @@
+//! What changes while the server runs: reloads, listeners that come and go, draining, stopping.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep};
+
+use super::admin::Status;
+use super::counts::Counts;
+use super::endpoint::{Endpoint, Plan};
+use super::error::Error;
+use super::listen::Socket;
+use super::reload::{Loaded, Refused, Reload};
+use super::tls::{Change, Terminator};
+use super::watch::{Watched, fingerprint};
+use super::worker::Order;
+use crate::gateway::{Certificate, Gateway, ListenAddress, Listener, Snapshots, certificates};
+
+/// How often draining looks whether the last connection is gone.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What the server is told.
+pub(super) enum Command {
+    /// Load the configuration anew, and tell.
+    Reload(Option<oneshot::Sender<Result<u64, Vec<String>>>>),
+    /// Stop accepting, let connections end; told twice: stop.
+    Drain,
+    /// End, whatever is open.
+    Stop,
+    /// Reopen log files.
+    ReopenLogs,
+}
+
+/// What [`Control`] is made of.
+pub(super) struct Parts {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) files: Vec<PathBuf>,
+    pub(super) reload: Reload,
+    pub(super) reopen_logs: Box<dyn Fn() + Send + Sync>,
+    pub(super) snapshots: Vec<Snapshots>,
+    pub(super) orders: Arc<[mpsc::UnboundedSender<Order>]>,
+    pub(super) counts: Arc<Counts>,
+    pub(super) status: Arc<Status>,
+    pub(super) addresses: Arc<Mutex<BTreeMap<Arc<str>, ListenAddress>>>,
+}
+
+/// The one place where a running server is changed.
+pub(super) struct Control {
+    parts: Parts,
+    /// What the process was started with: what of it cannot change is compared with this.
+    started_with: Arc<Gateway>,
+    listening: BTreeMap<Arc<str>, Listening>,
+    watched: watch::Sender<Watched>,
+    /// Taken while a reload runs.
+    reload: Option<Reload>,
+}
+
+/// A listener and the handle on its socket from which workers' are cloned.
+struct Listening {
+    endpoint: Arc<Endpoint>,
+    socket: Socket,
+}
+
+/// A listener of the next configuration, ready to be put in force.
+struct Prepared {
+    listener: Arc<Listener>,
+    /// Bound, where the listener is new.
+    socket: Option<Socket>,
+    tls: Option<Change>,
+}
+
+impl Control {
+    /// Binds every listener; nothing is accepted yet.
+    pub(super) fn bind(mut parts: Parts) -> Result<Self, Error> {
+        let gateway = Arc::clone(&parts.gateway);
+        let baseline = fingerprint(&parts.files);
+        let watched = watch::Sender::new(Watched::new(std::mem::take(&mut parts.files), baseline));
+        let reload = std::mem::replace(&mut parts.reload, Box::new(|_| Err(Refused { errors: vec![], files: vec![] })));
+        let mut control = Self {
+            parts,
+            started_with: Arc::clone(&gateway),
+            listening: BTreeMap::new(),
+            watched,
+            reload: Some(reload),
+        };
+        let prepared = control.prepare(&gateway)?;
+        control.commit(gateway, prepared);
+        Ok(control)
+    }
+
+    pub(super) fn snapshots(&self) -> &[Snapshots] {
+        &self.parts.snapshots
+    }
+
+    pub(super) fn orders(&self) -> Arc<[mpsc::UnboundedSender<Order>]> {
+        Arc::clone(&self.parts.orders)
+    }
+
+    pub(super) fn watched(&self) -> watch::Receiver<Watched> {
+        self.watched.subscribe()
+    }
+
+    /// Serves until drained or stopped.
+    pub(super) async fn serve(&mut self, commands: &mut mpsc::UnboundedReceiver<Command>) {
+        // Every socket listens since it was bound: what came since then waits in the kernel's queues.
+        self.parts.status.set_ready(true);
+        while let Some(command) = commands.recv().await {
+            match command {
+                Command::Reload(done) => {
+                    let result = self.reload().await;
+                    if let Some(done) = done {
+                        let _ = done.send(result);
+                    }
+                }
+                Command::ReopenLogs => (self.parts.reopen_logs)(),
+                Command::Drain => {
+                    self.drain(commands).await;
+                    break;
+                }
+                Command::Stop => break,
+            }
+        }
+        self.parts.status.set_ready(false);
+        for Listening { endpoint, socket } in std::mem::take(&mut self.listening).into_values() {
+            drop(socket);
+            endpoint.forget();
+        }
+        for orders in &*self.parts.orders {
+            let _ = orders.send(Order::Leave);
+        }
+    }
+
+    /// Compiles the configuration anew and puts it in force, or keeps the old one and says why.
+    async fn reload(&mut self) -> Result<u64, Vec<String>> {
+        let generation = self.parts.gateway.generation + 1;
+        let Some(mut reload) = self.reload.take() else {
+            return Err(vec!["an earlier reload has panicked; restart the gateway".to_owned()]);
+        };
+        let known = self.watched.borrow().files.clone();
+        let work = move || {
+            // Taken before the files are read: a change in between is seen afterwards.
+            let before = fingerprint(&known);
+            let result = reload(generation);
+            (reload, before, result)
+        };
+        let Ok((reload, before, result)) = tokio::task::spawn_blocking(work).await else {
+            return Err(self.refuse(vec!["the load has panicked".to_owned()]));
+        };
+        self.reload = Some(reload);
+        let files = match &result {
+            Ok(loaded) => loaded.files.clone(),
+            Err(refused) => refused.files.clone(),
+        };
+        self.watched.send_replace(Watched::new(files, before));
+        let Loaded { gateway, warnings, .. } = result.map_err(|refused| self.refuse(refused.errors))?;
+        let prepared = self.prepare(&gateway).map_err(|error| self.refuse(vec![error.to_string()]))?;
+        for warning in &warnings {
+            log::warn!("{warning}");
+        }
+        self.warn_of_constants(&gateway);
+        let generation = gateway.generation;
+        for (endpoint, socket) in self.commit(gateway, prepared) {
+            self.retire(endpoint, socket).await;
+        }
+        self.parts.counts.reloads_applied.fetch_add(1, Ordering::Relaxed);
+        log::info!("configuration reloaded: generation {generation}");
+        Ok(generation)
+    }
+
+    fn refuse(&self, errors: Vec<String>) -> Vec<String> {
+        self.parts.counts.reloads_refused.fetch_add(1, Ordering::Relaxed);
+        self.parts.counts.stale.store(true, Ordering::Relaxed);
+        for error in &errors {
+            log::error!("{error}");
+        }
+        let generation = self.parts.gateway.generation;
+        log::error!("configuration refused: generation {generation} stays in force");
+        errors
+    }
+
+    /// Names what only a restart changes.
+    fn warn_of_constants(&self, gateway: &Gateway) {
+        let (old, new) = (&self.started_with.settings, &gateway.settings);
+        let changed = [
+            ("server.workers", old.workers != new.workers),
+            ("server.state", old.state != new.state),
+            ("server.status", old.status != new.status),
+        ];
+        for (key, _) in changed.iter().filter(|(_, changed)| *changed) {
+            log::warn!("{key} has changed and takes effect at the next restart");
+        }
+    }
+
+    /// Binds what is new and sets up TLS; changes nothing that serves.
+    fn prepare(&self, gateway: &Gateway) -> Result<Vec<Prepared>, Error> {
+        let mut generated = None;
+        let mut prepared = Vec::new();
+        for listener in &gateway.listeners {
+            let known = self.listening.get(&listener.name);
+            let previous = known.and_then(|known| known.endpoint.plan().tls.clone());
+            let tls = tls(listener, previous.as_ref(), &mut generated, gateway)?;
+            let socket = match known {
+                Some(_) => None,
+                None => Some(Socket::bind(&listener.address).map_err(|cause| Error::Bind {
+                    address: listener.address.to_string(),
+                    place: Some(listener.site.clone()),
+                    cause,
+                })?),
+            };
+            prepared.push(Prepared { listener: Arc::clone(listener), socket, tls });
+        }
+        Ok(prepared)
+    }
+
+    /// Puts a configuration in force; cannot fail. Returns the listeners that are no more.
+    fn commit(&mut self, gateway: Arc<Gateway>, prepared: Vec<Prepared>) -> Vec<(Arc<Endpoint>, Socket)> {
+        let kept: BTreeSet<_> = gateway.listeners.iter().map(|l| Arc::clone(&l.name)).collect();
+        // First the snapshots: a connection of a new listener finds itself in the one it is served with.
+        for snapshots in &self.parts.snapshots {
+            snapshots.store(Arc::clone(&gateway));
+        }
+        let mut expiries = Vec::new();
+        for Prepared { listener, socket, tls } in prepared {
+            expiries.extend(tls.iter().flat_map(|change| change.expiries(&listener.name)));
+            let plan = Plan { redirect: listener.redirect, tls: tls.map(Change::commit) };
+            match socket {
+                Some(socket) => self.listen(&listener, socket, plan),
+                None => {
+                    if let Some(known) = self.listening.get(&listener.name) {
+                        known.endpoint.set_plan(plan);
+                    }
+                }
+            }
+        }
+        let gone: Vec<_> = self.listening.keys().filter(|name| !kept.contains(*name)).cloned().collect();
+        let gone = gone.iter().filter_map(|name| self.listening.remove(name));
+        let gone = gone.map(|Listening { endpoint, socket }| (endpoint, socket)).collect();
+        self.parts.counts.set_expiries(expiries);
+        self.parts.counts.generation.store(gateway.generation, Ordering::Relaxed);
+        self.parts.counts.stale.store(false, Ordering::Relaxed);
+        self.parts.status.set_gateway(Arc::clone(&gateway));
+        self.parts.gateway = gateway;
+        let addresses = self.listening.iter().map(|(name, l)| (Arc::clone(name), l.endpoint.local.clone()));
+        *self.parts.addresses.lock().unwrap_or_else(PoisonError::into_inner) = addresses.collect();
+        gone
+    }
+
+    fn listen(&mut self, listener: &Listener, socket: Socket, plan: Plan) {
+        let local = socket.local(&listener.address);
+        let endpoint = Arc::new(Endpoint::new(Arc::clone(&listener.name), local, plan, &self.parts.counts));
+        for (index, orders) in self.parts.orders.iter().enumerate() {
+            match socket.try_clone() {
+                Ok(clone) => {
+                    let _ = orders.send(Order::Listen(Arc::clone(&endpoint), clone));
+                }
+                // The other workers accept for it.
+                Err(error) => log::error!("{}: worker {index} cannot accept: {error}", listener.name),
+            }
+        }
+        self.listening.insert(Arc::clone(&listener.name), Listening { endpoint, socket });
+    }
+
+    /// Ends a listener: its queue is emptied, its connections end after their next answer.
+    async fn retire(&self, endpoint: Arc<Endpoint>, socket: Socket) {
+        endpoint.drain();
+        // Ours goes first: the last worker's clone goes right after it has seen the queue empty.
+        drop(socket);
+        let mut stopped = Vec::new();
+        for orders in &*self.parts.orders {
+            let (done, ended) = oneshot::channel();
+            if orders.send(Order::Stop(Arc::clone(&endpoint), done)).is_ok() {
+                stopped.push(ended);
+            }
+        }
+        for ended in stopped {
+            let _ = ended.await;
+        }
+        endpoint.forget();
+    }
+
+    /// The rule that loses nothing: never close a keep-alive connection whose last answer did not say so. Idle ones wait
+    /// for their next request, which is answered with `Connection: close`, or for their ordinary end.
+    async fn drain(&mut self, commands: &mut mpsc::UnboundedReceiver<Command>) {
+        self.parts.status.set_ready(false);
+        let patience = self.parts.gateway.settings.drain;
+        log::info!("draining: {} connections open, at most {patience:?}", self.parts.counts.open());
+        let listening = std::mem::take(&mut self.listening);
+        for listening in listening.values() {
+            listening.endpoint.drain();
+        }
+        for Listening { endpoint, socket } in listening.into_values() {
+            self.retire(endpoint, socket).await;
+        }
+        let deadline = Instant::now() + patience;
+        loop {
+            let open = self.parts.counts.open();
+            if open == 0 {
+                return log::info!("drained");
+            }
+            if Instant::now() >= deadline {
+                return log::warn!("drain time is over: closing {open} connections");
+            }
+            tokio::select! {
+                () = sleep(LOOK) => {}
+                command = commands.recv() => match command {
+                    None | Some(Command::Drain | Command::Stop) => {
+                        return log::warn!("told again: closing {open} connections");
+                    }
+                    Some(Command::ReopenLogs) => (self.parts.reopen_logs)(),
+                    Some(Command::Reload(done)) => {
+                        let errors = vec!["draining: there is nothing left to reload".to_owned()];
+                        if let Some(done) = done {
+                            let _ = done.send(Err(errors));
+                        }
+                    }
+                },
+            }
+        }
+    }
+}
+
+/// TLS of a listener; a certificate is generated at most once a load.
+fn tls(
+    listener: &Listener,
+    previous: Option<&Arc<Terminator>>,
+    generated: &mut Option<Arc<Certificate>>,
+    gateway: &Gateway,
+) -> Result<Option<Change>, Error> {
+    let Some(tls) = &listener.tls else { return Ok(None) };
+    let failed = |cause: String| Error::Tls { place: listener.site.clone(), cause };
+    let own = match (&tls.certificates, &*generated) {
+        (Some(_), _) => None,
+        (None, Some(made)) => Some(Arc::clone(made)),
+        (None, None) => {
+            let directory = &gateway.settings.state;
+            let made = certificates::generated(directory).map_err(|error| {
+                failed(format!("cannot keep a generated certificate in `{}`: {error}", directory.display()))
+            })?;
+            Some(Arc::clone(generated.insert(Arc::new(made))))
+        }
+    };
+    Terminator::of(listener, tls, own.as_deref(), previous).map(Some).map_err(|error| failed(error.to_string()))
+}

@@ -1,0 +1,131 @@
+//! What the rim counts: plain atomics, read when metrics are scraped.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What one listener has seen; outlives the listener, so that its series does not end in the middle.
+#[derive(Debug, Default)]
+pub struct ListenerCounts {
+    /// Connections now open.
+    pub open: AtomicUsize,
+    /// Connections accepted.
+    pub accepted: AtomicU64,
+}
+
+/// Why a connection was given up before it could ask anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unserved {
+    /// The TLS handshake failed.
+    Handshake,
+    /// The TLS handshake took too long.
+    HandshakeTimeout,
+    /// The process had no file descriptor for it; it waits in the kernel's queue.
+    Descriptors,
+}
+
+impl Unserved {
+    /// All of them, so that each has its series from the start.
+    pub const ALL: [Self; 3] = [Self::Handshake, Self::HandshakeTimeout, Self::Descriptors];
+
+    /// As a metric's label says it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Handshake => "handshake",
+            Self::HandshakeTimeout => "handshake_timeout",
+            Self::Descriptors => "descriptors",
+        }
+    }
+}
+
+/// When a certificate in use expires.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expiry {
+    /// The listener.
+    pub listener: Arc<str>,
+    /// The certificate's first name.
+    pub name: Box<str>,
+    /// Seconds since 1970.
+    pub not_after: i64,
+}
+
+/// What the rim counts.
+#[derive(Debug, Default)]
+pub struct Counts {
+    listeners: Mutex<BTreeMap<Arc<str>, Arc<ListenerCounts>>>,
+    expiries: Mutex<Vec<Expiry>>,
+    unserved: [AtomicU64; 3],
+    /// Reloads that were put in force.
+    pub reloads_applied: AtomicU64,
+    /// Reloads that were refused.
+    pub reloads_refused: AtomicU64,
+    /// The generation in force.
+    pub generation: AtomicU64,
+    /// Whether the last reload was refused, so that what is written is not what is served.
+    pub stale: AtomicBool,
+}
+
+impl Counts {
+    /// The counts of a listener, found by its name.
+    pub fn listener(&self, name: &Arc<str>) -> Arc<ListenerCounts> {
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(listeners.entry(Arc::clone(name)).or_default())
+    }
+
+    /// Every listener there is or was, with what it counts.
+    pub fn listeners(&self) -> Vec<(Arc<str>, Arc<ListenerCounts>)> {
+        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.iter().map(|(name, counts)| (Arc::clone(name), Arc::clone(counts))).collect()
+    }
+
+    /// Connections now open, on all listeners.
+    pub fn open(&self) -> usize {
+        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.values().map(|counts| counts.open.load(Ordering::Acquire)).sum()
+    }
+
+    /// Certificates in use.
+    pub fn expiries(&self) -> Vec<Expiry> {
+        self.expiries.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_expiries(&self, expiries: Vec<Expiry>) {
+        *self.expiries.lock().unwrap_or_else(PoisonError::into_inner) = expiries;
+    }
+
+    /// How many connections were given up for this reason.
+    pub fn unserved(&self, reason: Unserved) -> u64 {
+        self.cell(reason).load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note(&self, reason: Unserved) {
+        self.cell(reason).fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn cell(&self, reason: Unserved) -> &AtomicU64 {
+        let [handshake, timeout, descriptors] = &self.unserved;
+        match reason {
+            Unserved::Handshake => handshake,
+            Unserved::HandshakeTimeout => timeout,
+            Unserved::Descriptors => descriptors,
+        }
+    }
+}
+
+/// Counts a connection as open for as long as it lives.
+#[derive(Debug)]
+pub(super) struct OpenConnection(Arc<ListenerCounts>);
+
+impl OpenConnection {
+    pub(super) fn new(counts: &Arc<ListenerCounts>) -> Self {
+        counts.open.fetch_add(1, Ordering::AcqRel);
+        counts.accepted.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(counts))
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}

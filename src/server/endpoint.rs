@@ -1,0 +1,66 @@
+//! A listener, alive: shared by the workers, changed by reloads.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use super::counts::{Counts, ListenerCounts};
+use super::listen::SocketFile;
+use super::tls::Terminator;
+use crate::gateway::ListenAddress;
+use crate::gateway::document::RedirectToHttps;
+
+/// A listener, alive.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    pub(super) name: Arc<str>,
+    /// Where it is bound.
+    pub(super) local: ListenAddress,
+    pub(super) counts: Arc<ListenerCounts>,
+    plan: ArcSwap<Plan>,
+    draining: watch::Sender<bool>,
+    file: Mutex<Option<SocketFile>>,
+}
+
+/// What a reload can change on a listener that stays.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) redirect: RedirectToHttps,
+    pub(super) tls: Option<Arc<Terminator>>,
+}
+
+impl Endpoint {
+    pub(super) fn new(name: Arc<str>, local: ListenAddress, plan: Plan, counts: &Counts) -> Self {
+        let file = Mutex::new(SocketFile::of(&local));
+        let counts = counts.listener(&name);
+        let plan = ArcSwap::from_pointee(plan);
+        Self { name, local, counts, plan, draining: watch::Sender::new(false), file }
+    }
+
+    pub(super) fn plan(&self) -> Arc<Plan> {
+        self.plan.load_full()
+    }
+
+    pub(super) fn set_plan(&self, plan: Plan) {
+        self.plan.store(Arc::new(plan));
+    }
+
+    pub(super) fn redirect(&self) -> RedirectToHttps {
+        self.plan.load().redirect
+    }
+
+    /// Becomes true when connections shall end after their next answer.
+    pub(super) fn draining(&self) -> watch::Receiver<bool> {
+        self.draining.subscribe()
+    }
+
+    pub(super) fn drain(&self) {
+        self.draining.send_replace(true);
+    }
+
+    /// Removes the file of a Unix socket: nobody listens any more.
+    pub(super) fn forget(&self) {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}

@@ -1,0 +1,58 @@
+//! Why a server does not start.
+
+use std::io;
+
+use crate::config::Site;
+use crate::gateway::ListenAddress;
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An address cannot be had.
+    #[error("{}cannot listen on {address}: {cause}; {}", site(.place.as_ref()), cure(.cause))]
+    Bind {
+        /// The address.
+        address: String,
+        /// The line that asks for it; none for the status address.
+        place: Option<Site>,
+        /// What the system says.
+        cause: io::Error,
+    },
+    /// TLS cannot be set up.
+    #[error("{place}: cannot set up tls: {cause}")]
+    Tls {
+        /// The listener's line.
+        place: Site,
+        /// What OpenSSL or the system says.
+        cause: String,
+    },
+    /// The system gives no threads or no descriptors.
+    #[error("cannot start: {0}; raise the limits of processes and open files")]
+    Threads(io::Error),
+    /// Signals cannot be waited for.
+    #[error("cannot wait for signals: {0}")]
+    Signals(io::Error),
+}
+
+impl Error {
+    pub(super) fn status(address: &ListenAddress, cause: io::Error) -> Self {
+        Self::Bind { address: format!("the status address {address}"), place: None, cause }
+    }
+}
+
+fn site(place: Option<&Site>) -> String {
+    place.map_or_else(String::new, |place| format!("{place}: "))
+}
+
+fn cure(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::AddrInUse => "stop what listens there, or choose another address",
+        io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need CAP_NET_BIND_SERVICE, a socket's directory must be writable"
+        }
+        io::ErrorKind::AddrNotAvailable => "choose an address that this machine has",
+        io::ErrorKind::AlreadyExists => "remove the file, or choose another path",
+        io::ErrorKind::NotFound => "create the socket's directory first",
+        _ => "choose another address",
+    }
+}

@@ -1,0 +1,188 @@
+//! HTTP/1: head → judge → Pingora → next head.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant as Clock};
+
+use bytes::BytesMut;
+use pingora_core::apps::HttpServerApp;
+use pingora_core::protocols::http::ServerSession;
+use tokio::io::AsyncWriteExt;
+use tokio::time::{Instant, timeout};
+
+use super::answer;
+use super::conn::{Conn, Fence};
+use super::endpoint::Endpoint;
+use super::worker::Worker;
+use crate::framing::{self, Body, Denial, Framing, Limits, Progress};
+use crate::gateway::document::RedirectToHttps;
+use crate::gateway::{Gateway, Settings};
+use crate::reply::{Kind, Refusal, Reply};
+use crate::request::Protocol;
+
+/// Empty lines before a request line that are ignored (RFC 9112 §2.2), in bytes.
+const EMPTY_LINES: usize = 16;
+/// A body up to this size is read to its end after an early answer, so that the connection lives on.
+const DRAINED: u64 = 64 * 1024;
+/// How long that may take.
+const DRAINING: Duration = Duration::from_secs(5);
+/// How long an answer of the rim may take to be written.
+const WRITING: Duration = Duration::from_secs(10);
+
+/// What came instead of nothing.
+enum Head {
+    /// The client has closed, or had nothing to say until the deadline.
+    Silence,
+    /// A complete head.
+    Complete(BytesMut),
+    /// A head that is refused before it is complete.
+    Refused(Refusal),
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve<A>(worker: &Arc<Worker<A>>, endpoint: &Arc<Endpoint>, mut conn: Box<Conn>)
+where
+    A: HttpServerApp + Send + Sync + 'static,
+{
+    let draining = endpoint.draining();
+    loop {
+        // For the deadlines; the request's own snapshot is taken when its head is there.
+        let gateway = worker.snapshots.load();
+        let mut began = None;
+        let head = read_head(&mut conn, &gateway.settings, &mut began).await;
+        let began = began.unwrap_or_else(Clock::now);
+        let gateway = worker.snapshots.load();
+        let head = match head {
+            Head::Silence => return,
+            Head::Refused(refusal) => return refuse(conn, gateway, began, refusal).await,
+            Head::Complete(head) => head,
+        };
+        conn.connection().request_begins(began);
+        let limits = limits(&gateway.settings);
+        let framing = match framing::judge(&head, &limits) {
+            Ok(framing) => framing,
+            Err(denial) => return deny(conn, gateway, began, &head, denial).await,
+        };
+        if let RedirectToHttps::Port(port) = endpoint.redirect() {
+            return redirect(conn, gateway, began, &framing, port).await;
+        }
+        let (body, waits) = (framing.body, framing.expects_continue);
+        conn.set_fence(Fence::from(body));
+        let mut session = ServerSession::new_http1(conn);
+        prepare(&mut session, body, waits);
+        if *draining.borrow() {
+            session.set_keepalive_reuses_remaining(Some(0));
+        }
+        session.set_pipelined_prefix(head);
+        let Some(reused) = worker.app.process_new_http(session, &draining).await else { return };
+        let Ok(same) = reused.consume().0.into_any().downcast::<Conn>() else { return };
+        conn = same;
+        // Our reading of the body and Pingora's have ended at the same byte, or the connection ends here.
+        if conn.fence() != Fence::Closed {
+            log::error!("a request's body was not read to its end: closing the connection");
+            return;
+        }
+    }
+}
+
+/// How Pingora shall treat this request.
+fn prepare(session: &mut ServerSession, body: Body, expects_continue: bool) {
+    let ServerSession::H1(session) = session else { return };
+    // A client that half-closes still gets its answer; one that is gone is found out by the write.
+    session.set_abort_on_close(false);
+    // After an early answer a small body is read and the connection kept; behind a large one it is closed, and behind
+    // one that waits for `100 Continue` too: whether it will still come cannot be known (RFC 9110 §10.1.1).
+    let small = matches!(body, Body::Length(length) if length <= DRAINED) && !expects_continue;
+    session.set_close_on_response_before_downstream_finish(!small);
+    session.set_total_drain_timeout(Some(DRAINING));
+}
+
+/// What a snapshot allows.
+pub(super) fn limits(settings: &Settings) -> Limits {
+    Limits {
+        header_fields: settings.header_fields,
+        header_bytes: settings.header_bytes,
+        field_bytes: settings.field_bytes,
+        uri_bytes: settings.uri_bytes,
+    }
+}
+
+/// Reads one head: `keep_alive` until its first byte, `head` from there to its end, however it drips in.
+async fn read_head(conn: &mut Conn, settings: &Settings, began: &mut Option<Clock>) -> Head {
+    let limits = limits(settings);
+    let mut searched = 0;
+    let mut skipped = 0;
+    conn.set_deadline(Some(Instant::now() + settings.keep_alive));
+    loop {
+        while searched == 0 && conn.input().starts_with(b"\r\n") {
+            skipped += 2;
+            if skipped > EMPTY_LINES {
+                return Head::Silence;
+            }
+            conn.take(2);
+        }
+        if !conn.input().is_empty() {
+            if began.is_none() {
+                *began = Some(Clock::now());
+                conn.set_deadline(Some(Instant::now() + settings.head));
+            }
+            // A lone CR may still become an empty line.
+            if **conn.input() != *b"\r" {
+                match framing::find_end(conn.input(), searched, &limits) {
+                    Ok(Progress::Complete(length)) => return Head::Complete(conn.take(length)),
+                    Ok(Progress::Partial) => searched = conn.input().len(),
+                    Err(denial) => return Head::Refused(answer::refusal(denial)),
+                }
+            }
+        }
+        match conn.fill().await {
+            Ok(0) => return Head::Silence,
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::TimedOut && began.is_some() => {
+                let message = "the head was not complete at its deadline";
+                return Head::Refused(Refusal::new(Kind::RequestTimeout, "head_timeout", message));
+            }
+            Err(_) => return Head::Silence,
+        }
+    }
+}
+
+async fn deny(conn: Box<Conn>, gateway: Arc<Gateway>, began: Clock, head: &[u8], denial: Denial) {
+    let refusal = answer::refusal(denial);
+    let mut passage = answer::passage(gateway, conn.connection(), Protocol::Http11, began);
+    let method = head.split(|b| *b == b' ').next().unwrap_or_default();
+    passage.record.method = http::Method::from_bytes(method).ok();
+    let reply = passage.refuse(refusal);
+    let sent = write(conn, &reply, method == b"HEAD").await;
+    answer::settle(passage, &reply, sent);
+}
+
+async fn refuse(conn: Box<Conn>, gateway: Arc<Gateway>, began: Clock, refusal: Refusal) {
+    let mut passage = answer::passage(gateway, conn.connection(), Protocol::Http11, began);
+    let reply = passage.refuse(refusal);
+    let sent = write(conn, &reply, false).await;
+    answer::settle(passage, &reply, sent);
+}
+
+async fn redirect(conn: Box<Conn>, gateway: Arc<Gateway>, began: Clock, framing: &Framing<'_>, port: u16) {
+    let mut passage = answer::passage(gateway, conn.connection(), framing.protocol, began);
+    answer::note(&mut passage, framing);
+    let reply = answer::to_https(framing, port).unwrap_or_else(|| {
+        passage.refuse(Refusal::new(Kind::AmbiguousRequest, "host", "there is no host to redirect to"))
+    });
+    let sent = write(conn, &reply, framing.method == b"HEAD").await;
+    answer::settle(passage, &reply, sent);
+}
+
+/// Writes an answer and half-closes; dropping the connection does the rest. Returns the bytes of body sent.
+async fn write(mut conn: Box<Conn>, reply: &Reply, to_head: bool) -> usize {
+    let (bytes, body) = answer::http1(reply, to_head);
+    let written = timeout(WRITING, async {
+        conn.write_all(&bytes).await?;
+        conn.shutdown().await
+    });
+    match written.await {
+        Ok(Ok(())) => body,
+        Ok(Err(_)) | Err(_) => 0,
+    }
+}
+

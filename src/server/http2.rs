@@ -1,0 +1,222 @@
+//! HTTP/2: streams are accepted, judged and bounded here, then served like any request.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant as Clock};
+
+use http::{Method, header};
+use pingora_core::apps::HttpServerApp;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::http::error_resp::gen_error_response;
+use pingora_core::protocols::http::v2::server::{self as h2_server, H2Accept, HttpSession};
+use pingora_core::protocols::{Digest, GetProxyDigest, GetSocketDigest, Ssl};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::conn::{Conn, Fence};
+use super::endpoint::Endpoint;
+use super::worker::Worker;
+use super::{answer, http1};
+use crate::framing::{Cause, Denial};
+use crate::gateway::Gateway;
+use crate::reply::{Kind, Refusal, Reply};
+use crate::request::{Connection, Protocol};
+
+/// Streams at once, a connection.
+const STREAMS: u32 = 100;
+/// Malformed requests on a connection before it is closed.
+const MALFORMED: usize = 32;
+/// How long a client may leave what is written to it unread.
+const WRITE_STALL: Duration = Duration::from_secs(30);
+/// How long an idle connection may take to end after GOAWAY: a dead peer never answers.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Requests in flight on a connection.
+#[derive(Debug, Default)]
+struct Flight {
+    count: AtomicUsize,
+    landed: Notify,
+}
+
+/// One of them.
+struct InFlight(Arc<Flight>);
+
+impl InFlight {
+    fn new(flight: &Arc<Flight>) -> Self {
+        flight.count.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(flight))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.landed.notify_one();
+        }
+    }
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve<A>(worker: &Arc<Worker<A>>, endpoint: &Arc<Endpoint>, mut conn: Box<Conn>)
+where
+    A: HttpServerApp + Send + Sync + 'static,
+{
+    conn.set_fence(Fence::Open);
+    let connection = Arc::clone(conn.connection());
+    let digest = Arc::new(Digest {
+        ssl_digest: conn.get_ssl_digest(),
+        timing_digest: vec![None],
+        proxy_digest: conn.get_proxy_digest(),
+        socket_digest: conn.get_socket_digest(),
+    });
+    let gateway = worker.snapshots.load();
+    let mut options = h2_server::default_h2_options();
+    options.max_header_list_size(u32::try_from(gateway.settings.header_bytes).unwrap_or(u32::MAX).min(64 << 10));
+    options.max_concurrent_streams(STREAMS);
+    let handshake = timeout(gateway.settings.head, h2_server::handshake(conn, Some(options)));
+    let Ok(Ok(mut h2)) = handshake.await else { return };
+
+    let flight = Arc::new(Flight::default());
+    let mut draining = endpoint.draining();
+    // A connection that comes while draining must still be told.
+    if *draining.borrow() {
+        draining.mark_changed();
+    }
+    // HTTP/2 says that a connection ends by GOAWAY, not in its answers.
+    let (_, calm) = watch::channel(false);
+    let mut leaving = false;
+    let mut malformed = 0;
+    let mut idle_until = Instant::now() + gateway.settings.keep_alive;
+    drop(gateway);
+    loop {
+        let idle = flight.count.load(Ordering::Acquire) == 0;
+        let accepted = tokio::select! {
+            biased;
+            _ = draining.changed(), if !leaving => {
+                leaving = true;
+                h2.graceful_shutdown();
+                continue;
+            }
+            accepted = HttpSession::from_h2_conn(&mut h2, Arc::clone(&digest)) => accepted,
+            () = flight.landed.notified(), if !idle => {
+                idle_until = Instant::now() + worker.snapshots.load().settings.keep_alive;
+                continue;
+            }
+            () = sleep_until(idle_until), if idle => {
+                if leaving {
+                    return;
+                }
+                leaving = true;
+                h2.graceful_shutdown();
+                idle_until = Instant::now() + FAREWELL;
+                continue;
+            }
+        };
+        match accepted {
+            Err(_) | Ok(None) => return,
+            Ok(Some(H2Accept::Session(session))) => {
+                // Whatever comes now is not idleness.
+                idle_until = Instant::now() + worker.snapshots.load().settings.keep_alive;
+                stream(worker, &connection, session, calm.clone(), InFlight::new(&flight));
+            }
+            Ok(Some(H2Accept::Rejected)) => {
+                malformed += 1;
+                rejected(worker.snapshots.load(), &connection);
+                if malformed >= MALFORMED {
+                    h2.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+                }
+            }
+        }
+    }
+}
+
+/// Judges a stream before anything is spent on it, and serves it.
+fn stream<A>(
+    worker: &Arc<Worker<A>>,
+    connection: &Arc<Connection>,
+    mut session: HttpSession,
+    calm: watch::Receiver<bool>,
+    guard: InFlight,
+) where
+    A: HttpServerApp + Send + Sync + 'static,
+{
+    let began = Clock::now();
+    session.set_write_timeout(Some(WRITE_STALL));
+    let gateway = worker.snapshots.load();
+    if let Err(denial) = judge(&session, &gateway) {
+        let connection = Arc::clone(connection);
+        tokio::spawn(refuse(gateway, connection, session, began, denial, guard));
+        return;
+    }
+    drop(gateway);
+    let worker = Arc::clone(worker);
+    tokio::spawn(async move {
+        let _guard = guard;
+        worker.app.process_new_http(ServerSession::new_http2(session), &calm).await;
+    });
+}
+
+/// The bounds of `framing::judge`, for what h2 has parsed; its list size bounds the bytes of the whole head.
+fn judge(session: &HttpSession, gateway: &Gateway) -> Result<(), Denial> {
+    let limits = http1::limits(&gateway.settings);
+    let head = session.req_header();
+    let deny = |cause, reason, message| Err(Denial { cause, reason, message });
+    if head.headers.len() > limits.header_fields {
+        return deny(Cause::HeadersTooLarge, "header_fields", "more fields than allowed");
+    }
+    if head.headers.iter().any(|(name, value)| name.as_str().len() + value.len() + 2 > limits.field_bytes) {
+        return deny(Cause::HeadersTooLarge, "field_bytes", "a field is longer than allowed");
+    }
+    if head.raw_path().len() > limits.uri_bytes {
+        return deny(Cause::UriTooLong, "uri_bytes", "the target is longer than allowed");
+    }
+    if matches!(head.method, Method::TRACE | Method::CONNECT) {
+        return deny(Cause::Method, "method", "TRACE and CONNECT are not served");
+    }
+    Ok(())
+}
+
+async fn refuse(
+    gateway: Arc<Gateway>,
+    connection: Arc<Connection>,
+    mut session: HttpSession,
+    began: Clock,
+    denial: Denial,
+    _guard: InFlight,
+) {
+    let mut passage = answer::passage(gateway, &connection, Protocol::Http2, began);
+    let method = session.req_header().method.clone();
+    let to_head = method == Method::HEAD;
+    passage.record.method = Some(method);
+    let reply = passage.refuse(answer::refusal(denial));
+    let sent = write(&mut session, &reply, to_head).await;
+    answer::settle(passage, &reply, sent);
+}
+
+/// Writes an answer and ends the stream. Returns the bytes of body sent.
+async fn write(session: &mut HttpSession, reply: &Reply, to_head: bool) -> usize {
+    let mut head = gen_error_response(reply.status.as_u16());
+    for name in [header::CONTENT_LENGTH, header::SERVER, header::CACHE_CONTROL] {
+        head.remove_header(&name);
+    }
+    for (name, value) in &reply.headers {
+        // Only a map that is full refuses.
+        let _ = head.append_header(name.clone(), value.clone());
+    }
+    let bare = to_head || reply.body.is_empty();
+    if session.write_response_header(Box::new(head), bare).is_err() || bare {
+        return 0;
+    }
+    match session.write_body(reply.body.clone(), true).await {
+        Ok(()) => reply.body.len(),
+        Err(_) => 0,
+    }
+}
+
+/// The record of a request that Pingora has answered or reset itself: nothing of it is known but that it came.
+fn rejected(gateway: Arc<Gateway>, connection: &Connection) {
+    let mut passage = answer::passage(gateway, connection, Protocol::Http2, Clock::now());
+    let message = "a malformed HTTP/2 request";
+    let reply = passage.refuse(Refusal::new(Kind::AmbiguousRequest, "http2_malformed", message));
+    answer::settle(passage, &reply, 0);
+}

@@ -1,0 +1,183 @@
+//! Sockets: bound before anything is served, shared by all workers.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::net::sockopt::{set_ipv6_v6only, set_socket_reuseaddr};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, acceptfrom_with, bind, getsockname, listen,
+    socket_with,
+};
+use tokio::net::{TcpListener, UnixListener};
+
+use super::sock::Transport;
+use crate::gateway::ListenAddress;
+
+/// Connections that the kernel keeps until they are accepted; it takes `net.core.somaxconn` if that is less.
+const BACKLOG: i32 = 4096;
+
+/// A listening socket. Clones share the kernel's queue.
+#[derive(Debug)]
+pub(super) struct Socket(OwnedFd);
+
+impl Socket {
+    /// Binds and listens.
+    ///
+    /// # Errors
+    /// What the system says; a Unix socket that somebody listens on is `AddrInUse`.
+    pub(super) fn bind(address: &ListenAddress) -> io::Result<Self> {
+        match address {
+            ListenAddress::Tcp(address) => Self::bind_tcp(*address),
+            ListenAddress::Unix(path) => Self::bind_unix(path),
+        }
+    }
+
+    fn bind_tcp(address: SocketAddr) -> io::Result<Self> {
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let socket = stream_socket(family)?;
+        // A restart does not wait for connections of its predecessor to leave TIME_WAIT.
+        set_socket_reuseaddr(&socket, true)?;
+        if address.is_ipv6() {
+            // `[::]` is IPv6 and nothing else: IPv4 is its own line in the configuration.
+            set_ipv6_v6only(&socket, true)?;
+        }
+        bind(&socket, &address)?;
+        listen(&socket, BACKLOG)?;
+        Ok(Self(socket))
+    }
+
+    fn bind_unix(path: &Path) -> io::Result<Self> {
+        remove_stale(path)?;
+        let socket = stream_socket(AddressFamily::UNIX)?;
+        bind(&socket, &SocketAddrUnix::new(path)?)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(Mode::from_raw_mode(0o660).bits()))?;
+        listen(&socket, BACKLOG)?;
+        Ok(Self(socket))
+    }
+
+    /// Another handle on the same socket, for another worker.
+    pub(super) fn try_clone(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
+    /// Where it is bound: the port that was chosen for port 0.
+    pub(super) fn local(&self, asked: &ListenAddress) -> ListenAddress {
+        match (asked, getsockname(&self.0).map(SocketAddr::try_from)) {
+            (ListenAddress::Tcp(_), Ok(Ok(address))) => ListenAddress::Tcp(address),
+            _ => asked.clone(),
+        }
+    }
+
+    /// As the standard library's or tokio's listeners want it.
+    pub(super) fn into_fd(self) -> OwnedFd {
+        self.0
+    }
+}
+
+/// A worker's handle on a listening socket.
+#[derive(Debug)]
+pub(super) enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    /// Registers a socket with the worker's runtime.
+    ///
+    /// # Errors
+    /// It cannot be registered.
+    pub(super) fn register(socket: Socket, address: &ListenAddress) -> io::Result<Self> {
+        match address {
+            ListenAddress::Tcp(_) => TcpListener::from_std(socket.0.into()).map(Self::Tcp),
+            ListenAddress::Unix(_) => UnixListener::from_std(socket.0.into()).map(Self::Unix),
+        }
+    }
+
+    /// The next connection and its peer; no peer on a Unix socket.
+    ///
+    /// # Errors
+    /// What accept(2) says.
+    pub(super) async fn accept(&self) -> io::Result<(Transport, Option<SocketAddr>)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((Transport::Tcp(stream), Some(peer)))
+            }
+            Self::Unix(listener) => listener.accept().await.map(|(stream, _)| (Transport::Unix(stream), None)),
+        }
+    }
+
+    /// What is in the kernel's queue now. The runtime may not have heard of it yet, so the kernel itself is asked.
+    pub(super) fn accept_queued(&self) -> Option<(Transport, Option<SocketAddr>)> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let listener = match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener) => listener.as_fd(),
+        };
+        loop {
+            let (socket, peer) = match acceptfrom_with(listener, flags) {
+                Ok(accepted) => accepted,
+                // A client that has gone again; others may stand behind it.
+                Err(Errno::CONNABORTED | Errno::INTR) => continue,
+                Err(_) => return None,
+            };
+            let peer = match self {
+                Self::Tcp(_) => peer.and_then(|peer| SocketAddr::try_from(peer).ok()),
+                Self::Unix(_) => None,
+            };
+            if let Ok(stream) = Transport::adopt(socket, peer) {
+                return Some((stream, peer));
+            }
+        }
+    }
+}
+
+fn stream_socket(family: AddressFamily) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    Ok(socket_with(family, SocketType::STREAM, flags, None)?)
+}
+
+/// Removes a socket file that nobody listens on: a process that was killed leaves it behind.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let metadata = match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        metadata => metadata?,
+    };
+    if !metadata.file_type().is_socket() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the path exists and is not a socket"));
+    }
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens on it")),
+        Err(error) => Err(error),
+    }
+}
+
+/// The file of a Unix socket, removed when the listener ends, unless another socket has taken its place.
+#[derive(Debug)]
+pub(super) struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
+
+impl SocketFile {
+    pub(super) fn of(address: &ListenAddress) -> Option<Self> {
+        let ListenAddress::Unix(path) = address else { return None };
+        let inode = std::fs::symlink_metadata(path).ok()?.ino();
+        Some(Self { path: path.clone(), inode })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if std::fs::symlink_metadata(&self.path).is_ok_and(|now| now.ino() == self.inode) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}

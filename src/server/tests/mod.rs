@@ -1,0 +1,7 @@
+//! The rim, in process: real sockets, raw clients that never retry.
+
+mod http1;
+mod http2;
+mod life;
+mod rig;
+mod tls;
