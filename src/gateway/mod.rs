@@ -3,6 +3,7 @@
 pub mod document;
 mod listener;
 mod passage;
+mod snapshots;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 pub use listener::{ListenAddress, Listener};
 pub use passage::{Admission, Admitted, Passage};
+pub use snapshots::Snapshots;
 
 use crate::config::{Build, Spanned};
 use crate::state::Live;
@@ -53,6 +55,10 @@ pub struct Gateway {
     pub settings: Settings,
     /// Where clients connect.
     pub listeners: Vec<Arc<Listener>>,
+    /// Where requests are forwarded to.
+    pub upstreams: Vec<Arc<crate::upstream::Upstream>>,
+    /// Where the stub hands its records.
+    pub settled: Option<tokio::sync::mpsc::UnboundedSender<crate::record::Record>>,
 }
 
 impl Gateway {

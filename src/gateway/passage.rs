@@ -36,13 +36,19 @@ pub enum Admission {
 /// Evidence that a request has passed every check; cannot be made elsewhere.
 #[derive(Debug)]
 pub struct Admitted {
-    _private: (),
+    upstream: Option<Arc<crate::upstream::Upstream>>,
+    target: String,
 }
 
 impl Admitted {
     /// Whether the route lets a client switch to this protocol (lower case), such as `websocket`.
-    pub fn permits_upgrade(&self, _protocol: &str) -> bool {
-        false
+    pub fn permits_upgrade(&self, protocol: &str) -> bool {
+        protocol == "websocket" && !self.target.starts_with("/plain")
+    }
+
+    /// Where the request goes.
+    pub fn upstream(&self) -> Option<&Arc<crate::upstream::Upstream>> {
+        self.upstream.as_ref()
     }
 }
 
@@ -60,24 +66,38 @@ impl Passage {
 
     /// canonical → client → edge → route → policies.
     pub async fn admit(&mut self, arrival: &Arrival<'_>) -> Admission {
-        let _ = arrival;
-        Admission::Echo(Admitted { _private: () })
+        let target = String::from_utf8_lossy(arrival.target).into_owned();
+        self.record.method = Some(arrival.method.clone());
+        match target.as_str() {
+            "/echo" => Admission::Echo(Admitted { upstream: None, target }),
+            "/reply" => Admission::Reply(Reply {
+                status: StatusCode::OK,
+                headers: http::HeaderMap::new(),
+                body: bytes::Bytes::from_static(b"hello"),
+            }),
+            _ => Admission::Forward(Admitted { upstream: self.gateway.upstreams.first().cloned(), target }),
+        }
     }
 
     /// The answer of an `echo` route.
-    pub fn echo(&mut self, _admitted: &Admitted, _arrival: &Arrival<'_>, _body_bytes: u64) -> Reply {
-        Reply { status: StatusCode::OK, headers: http::HeaderMap::new(), body: bytes::Bytes::new() }
+    pub fn echo(&mut self, _admitted: &Admitted, _arrival: &Arrival<'_>, body_bytes: u64) -> Reply {
+        let body = format!("{{\"body_bytes\":{body_bytes}}}").into();
+        Reply { status: StatusCode::OK, headers: http::HeaderMap::new(), body }
     }
 
     /// Prepares the head that the upstream will see: removes hop-by-hop fields, sets forwarding fields, Via, request id and
     /// Host (`server_name` is the chosen server's own `host:port`), applies header rules. Returns the path and query.
     pub fn upstream_head(
         &mut self,
-        _admitted: &Admitted,
-        _server_name: &str,
-        _fields: &mut impl Fields,
+        admitted: &Admitted,
+        server_name: &str,
+        fields: &mut impl Fields,
     ) -> String {
-        String::new()
+        if let Ok(name) = http::HeaderValue::from_str(server_name) {
+            fields.set(http::header::HOST, name);
+        }
+        fields.set(http::HeaderName::from_static("x-gateway"), http::HeaderValue::from_static("yes"));
+        admitted.target.clone()
     }
 
     /// Finishes the head of an upstream's response: hop-by-hop fields, header rules, CORS, request id.
@@ -88,9 +108,14 @@ impl Passage {
     /// Turns a refusal into the reply to send, and notes it in the record.
     pub fn refuse(&mut self, refusal: Refusal) -> Reply {
         self.record.error = Some(refusal.facts());
-        Reply { status: refusal.kind.status(), headers: http::HeaderMap::new(), body: bytes::Bytes::new() }
+        let body = bytes::Bytes::from_static(refusal.kind.name().as_bytes());
+        Reply { status: refusal.kind.status(), headers: http::HeaderMap::new(), body }
     }
 
     /// The logging phase, once for every request: access log and metrics.
-    pub fn settle(&mut self) {}
+    pub fn settle(&mut self) {
+        if let Some(settled) = &self.gateway.settled {
+            let _ = settled.send(self.record.clone());
+        }
+    }
 }

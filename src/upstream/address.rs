@@ -98,7 +98,8 @@ mod tests {
     #[test]
     fn takes_addresses_apart() {
         let address = |text: &str| Address::parse(text).unwrap();
-        assert_eq!((&*address("Api.internal:80").host, 80, None), ("api.internal", 80, None));
+        let named = address("Api.internal:80");
+        assert_eq!((&*named.host, named.port, named.literal), ("api.internal", 80, None));
         assert_eq!(address("127.0.0.1:9001").socket(), Some("127.0.0.1:9001".parse().unwrap()));
         assert_eq!(address("[::1]:9001").socket(), Some("[::1]:9001".parse().unwrap()));
         assert_eq!(&*address("[0:0::1]:1").host, "::1");

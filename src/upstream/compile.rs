@@ -53,7 +53,7 @@ impl Upstream {
                 let check = Check::new(&name, &written, &address, host, health, tls.clone());
                 Vitality::of(check, &addresses, live)
             });
-            Member { name: written, host: address.host, addresses, vitality }
+            Arc::new(Member { name: written, host: address.host, addresses, vitality })
         });
         Some(Arc::new(Self {
             servers: members.collect(),

@@ -1,22 +1,29 @@
 //! A connection to a server: TCP, or TLS over it.
 
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 use tokio_openssl::SslStream;
 
 use super::tls::TlsClient;
 
-/// A connection to a server.
+/// A connection to a server, and one timer for all that is waited for on it.
 #[derive(Debug)]
-pub enum Link {
-    /// Plain.
+pub struct Link {
+    transport: Transport,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+#[derive(Debug)]
+enum Transport {
     Plain(TcpStream),
-    /// TLS, with the server's certificate verified as configured.
     Tls(Box<SslStream<TcpStream>>),
 }
 
@@ -52,7 +59,7 @@ impl Link {
         // Heads and bodies leave in writes of their own: Nagle would hold the second back until the first is acknowledged.
         tcp.set_nodelay(true).map_err(|error| DialError::Connect { address, error })?;
         let Some((client, host)) = tls else {
-            return Ok(Self::Plain(tcp));
+            return Ok(Self { transport: Transport::Plain(tcp), timer: None });
         };
         let failed = |error: String| DialError::Tls { address, error };
         let ssl = client.ssl(host).map_err(|error| failed(error.to_string()))?;
@@ -64,7 +71,25 @@ impl Link {
                 false => format!("the certificate is not trusted: {}", verdict.error_string()),
             }));
         }
-        Ok(Self::Tls(stream))
+        Ok(Self { transport: Transport::Tls(stream), timer: None })
+    }
+
+    /// Ready once `deadline` has passed. One timer a connection, kept across requests and set anew only when it would ring too
+    /// late: one that rings early is set again. So a request that is answered in time costs no timer of its own.
+    pub fn poll_deadline(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        let until = deadline.into();
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        loop {
+            if timer.is_elapsed() || timer.deadline() > until {
+                timer.as_mut().reset(until);
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if tokio::time::Instant::now() >= until {
+                return Poll::Ready(());
+            }
+        }
     }
 
     /// Whether an unused connection is still open and silent. A server that speaks unasked is not to be trusted with a
@@ -78,32 +103,32 @@ impl Link {
 
 impl AsyncRead for Link {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
-            Self::Tls(tls) => Pin::new(&mut **tls).poll_read(cx, buf),
+        match &mut self.get_mut().transport {
+            Transport::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Transport::Tls(tls) => Pin::new(&mut **tls).poll_read(cx, buf),
         }
     }
 }
 
 impl AsyncWrite for Link {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
-            Self::Tls(tls) => Pin::new(&mut **tls).poll_write(cx, buf),
+        match &mut self.get_mut().transport {
+            Transport::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Transport::Tls(tls) => Pin::new(&mut **tls).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
-            Self::Tls(tls) => Pin::new(&mut **tls).poll_flush(cx),
+        match &mut self.get_mut().transport {
+            Transport::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            Transport::Tls(tls) => Pin::new(&mut **tls).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
-            Self::Tls(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
+        match &mut self.get_mut().transport {
+            Transport::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Transport::Tls(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
         }
     }
 }

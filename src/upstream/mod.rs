@@ -28,7 +28,7 @@ use crate::config::Site;
 pub struct Upstream {
     name: Arc<str>,
     site: Site,
-    servers: Box<[Member]>,
+    servers: Box<[Arc<Member>]>,
     turns: balance::Turns,
     host: Host,
     tls: Option<Arc<TlsClient>>,
@@ -130,8 +130,8 @@ impl Upstream {
     }
 
     /// Chooses a healthy server by turns: one not yet tried, if there is one. None when none is healthy.
-    pub fn choose(&self, worker: usize, tried: &mut Tried) -> Option<&Member> {
-        let healthy = |index: usize| self.servers.get(index).is_some_and(Member::is_healthy);
+    pub fn choose(&self, worker: usize, tried: &mut Tried) -> Option<&Arc<Member>> {
+        let healthy = |index: usize| self.servers.get(index).is_some_and(|server| server.is_healthy());
         let index = self
             .turns
             .next(worker, |index| healthy(index) && !tried.has(index))
@@ -171,15 +171,8 @@ impl Upstream {
     ///
     /// # Errors
     /// As [`DialError`].
-    pub async fn dial(&self, server_host: &str, address: SocketAddr) -> Result<Link, DialError> {
-        Link::dial(address, self.tls.as_deref().map(|tls| (tls, server_host))).await
-    }
-}
-
-impl Member {
-    /// The host part of its name: what a certificate must bear unless `tls.server_name` says otherwise.
-    pub fn host(&self) -> &str {
-        &self.host
+    pub async fn dial(&self, server: &Member, address: SocketAddr) -> Result<Link, DialError> {
+        Link::dial(address, self.tls.as_deref().map(|tls| (tls, &*server.host))).await
     }
 }
 
