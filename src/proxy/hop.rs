@@ -96,6 +96,14 @@ pub(super) fn ask_upgrade(head: &mut RequestHeader, protocol: HeaderValue) {
     let _ = head.insert_header(UPGRADE, protocol);
 }
 
+/// Whether a 101 switches to the protocol asked for (RFC 9110 §7.8: to no other). Pingora compares only whether both sides took the
+/// request for an upgrade, and lets a 101 pass that nobody asked for.
+pub(super) fn is_switch_to(head: &ResponseHeader, asked: Option<&HeaderValue>) -> bool {
+    let mut named = head.headers.get_all(UPGRADE).iter();
+    let (Some(named), None, Some(asked)) = (named.next(), named.next(), asked) else { return false };
+    named.as_bytes().trim_ascii().eq_ignore_ascii_case(asked.as_bytes().trim_ascii())
+}
+
 /// How a response is framed towards the client: settled by Pingora before the gateway edits the head, put back after.
 #[derive(Debug)]
 pub(super) struct Framing {

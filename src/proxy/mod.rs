@@ -25,7 +25,7 @@ use crate::gateway::{Admission, Snapshots};
 use crate::record::Integration;
 use crate::reply::{Kind, Refusal, Reply};
 use ctx::{CLIENT_CLOSED, Course};
-use failures::Fault;
+use failures::{Failure, Fault};
 use hop::Framing;
 use view::{RequestFields, ResponseFields};
 
@@ -197,6 +197,10 @@ impl ProxyHttp for Gate {
         let Some(stage) = &mut ctx.stage else { return Ok(()) };
         let Some(course) = &stage.course else { return Ok(()) };
         if let Some(attempt) = &course.attempt {
+            if tunnel && !hop::is_switch_to(head, course.upgrade.as_ref()) {
+                attempt.fail(Failure::BadResponse, "101 to a protocol that was not asked for".to_owned());
+                return Err(Error::explain(ErrorType::InvalidHTTPHeader, "unasked 101").into_up());
+            }
             attempt.head_read(tunnel);
         }
         let latency = course.began.elapsed();

@@ -38,12 +38,18 @@ impl Turns {
     /// The next server that `fits`. A server that does not fit leaves its turns to the others by chance in proportion to their
     /// weights, so that no neighbour bears them all. None when none fits.
     pub(super) fn next(&self, worker: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
-        let place = self.places.get(worker % PLACES)?;
-        let turn = place.0.fetch_add(1, Ordering::Relaxed);
-        let first = self.at(turn)?;
-        if fits(first) {
-            return Some(first);
-        }
+        let turn = self.places.get(worker % PLACES)?.0.fetch_add(1, Ordering::Relaxed);
+        self.at(turn).filter(|first| fits(*first)).or_else(|| self.draw(turn, fits))
+    }
+
+    /// Another server that `fits`, by chance, for a request that has had its turn: a retry that took one would send the next request
+    /// where the last one failed.
+    pub(super) fn other(&self, worker: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
+        let turn = self.places.get(worker % PLACES)?.0.load(Ordering::Relaxed);
+        self.draw(turn, fits)
+    }
+
+    fn draw(&self, turn: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
         let drawn = (1..=DRAWS).filter_map(|draw| self.at(scatter(turn, draw))).find(|index| fits(*index));
         drawn.or_else(|| self.sequence.iter().map(|index| *index as usize).find(|index| fits(*index)))
     }

@@ -132,10 +132,12 @@ impl Upstream {
     /// Chooses a healthy server by turns: one not yet tried, if there is one. None when none is healthy.
     pub fn choose(&self, worker: usize, tried: &mut Tried) -> Option<&Arc<Member>> {
         let healthy = |index: usize| self.servers.get(index).is_some_and(|server| server.is_healthy());
-        let index = self
-            .turns
-            .next(worker, |index| healthy(index) && !tried.has(index))
-            .or_else(|| (*tried != Tried::default()).then(|| self.turns.next(worker, healthy)).flatten())?;
+        let index = if *tried == Tried::default() {
+            self.turns.next(worker, healthy)
+        } else {
+            let fresh = self.turns.other(worker, |index| healthy(index) && !tried.has(index));
+            fresh.or_else(|| self.turns.other(worker, healthy))
+        }?;
         tried.add(index);
         self.servers.get(index)
     }
@@ -177,4 +179,4 @@ impl Upstream {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -4,8 +4,19 @@ use super::*;
 use crate::config::{Build, Spanned};
 use crate::state::Live;
 
+/// As the tree's deserializer does it: what may be `none` is given with its place.
+pub(crate) fn decode(mut config: serde_json::Value) -> Config {
+    for key in ["health", "tls"] {
+        if let Some(value) = config.get_mut(key).filter(|value| value.is_object()) {
+            let path = format!("upstreams.o.{key}");
+            *value = json!({"file": "p.yaml", "line": 4, "column": 7, "path": path, "value": value.take()});
+        }
+    }
+    serde_json::from_value(config).unwrap()
+}
+
 fn compile(config: serde_json::Value, live: &Live, build: &mut Build) -> Option<Arc<Upstream>> {
-    let config: Config = serde_json::from_value(config).unwrap();
+    let config = decode(config);
     let config = Spanned { value: config, site: Site::new("p.yaml", 3, 5), path: "upstreams.o".into() };
     Upstream::compile("o", &config, live, build)
 }

@@ -136,7 +136,8 @@ async fn a_kept_connection_found_closed_is_no_fault() {
         front.record().await;
     }
     let error = front.record().await.error.unwrap();
-    assert_eq!((error.response_type, error.reason), ("INTEGRATION_FAILURE", "closed_early"));
+    assert_eq!(error.response_type, "INTEGRATION_FAILURE");
+    assert!(matches!(error.reason, "closed_early" | "reset"), "{}", error.reason);
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ use crate::proxy::Gate;
 use crate::record::Record;
 use crate::request::Connection;
 use crate::state::Live;
-use crate::upstream::{Config, Upstream};
+use crate::upstream::Upstream;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -40,7 +40,7 @@ impl Front {
     pub(super) async fn new(upstream: serde_json::Value) -> Self {
         let live = Live::default();
         live.set_runtime(tokio::runtime::Handle::current());
-        let config: Config = serde_json::from_value(upstream).unwrap();
+        let config = crate::upstream::tests::decode(upstream);
         let mut build = Build::default();
         let upstream = Upstream::compile("origin", &Spanned::unwritten(config), &live, &mut build);
         let upstream = upstream.unwrap_or_else(|| panic!("{:?}", build.errors));
