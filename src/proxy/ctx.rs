@@ -57,7 +57,11 @@ impl Ctx {
     }
 
     /// Takes the snapshot: from here on there is a record.
-    pub(super) fn enter(&mut self, gateway: Arc<crate::gateway::Gateway>, connection: Arc<Connection>) -> &mut Stage {
+    pub(super) fn enter(
+        &mut self,
+        gateway: Arc<crate::gateway::Gateway>,
+        connection: Arc<Connection>,
+    ) -> &mut Stage {
         let passage = Passage::new(gateway, &connection, self.started, self.started_at);
         self.stage.insert(Stage {
             passage,

@@ -120,7 +120,8 @@ fn upstream(error: &Error) -> Failure {
 
 fn downstream(error: &Error) -> Fault {
     let timed_out = matches!(error.etype(), ErrorType::ReadTimedout)
-        || matches!(error.etype(), ErrorType::ReadError) && io_kind(error) == Some(std::io::ErrorKind::TimedOut);
+        || matches!(error.etype(), ErrorType::ReadError)
+            && io_kind(error) == Some(std::io::ErrorKind::TimedOut);
     if timed_out {
         let refusal = Refusal::new(Kind::RequestTimeout, "body_timeout", "the client stopped sending");
         return Fault::Client(refusal);
@@ -135,7 +136,8 @@ fn downstream(error: &Error) -> Fault {
 
 /// The system's word, at the bottom of a chain of causes.
 fn io_kind(error: &Error) -> Option<std::io::ErrorKind> {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = error.cause.as_deref().map(|cause| cause as _);
+    let mut cause: Option<&(dyn std::error::Error + 'static)> =
+        error.cause.as_deref().map(|cause| cause as _);
     while let Some(found) = cause {
         if let Some(io) = found.downcast_ref::<std::io::Error>() {
             return Some(io.kind());

@@ -78,9 +78,9 @@ impl Gate {
 
 /// Whether a final head has been sent, so that nothing can be answered any more.
 fn is_answered(session: &Session) -> bool {
-    session.response_written().is_some_and(|head| {
-        !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS
-    })
+    session
+        .response_written()
+        .is_some_and(|head| !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS)
 }
 
 #[async_trait]

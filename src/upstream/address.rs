@@ -86,9 +86,7 @@ pub(super) fn is_name(text: &str) -> bool {
             && !label.ends_with('-')
             && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
     };
-    text.len() <= 253
-        && text.split('.').all(label)
-        && !text.bytes().all(|b| b.is_ascii_digit() || b == b'.')
+    text.len() <= 253 && text.split('.').all(label) && !text.bytes().all(|b| b.is_ascii_digit() || b == b'.')
 }
 
 #[cfg(test)]

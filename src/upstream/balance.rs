@@ -96,7 +96,9 @@ fn smooth(weights: &[i64]) -> Box<[u32]> {
         }
         let mut richest = 0;
         for (index, (own, weight)) in wealth.iter().zip(weights).enumerate() {
-            if *weight > 0 && wealth.get(richest).is_none_or(|best| own > best || weights.get(richest) == Some(&0)) {
+            if *weight > 0
+                && wealth.get(richest).is_none_or(|best| own > best || weights.get(richest) == Some(&0))
+            {
                 richest = index;
             }
         }

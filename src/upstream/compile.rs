@@ -149,7 +149,10 @@ fn host(host: &Spanned<Host>, errors: &mut Errors) -> Option<()> {
     let valid = is_name(text)
         || Address::parse(text).is_ok()
         || text.parse::<std::net::Ipv4Addr>().is_ok()
-        || text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).is_some_and(|t| t.parse::<std::net::Ipv6Addr>().is_ok());
+        || text
+            .strip_prefix('[')
+            .and_then(|t| t.strip_suffix(']'))
+            .is_some_and(|t| t.parse::<std::net::Ipv6Addr>().is_ok());
     if valid {
         return Some(());
     }
@@ -182,7 +185,9 @@ fn timeouts(config: &Spanned<Timeouts>, upstream: &str, errors: &mut Errors) -> 
             errors.warn(
                 &config.site,
                 format!("{base}.{key}"),
-                format!("`{key}` is longer than `total`, which ends first until the response's head has come"),
+                format!(
+                    "`{key}` is longer than `total`, which ends first until the response's head has come"
+                ),
                 format!("raise `total`, or lower `{key}`"),
             );
         }
@@ -234,13 +239,18 @@ fn check(config: &Spanned<Health>, errors: &mut Errors) -> Option<()> {
             wrong(key, "shorter than 10ms".to_owned(), "write a duration such as `1s`");
         }
     }
-    for (key, count) in [("healthy_after", config.healthy_after), ("unhealthy_after", config.unhealthy_after)] {
+    for (key, count) in [("healthy_after", config.healthy_after), ("unhealthy_after", config.unhealthy_after)]
+    {
         if !(1..=100).contains(&count) {
             wrong(key, format!("{count} is out of range"), "write a number from 1 to 100");
         }
     }
     if !(200..=599).contains(&config.status) {
-        wrong("status", format!("{} is not the status of an answer", config.status), "write a status such as 200");
+        wrong(
+            "status",
+            format!("{} is not the status of an answer", config.status),
+            "write a status such as 200",
+        );
     }
     right.then_some(())
 }

@@ -54,8 +54,7 @@ impl Link {
     /// # Errors
     /// As [`DialError`].
     pub async fn dial(address: SocketAddr, tls: Option<(&TlsClient, &str)>) -> Result<Self, DialError> {
-        let tcp =
-            TcpStream::connect(address).await.map_err(|error| DialError::Connect { address, error })?;
+        let tcp = TcpStream::connect(address).await.map_err(|error| DialError::Connect { address, error })?;
         // Heads and bodies leave in writes of their own: Nagle would hold the second back until the first is acknowledged.
         tcp.set_nodelay(true).map_err(|error| DialError::Connect { address, error })?;
         let Some((client, host)) = tls else {

@@ -45,12 +45,7 @@ impl Window {
 
 impl Ledger {
     pub(super) fn new(began: Instant) -> Self {
-        Self {
-            began,
-            requests: Default::default(),
-            retries: Window::default(),
-            counts: Default::default(),
-        }
+        Self { began, requests: Default::default(), retries: Window::default(), counts: Default::default() }
     }
 
     /// Retries so far by their cause.

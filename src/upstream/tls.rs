@@ -40,7 +40,8 @@ impl TlsClient {
             (None, true) => system_authorities(config, build),
             (None, false) => Some((Vec::new(), String::new())),
         };
-        let (Some(()), Some(server_name), Some((authorities, origin))) = (words, server_name, authorities) else {
+        let (Some(()), Some(server_name), Some((authorities, origin))) = (words, server_name, authorities)
+        else {
             return None;
         };
         let identity = format!("tls verify={} name={server_name:?} ca={origin}", config.verify);
@@ -89,10 +90,9 @@ fn words(config: &Spanned<Tls>, build: &mut Build) -> Option<()> {
             "without verification anybody on the way can read and change what passes",
             "name the authority with `ca`, or say `insecure_skip_verify: true` as well",
         ),
-        (true, true) => (
-            "`insecure_skip_verify` contradicts `verify: true`",
-            "remove it, or say `verify: false` as well",
-        ),
+        (true, true) => {
+            ("`insecure_skip_verify` contradicts `verify: true`", "remove it, or say `verify: false` as well")
+        }
     };
     build.errors.push(&config.site, format!("{}.verify", config.path), cause, cure);
     None

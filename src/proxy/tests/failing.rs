@@ -22,7 +22,8 @@ async fn nobody_there() {
     let mut front = Front::to(nobody().await, json!({"retries": {"attempts": 1}})).await;
     let record = refused(&mut front, 502, "connect_refused").await;
     assert_eq!(record.error.unwrap().response_type, "INTEGRATION_FAILURE");
-    let mut front = Front::new(json!({"servers": ["nowhere.invalid:80"], "timeouts": {"connect": "50ms"}})).await;
+    let mut front =
+        Front::new(json!({"servers": ["nowhere.invalid:80"], "timeouts": {"connect": "50ms"}})).await;
     refused(&mut front, 502, "unresolved").await;
 }
 
@@ -81,7 +82,8 @@ async fn cut_off_in_the_body() {
         assert_eq!((record.status, record.error.unwrap().reason), (200, "closed_early"));
         assert!(record.integration.unwrap().error.is_some());
     }
-    let origin = Origin::fixed(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nZZ\r\n", true).await;
+    let origin =
+        Origin::fixed(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nZZ\r\n", true).await;
     let mut front = Front::to(origin.address, json!({})).await;
     let mut client = front.client().await;
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
@@ -187,7 +189,9 @@ async fn a_reset_is_tried_again_where_it_may_be() {
     let origin = Origin::new(|mut tcp, number| async move {
         read_head(&mut tcp).await;
         if number % 2 == 1 {
-            tcp.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await.unwrap();
+            tcp.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                .await
+                .unwrap();
         }
     })
     .await;

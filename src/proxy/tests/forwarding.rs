@@ -184,7 +184,10 @@ async fn large_bodies_pass() {
     let origin = Origin::new(|mut tcp, _| async move {
         read_head(&mut tcp).await;
         let (mut reader, mut writer) = tcp.split();
-        writer.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n").as_bytes()).await.unwrap();
+        writer
+            .write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
         tokio::io::copy(&mut (&mut reader).take(SIZE as u64), &mut writer).await.unwrap();
     })
     .await;
@@ -258,7 +261,8 @@ async fn turns_and_retries() {
     let (one, two) = (Origin::fixed(OK, true).await, Origin::fixed(OK, true).await);
     let lost = super::support::nobody().await;
     let servers = json!([one.address.to_string(), lost.to_string(), two.address.to_string()]);
-    let mut front = Front::new(json!({"servers": servers, "retries": {"attempts": 2, "budget": "100%"}})).await;
+    let mut front =
+        Front::new(json!({"servers": servers, "retries": {"attempts": 2, "budget": "100%"}})).await;
     let mut client = front.client().await;
     let mut attempts = 0;
     for _ in 0..30 {

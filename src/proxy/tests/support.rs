@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pingora_core::apps::ServerApp;
+use pingora_core::protocols::Stream as Boxed;
 use pingora_core::protocols::l4::stream::Stream;
 use pingora_core::protocols::raw_connect::ProxyDigest;
-use pingora_core::protocols::Stream as Boxed;
 use pingora_core::server::configuration::ServerConf;
 use pingora_http::ResponseHeader;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -11,14 +11,16 @@ const ASK: &str = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrad
                    Sec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n\r\n";
 
 /// pingora#946: without the hold in `wire.rs`, some 30 of 1,000 are cut.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn an_early_101_is_not_cut() {
     const COUNT: usize = 1000;
     let origin = Origin::new(|mut tcp, _| async move {
         // At once, before the request has been read, with data right behind.
-        tcp.write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello")
-            .await
-            .unwrap();
+        tcp.write_all(
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello",
+        )
+        .await
+        .unwrap();
         read_head(&mut tcp).await.unwrap();
         let mut word = [0; 5];
         tcp.read_exact(&mut word).await.unwrap();
@@ -36,7 +38,10 @@ async fn an_early_101_is_not_cut() {
                 client.send(ASK).await;
                 let head = client.head().await.to_lowercase();
                 assert!(head.starts_with("http/1.1 101"), "{head}");
-                assert!(head.contains("upgrade: websocket") && head.contains("connection: upgrade"), "{head}");
+                assert!(
+                    head.contains("upgrade: websocket") && head.contains("connection: upgrade"),
+                    "{head}"
+                );
                 assert_eq!(client.exactly(5).await, b"hello");
                 client.send("12345").await;
                 assert_eq!(client.exactly(5).await, b"12345");
@@ -56,10 +61,15 @@ async fn a_tunnel_is_recorded_and_closes_both_ways() {
         let gone = gone.clone();
         async move {
             let head = read_head(&mut tcp).await.unwrap().to_lowercase();
-            assert!(head.contains("\r\nupgrade: websocket\r\n") && head.contains("\r\nconnection: upgrade\r\n"), "{head}");
-            tcp.write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
-                .await
-                .unwrap();
+            assert!(
+                head.contains("\r\nupgrade: websocket\r\n") && head.contains("\r\nconnection: upgrade\r\n"),
+                "{head}"
+            );
+            tcp.write_all(
+                b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+            )
+            .await
+            .unwrap();
             let mut all = Vec::new();
             tcp.read_to_end(&mut all).await.unwrap();
             gone.send(all).unwrap();
