@@ -1,1 +1,322 @@
-//! Under construction.
+//! The one place that knows Pingora's session and `ProxyHttp`.
+
+mod body;
+mod ctx;
+mod failures;
+mod hop;
+mod peer;
+mod respond;
+mod view;
+mod wire;
+
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{StatusCode, Version};
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_error::{Error, ErrorSource, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+
+pub use ctx::Ctx;
+
+use crate::gateway::{Admission, Snapshots};
+use crate::record::Integration;
+use crate::reply::{Kind, Refusal, Reply};
+use ctx::{CLIENT_CLOSED, Course};
+use failures::{Failure, Fault};
+use hop::Framing;
+use view::{RequestFields, ResponseFields};
+
+/// A client of HTTP/2 that does not read; for HTTP/1 the rim's connection sees to it.
+const WRITE_STALL: Duration = Duration::from_secs(30);
+
+/// The gateway as Pingora calls it; one for each worker.
+#[derive(Debug)]
+pub struct Gate {
+    snapshots: Snapshots,
+    worker: usize,
+}
+
+impl Gate {
+    /// For this worker.
+    pub fn new(snapshots: Snapshots, worker: usize) -> Self {
+        Self { snapshots, worker }
+    }
+
+    /// Answers from here, whole.
+    async fn reply(&self, session: &mut Session, ctx: &mut Ctx, reply: Reply) -> Result<bool> {
+        if let Some(stage) = &mut ctx.stage {
+            stage.passage.record.status = reply.status.as_u16();
+            stage.note_own(ctx.started, Instant::now());
+        }
+        respond::send(session, reply).await.map_err(Error::into_down)?;
+        Ok(true)
+    }
+
+    /// Tells the client why it is not served, if it can still be told. Returns the status sent, 0 for none.
+    async fn refuse(&self, session: &mut Session, ctx: &mut Ctx, refusal: Refusal) -> u16 {
+        let Some(stage) = &mut ctx.stage else { return 0 };
+        if is_answered(session) {
+            stage.passage.record.error = Some(refusal.facts());
+            return 0;
+        }
+        // Pingora lets go of the client's connection after an error: the answer must say so, or the client's next request is lost.
+        session.as_downstream_mut().set_keepalive(None);
+        let reply = stage.passage.refuse(refusal);
+        let status = reply.status.as_u16();
+        match self.reply(session, ctx, reply).await {
+            Ok(_) => status,
+            Err(error) => {
+                log::debug!("a refusal could not be sent: {error}");
+                0
+            }
+        }
+    }
+}
+
+/// Whether a final head has been sent, so that nothing can be answered any more.
+fn is_answered(session: &Session) -> bool {
+    session
+        .response_written()
+        .is_some_and(|head| !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS)
+}
+
+#[async_trait]
+impl ProxyHttp for Gate {
+    type CTX = Ctx;
+
+    fn new_ctx(&self) -> Ctx {
+        Ctx::new()
+    }
+
+    fn init_downstream_modules(&self, _: &mut pingora_core::modules::http::HttpModules) {
+        // None: each costs every request something, and we compress nothing.
+    }
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+        let Some(connection) = view::connection(session) else {
+            return Err(Error::explain(ErrorType::InternalError, "a connection without its facts"));
+        };
+        let downstream = session.as_downstream_mut();
+        downstream.set_close_on_response_before_downstream_finish(false);
+        // Interim answers end here: clients of HTTP/1.0 must not get them, and HTTP/2 cannot carry them through Pingora.
+        downstream.set_ignore_info_resp(true);
+        if downstream.is_http2() {
+            downstream.set_write_timeout(Some(WRITE_STALL));
+        }
+        let started = ctx.started;
+        let stage = ctx.enter(self.snapshots.load(), connection);
+        let admission = {
+            let arrival = view::arrival(session.req_header(), &stage.connection);
+            stage.passage.admit(&arrival).await
+        };
+        match admission {
+            Admission::Reply(reply) => self.reply(session, ctx, reply).await,
+            Admission::Echo(admitted) => {
+                body::call_for(session).await.map_err(Error::into_down)?;
+                let began = Instant::now();
+                let bytes = body::count(session).await;
+                stage.client_wait = began.elapsed();
+                let bytes = bytes?;
+                let arrival = view::arrival(session.req_header(), &stage.connection);
+                let reply = stage.passage.echo(&admitted, &arrival, bytes);
+                self.reply(session, ctx, reply).await
+            }
+            Admission::Forward(admitted) => {
+                let Some(upstream) = admitted.upstream().cloned() else {
+                    return Err(Error::explain(ErrorType::InternalError, "forwarded to nowhere"));
+                };
+                body::call_for(session).await.map_err(Error::into_down)?;
+                let now = Instant::now();
+                upstream.note_request(self.worker, now);
+                let mut course = Course::new(upstream, started, now);
+                course.upgrade = hop::upgrade(session.req_header(), &admitted);
+                course.has_body = !session.as_downstream_mut().is_body_empty();
+                stage.course = Some(course);
+                stage.admitted = Some(admitted);
+                Ok(false)
+            }
+        }
+    }
+
+    async fn upstream_peer(&self, _: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+        match ctx.course() {
+            Some(course) => peer::next(course, self.worker).await,
+            None => Err(Error::explain(ErrorType::InternalError, "nowhere to go")),
+        }
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        _: &mut Session,
+        head: &mut RequestHeader,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
+        let Some(stage) = &mut ctx.stage else { return Ok(()) };
+        let (Some(course), Some(admitted)) = (&stage.course, &stage.admitted) else { return Ok(()) };
+        let Some(attempt) = &course.attempt else { return Ok(()) };
+        hop::clean_request(head);
+        let target = stage.passage.upstream_head(admitted, attempt.server.name(), &mut RequestFields(head));
+        head.set_raw_path(target.as_bytes())?;
+        if let Some(protocol) = &course.upgrade {
+            hop::ask_upgrade(head, protocol.clone());
+        }
+        Ok(())
+    }
+
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        _: &mut Option<Bytes>,
+        end: bool,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
+        if end && let Some(course) = ctx.course() {
+            let total = course.has_body.then(|| course.upstream.timeouts().total);
+            if let Some(attempt) = &course.attempt
+                && !session.was_upgraded()
+            {
+                attempt.request_read(Instant::now(), total);
+            }
+        }
+        Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        _: &mut Session,
+        head: &mut ResponseHeader,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
+        let tunnel = head.status == StatusCode::SWITCHING_PROTOCOLS;
+        if head.status.is_informational() && !tunnel {
+            return Ok(());
+        }
+        let Some(stage) = &mut ctx.stage else { return Ok(()) };
+        let Some(course) = &stage.course else { return Ok(()) };
+        if let Some(attempt) = &course.attempt {
+            if tunnel && !hop::is_switch_to(head, course.upgrade.as_ref()) {
+                attempt.fail(Failure::BadResponse, "101 to a protocol that was not asked for".to_owned());
+                return Err(Error::explain(ErrorType::InvalidHTTPHeader, "unasked 101").into_up());
+            }
+            attempt.head_read(tunnel);
+        }
+        let latency = course.began.elapsed();
+        let integration = stage.passage.record.integration.get_or_insert_with(Integration::default);
+        integration.status = Some(head.status.as_u16());
+        integration.latency = Some(latency);
+        Ok(())
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        head: &mut ResponseHeader,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
+        let tunnel = head.status == StatusCode::SWITCHING_PROTOCOLS;
+        let Some(stage) = &mut ctx.stage else { return Ok(()) };
+        if head.status.is_informational() && !tunnel {
+            return Ok(());
+        }
+        let framing = Framing::of(head);
+        let status = head.status;
+        stage.passage.finish(status, &mut ResponseFields(head));
+        stage.passage.record.status = status.as_u16();
+        let version = session.req_header().version;
+        framing.restore(head, version);
+        if version == Version::HTTP_10 && !head.headers.contains_key(http::header::CONTENT_LENGTH) {
+            session.as_downstream_mut().set_keepalive(None);
+        }
+        if tunnel {
+            // The wire counts idle time over both directions.
+            session.as_downstream_mut().set_read_timeout(None);
+            stage.connection.open_tunnel();
+        }
+        stage.note_own(ctx.started, Instant::now());
+        Ok(())
+    }
+
+    fn fail_to_connect(
+        &self,
+        _: &mut Session,
+        _: &HttpPeer,
+        ctx: &mut Ctx,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        error.set_retry(ctx.course().is_some_and(|course| peer::may_connect_again(course)));
+        error
+    }
+
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        ctx: &mut Ctx,
+        _: bool,
+    ) -> Box<Error> {
+        let again = *error.esource() == ErrorSource::Upstream
+            && session.response_written().is_none()
+            && hop::is_idempotent(&session.req_header().method)
+            && session.as_downstream_mut().is_body_empty()
+            && ctx.course().is_some_and(peer::may_send_again);
+        error.set_retry(again);
+        error
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Ctx) -> FailToProxy {
+        let fault = failures::read(error, ctx.attempt().map(|attempt| &**attempt));
+        let Some(stage) = &mut ctx.stage else {
+            let _ = session.respond_error(500).await;
+            return FailToProxy { error_code: 500, can_reuse_downstream: false };
+        };
+        let status = if *error.etype() == peer::NO_HEALTHY_SERVER {
+            stage.note_error("no_healthy_server");
+            let message = "no server of the upstream is healthy";
+            self.refuse(session, ctx, Refusal::new(Kind::NoHealthyServer, "no_healthy_server", message)).await
+        } else {
+            match fault {
+                Fault::ClientClosed(message) => {
+                    stage.note_silence("client_closed", message);
+                    CLIENT_CLOSED
+                }
+                Fault::Client(refusal) => self.refuse(session, ctx, refusal).await,
+                Fault::Upstream(failure, detail) => {
+                    stage.note_error(format!("{}: {detail}", failure.reason()));
+                    self.refuse(session, ctx, Refusal::new(failure.kind(), failure.reason(), detail)).await
+                }
+                Fault::Internal(message) => {
+                    log::error!("{message}");
+                    self.refuse(session, ctx, Refusal::new(Kind::InternalError, "internal", message)).await
+                }
+            }
+        };
+        FailToProxy { error_code: status, can_reuse_downstream: false }
+    }
+
+    async fn logging(&self, session: &mut Session, _: Option<&Error>, ctx: &mut Ctx) {
+        let length = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
+        let downstream = session.as_downstream();
+        ctx.settle(Some((length(downstream.body_bytes_read()), length(downstream.body_bytes_sent()))));
+    }
+
+    fn suppress_error_log(&self, _: &Session, _: &Ctx, _: &Error) -> bool {
+        true // The access log tells it.
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _: &Session,
+        _: &Ctx,
+        _: &Error,
+        _: pingora_proxy::ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests;

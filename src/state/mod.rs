@@ -4,7 +4,9 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use tokio::runtime::Handle;
 
 /// Live things by kind and definition: a reload that finds an equal definition finds the same thing again.
 ///
@@ -13,17 +15,29 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct Live {
     directory: PathBuf,
     things: Mutex<HashMap<(&'static str, String), Arc<dyn Any + Send + Sync>>>,
+    runtime: OnceLock<Handle>,
 }
 
 impl Live {
     /// With the directory for what outlives the process.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into(), things: Mutex::default() }
+        Self { directory: directory.into(), things: Mutex::default(), runtime: OnceLock::new() }
     }
 
     /// The directory for what outlives the process (`server.state`).
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Gives background work (names, health checks) the runtime to live on. Said once, before the first snapshot is
+    /// compiled; a second word is ignored.
+    pub fn set_runtime(&self, runtime: Handle) {
+        let _ = self.runtime.set(runtime);
+    }
+
+    /// Where background work lives; none in `check` and `explain`, which start none.
+    pub fn runtime(&self) -> Option<&Handle> {
+        self.runtime.get()
     }
 
     /// The thing of this kind and definition; made if there is none yet.

@@ -238,6 +238,19 @@ pub enum RetryOn {
     Reset,
 }
 
+impl RetryOn {
+    /// All of them, in their order.
+    pub const ALL: [Self; 2] = [Self::Connect, Self::Reset];
+
+    /// As configured, and as metrics say it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Reset => "reset",
+        }
+    }
+}
+
 /// Active health checks over HTTP.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

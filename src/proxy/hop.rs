@@ -1,0 +1,208 @@
+//! Fields that belong to one connection, not to the message (RFC 9110 §7.6.1), and the one way they cross: an upgrade.
+//!
+//! Pingora's own cleaning is turned off (`HttpUpstreamRequestPolicy::preserve`): it takes whatever `Connection` names, Authorization
+//! and Cookie included, and refuses some requests after they were admitted.
+
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+use pingora_http::{RequestHeader, ResponseHeader};
+
+use crate::gateway::Admitted;
+
+/// Always removed, named by `Connection` or not.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("http2-settings"),
+    HeaderName::from_static("proxy-authorization"),
+    http::header::TE,
+    http::header::TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// What `Connection` may name in vain: fields that say where a request goes, who sends it, how long it is and what it asks for. A
+/// client that could have them removed would choose what the upstream believes.
+fn is_end_to_end(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.starts_with("content-")
+        || name.starts_with("x-forwarded-")
+        || name.starts_with("if-")
+        || matches!(
+            name,
+            "host"
+                | "authorization"
+                | "cookie"
+                | "origin"
+                | "range"
+                | "expect"
+                | "date"
+                | "via"
+                | "forwarded"
+                | "x-real-ip"
+                | "x-request-id"
+                | "cache-control"
+                | "pragma"
+                | "accept"
+                | "accept-encoding"
+                | "user-agent"
+                | "referer"
+        )
+}
+
+/// The protocol a request asks for, if it may have it. HTTP/1.1 only (RFC 9113 §8.6), never with a body, whose end would be
+/// the tunnel's beginning, and only one protocol at a time.
+pub(super) fn upgrade(head: &RequestHeader, admitted: &Admitted) -> Option<HeaderValue> {
+    if head.version != Version::HTTP_11 || has_body(&head.headers) {
+        return None;
+    }
+    let mut asked = head.headers.get_all(UPGRADE).iter();
+    let (protocol, None) = (asked.next()?, asked.next()) else { return None };
+    let named = tokens(&head.headers).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
+    let word = protocol.to_str().ok()?.trim().to_ascii_lowercase();
+    (named && admitted.permits_upgrade(&word)).then(|| protocol.clone())
+}
+
+/// Whether a request announces a body (RFC 9112 §6).
+pub(super) fn has_body(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRANSFER_ENCODING)
+        || headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0")
+}
+
+/// Whether repeating a request does no more than making it once (RFC 9110 §9.2.2).
+pub(super) fn is_idempotent(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    )
+}
+
+/// Removes from a request what belongs to the client's connection. Before the gateway adds anything, so that no `Connection` takes it
+/// away again. Pingora frames the body anew from Content-Length, or else as chunks.
+pub(super) fn clean_request(head: &mut RequestHeader) {
+    let named: Vec<HeaderName> = tokens(&head.headers)
+        .filter_map(|token| HeaderName::from_bytes(token).ok())
+        .filter(|name| !is_end_to_end(name))
+        .collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        head.remove_header(name);
+    }
+}
+
+/// Asks the upstream to switch.
+pub(super) fn ask_upgrade(head: &mut RequestHeader, protocol: HeaderValue) {
+    let _ = head.insert_header(CONNECTION, HeaderValue::from_static("Upgrade"));
+    let _ = head.insert_header(UPGRADE, protocol);
+}
+
+/// Whether a 101 switches to the protocol asked for (RFC 9110 §7.8: to no other). Pingora compares only whether both sides took the
+/// request for an upgrade, and lets a 101 pass that nobody asked for.
+pub(super) fn is_switch_to(head: &ResponseHeader, asked: Option<&HeaderValue>) -> bool {
+    let mut named = head.headers.get_all(UPGRADE).iter();
+    let (Some(named), None, Some(asked)) = (named.next(), named.next(), asked) else { return false };
+    named.as_bytes().trim_ascii().eq_ignore_ascii_case(asked.as_bytes().trim_ascii())
+}
+
+/// How a response is framed towards the client: settled by Pingora before the gateway edits the head, put back after.
+#[derive(Debug)]
+pub(super) struct Framing {
+    chunked: bool,
+    length: Option<HeaderValue>,
+    upgrade: Option<HeaderValue>,
+}
+
+impl Framing {
+    /// Reads it.
+    pub(super) fn of(head: &ResponseHeader) -> Self {
+        Self {
+            chunked: head.headers.contains_key(TRANSFER_ENCODING),
+            length: head.headers.get(CONTENT_LENGTH).cloned(),
+            upgrade: head.headers.get(UPGRADE).filter(|_| head.status.as_u16() == 101).cloned(),
+        }
+    }
+
+    /// Puts it back. A client of HTTP/1.0 knows no chunks (RFC 9112 §6.1): its body ends with the connection.
+    pub(super) fn restore(self, head: &mut ResponseHeader, client: Version) {
+        for name in HOP_BY_HOP.iter().filter(|name| **name != http::header::TRAILER) {
+            head.remove_header(name);
+        }
+        match self.length {
+            Some(length) if !self.chunked => drop(head.insert_header(CONTENT_LENGTH, length)),
+            _ => drop(head.remove_header(&CONTENT_LENGTH)),
+        }
+        if self.chunked && client != Version::HTTP_10 {
+            let _ = head.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        if let Some(protocol) = self.upgrade {
+            let _ = head.insert_header(CONNECTION, HeaderValue::from_static("Upgrade"));
+            let _ = head.insert_header(UPGRADE, protocol);
+        }
+    }
+}
+
+/// What `Connection` names.
+fn tokens(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let values = headers.get_all(CONNECTION).into_iter();
+    values.flat_map(|value| value.as_bytes().split(|b| *b == b',')).map(<[u8]>::trim_ascii)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(fields: &[(&'static str, &'static str)]) -> RequestHeader {
+        let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+        head.set_version(Version::HTTP_11);
+        for (name, value) in fields {
+            head.append_header(*name, *value).unwrap();
+        }
+        head
+    }
+
+    #[test]
+    fn removes_what_belongs_to_the_connection() {
+        let mut own = head(&[
+            ("connection", "x-one, close"),
+            ("connection", "X-Two,authorization , cookie,host, content-length,,\"x-three\""),
+            ("x-one", "1"),
+            ("x-two", "2"),
+            ("x-three", "3"),
+            ("authorization", "secret"),
+            ("cookie", "a=b"),
+            ("host", "a"),
+            ("content-length", "3"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "x"),
+        ]);
+        clean_request(&mut own);
+        let mut left: Vec<_> = own.headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["authorization", "content-length", "cookie", "host", "x-three"]);
+    }
+
+    #[test]
+    fn knows_bodies() {
+        assert!(!has_body(&head(&[]).headers));
+        assert!(!has_body(&head(&[("content-length", "0")]).headers));
+        assert!(has_body(&head(&[("content-length", "1")]).headers));
+        assert!(has_body(&head(&[("transfer-encoding", "chunked")]).headers));
+    }
+
+    #[test]
+    fn keeps_the_framing() {
+        let mut own = ResponseHeader::build(200, None).unwrap();
+        own.insert_header("transfer-encoding", "chunked").unwrap();
+        let framing = Framing::of(&own);
+        own.remove_header("transfer-encoding");
+        own.insert_header("connection", "close").unwrap();
+        framing.restore(&mut own, Version::HTTP_11);
+        assert_eq!(own.headers.get("transfer-encoding").unwrap(), "chunked");
+        assert!(own.headers.get("connection").is_none());
+        Framing::of(&own).restore(&mut own, Version::HTTP_10);
+        assert!(own.headers.get("transfer-encoding").is_none());
+    }
+}
