@@ -82,20 +82,17 @@ fn pingora_stays_in_its_rooms() {
 #[test]
 fn policies_do_not_know_each_other() {
     let mut breaches = Vec::new();
+    let policies = policies();
     for (path, text) in sources() {
         let Some(own) = policy(&path) else { continue };
         if POLICY_SHARED.contains(&own.as_str()) {
             continue;
         }
-        for (number, line) in code_lines(&text) {
-            for other in policies() {
-                let used =
-                    line.contains(&format!("policy::{other}")) || line.contains(&format!("super::{other}"));
-                // Within a policy that is a directory, `super::x` is a part of it.
-                let inside = path.components().count() > 3 && !line.contains("policy::");
-                if used && other != own && !inside {
-                    breaches.push(format!("{}:{number}: {own} uses {other}", path.display()));
-                }
+        // Within a policy that is a directory, `super::x` is a part of it.
+        let beside = if path.components().count() == 3 { "super::" } else { "super::super::" };
+        for (line, used) in paths_after(&["crate::policy::", beside], &text) {
+            if used != own && policies.contains(&used) {
+                breaches.push(format!("{}:{line}: {own} uses {used}", path.display()));
             }
         }
     }
@@ -189,8 +186,13 @@ fn code_lines(text: &str) -> Vec<(usize, String)> {
     lines
 }
 
-/// The modules that follow `crate::` (in the binary: `portcullis::`), braces at the first level opened.
+/// The modules that follow `crate::` (in the binary: `portcullis::`).
 fn crate_paths(text: &str) -> Vec<(usize, String)> {
+    paths_after(&["crate::", "portcullis::"], text)
+}
+
+/// The names that follow a marker, with their lines; braces at the first level are opened.
+fn paths_after(markers: &[&str], text: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     let lines = code_lines(text);
     let code: String = lines.iter().map(|(_, line)| format!("{line}\n")).collect();
@@ -198,10 +200,10 @@ fn crate_paths(text: &str) -> Vec<(usize, String)> {
         let index = code.get(..offset).unwrap_or_default().matches('\n').count();
         lines.get(index).map_or(0, |(number, _)| *number)
     };
-    for marker in ["crate::", "portcullis::"] {
+    for marker in markers {
         for (offset, _) in code.match_indices(marker) {
             let before = code.get(..offset).and_then(|text| text.chars().next_back());
-            if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':' || c == '"') {
+            if before.is_some_and(|c| c.is_alphanumeric() || matches!(c, '_' | ':' | '"')) {
                 continue;
             }
             let rest = code.get(offset + marker.len()..).unwrap_or_default();

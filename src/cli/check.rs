@@ -31,3 +31,29 @@ pub fn check(path: &Path, out: &mut dyn Write, err: &mut dyn Write) -> io::Resul
         _ => Ok(64),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(path: &Path) -> (u8, String, String) {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let status = check(path, &mut out, &mut err).unwrap();
+        (status, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+    }
+
+    #[test]
+    fn a_good_file_is_counted() {
+        let (status, out, err) = checked(Path::new("conf/examples/minimal.yaml"));
+        assert_eq!((status, err.as_str()), (0, ""));
+        assert_eq!(out, "conf/examples/minimal.yaml: good; routes: 1, upstreams: 1\n");
+    }
+
+    #[test]
+    fn a_bad_file_is_64_and_told_on_the_error_stream() {
+        let (status, out, err) = checked(Path::new("no/such/file.yaml"));
+        assert_eq!((status, out.as_str()), (64, ""));
+        assert!(err.starts_with("error: cannot read `no/such/file.yaml`: no such file\n"), "{err}");
+        assert!(err.ends_with("\n1 error\n"), "{err}");
+    }
+}

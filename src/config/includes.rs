@@ -13,6 +13,8 @@ use super::substitute::{Env, substitute};
 use super::tree::{Node, Trail, Value};
 use super::{Build, Site};
 
+/// How deep files may include each other.
+const INCLUDE_DEPTH_MAX: usize = 16;
 /// A path with one of these is a pattern.
 const WILDCARDS: [char; 3] = ['*', '?', '['];
 
@@ -157,6 +159,11 @@ impl<'a> Loader<'a> {
             let cause = format!("`{shown}` includes itself, directly or through others");
             let cure = "keep included files in a directory of their own";
             self.build.errors.push(site, "include", cause, cure);
+            return false;
+        }
+        if self.open.len() >= INCLUDE_DEPTH_MAX {
+            let cause = format!("`{shown}` is included through more than {INCLUDE_DEPTH_MAX} files");
+            self.build.errors.push(site, "include", cause, "include it from a file nearer to the first");
             return false;
         }
         if let Some(first) = self.loaded.get(&identity) {

@@ -202,6 +202,30 @@ fn files_join_lists_append_and_all_are_watched() {
 }
 
 #[test]
+fn files_do_not_include_each_other_without_end() {
+    let directory = tempfile::tempdir().unwrap();
+    for n in 0..20 {
+        let text = format!("include: [{}.yaml]\n", n + 1);
+        fs::write(directory.path().join(format!("{n}.yaml")), text).unwrap();
+    }
+    let mut build = Build::default();
+    assert!(load::<Sample>(&directory.path().join("0.yaml"), &environment, &mut build).is_none());
+    let causes: Vec<&str> = build.errors.errors().iter().map(|error| error.cause.as_str()).collect();
+    assert!(
+        matches!(causes.as_slice(), [cause] if cause.ends_with("through more than 16 files")),
+        "{causes:?}"
+    );
+}
+
+#[test]
+fn ten_thousand_names_load() {
+    let text: String = (0..10_000).map(|n| format!("  n{n}: {{a: x}}\n")).collect();
+    let list: String = (0..10_000).map(|n| format!("  - {{a: x{n}}}\n")).collect();
+    let sample = good(&format!("named:\n{text}list:\n{list}"));
+    assert_eq!((sample.named.len(), sample.list.len()), (10_000, 10_000));
+}
+
+#[test]
 fn a_pattern_without_files_is_worth_a_warning() {
     let (sample, build) = read("include: ['none-*.yaml']\n");
     assert!(sample.is_some());

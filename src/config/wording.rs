@@ -176,13 +176,22 @@ fn scalar_cure(scalar: &Scalar, schema: &Schema, shape: &Shape) -> Option<String
             _ => {}
         }
     }
-    match (takes("array"), takes("object")) {
-        (true, _) if words.is_empty() && !takes("string") => Some(format!("write a list: `[{text}]`")),
-        (false, true) if words.is_empty() && !takes("string") => {
-            Some("write `key: value`, with a space after the colon".into())
-        }
-        _ => None,
+    if takes_list_of_texts(schema, shape) {
+        let item = if scalar.plain { text } else { format!("\"{text}\"") };
+        return Some(format!("write a list: `[{item}]`"));
     }
+    mapping_cure(scalar, schema, shape)
+}
+
+/// The cure for a text where a mapping is wanted: `drain 10s` and `drain:10s` lack something after their key.
+fn mapping_cure(scalar: &Scalar, schema: &Schema, shape: &Shape) -> Option<String> {
+    let form = forms(schema, shape).into_iter().find(|form| form.get("properties").is_some())?;
+    let first = scalar.text.split([':', ' ']).next().unwrap_or_default();
+    if known(shape, form).contains(&first) {
+        return Some(format!("write `{first}: …`, with a space after the colon"));
+    }
+    let key = form.get("required").and_then(|required| required.get(0)).and_then(Schema::as_str)?;
+    Some(format!("write {}, such as `{{{key}: …}}`", wanted(schema, shape)))
 }
 
 fn format(node: &Node, schema: &Schema) -> (String, String) {
@@ -269,32 +278,38 @@ fn brief(noun: &str) -> &str {
     noun.split_once(" such as").map_or(noun, |(brief, _)| brief)
 }
 
-/// Whether a schema, or a branch of it, asks for a format of ours.
+/// Whether a schema asks for a format of ours in one of its forms.
 fn has_format(schema: &Schema, shape: &Shape) -> bool {
-    let schema = shape.resolve(schema);
-    let within = branches(schema).is_some_and(|branches| branches.iter().any(|b| has_format(b, shape)));
-    within || format_of(schema).is_some()
+    forms(schema, shape).into_iter().any(|form| format_of(form).is_some())
 }
 
 /// The words that a schema takes.
 fn words<'a>(schema: &'a Schema, shape: &'a Shape) -> Vec<&'a str> {
+    let options = |form: &'a Schema| match form.get("enum").and_then(Schema::as_array) {
+        Some(options) => options.iter().filter_map(Schema::as_str).collect(),
+        None => form.get("const").and_then(Schema::as_str).into_iter().collect::<Vec<_>>(),
+    };
+    forms(schema, shape).into_iter().flat_map(options).collect()
+}
+
+/// A schema, or each of the forms that it offers.
+fn forms<'a>(schema: &'a Schema, shape: &'a Shape) -> Vec<&'a Schema> {
     let schema = shape.resolve(schema);
-    if let Some(branches) = branches(schema) {
-        return branches.iter().flat_map(|branch| words(branch, shape)).collect();
+    match branches(schema) {
+        Some(branches) => branches.iter().flat_map(|branch| forms(branch, shape)).collect(),
+        None => vec![schema],
     }
-    if let Some(options) = schema.get("enum").and_then(Schema::as_array) {
-        return options.iter().filter_map(Schema::as_str).collect();
-    }
-    schema.get("const").and_then(Schema::as_str).into_iter().collect()
 }
 
 /// Whether any value of a JSON type is taken.
 fn takes(schema: &Schema, shape: &Shape, name: &str) -> bool {
-    let schema = shape.resolve(schema);
-    match branches(schema) {
-        Some(branches) => branches.iter().any(|branch| takes(branch, shape, name)),
-        None => schema.get("type").is_some_and(|it| it == name) && (name != "string" || !is_word(schema)),
-    }
+    let is = |form: &&Schema| form.get("type").is_some_and(|it| it == name);
+    forms(schema, shape).iter().any(|form| is(form) && (name != "string" || !is_word(form)))
+}
+
+fn takes_list_of_texts(schema: &Schema, shape: &Shape) -> bool {
+    let items = |form: &&Schema| form.get("items").is_some_and(|items| takes(items, shape, "string"));
+    forms(schema, shape).iter().any(items)
 }
 
 fn list(names: &[&str], last: &str) -> String {
