@@ -247,4 +247,23 @@ mod tests {
         assert_eq!(start.after(""), Position::Start);
         assert_eq!(Position::Authority.after(".example.com/"), Position::Path);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_value_leaves_its_place(value: Vec<u8>) {
+            let visible = |text: &str| text.bytes().all(|b| (0x20..=0x7e).contains(&b));
+            let line = written(Escape::Log, &value);
+            assert!(visible(&line) && !line.contains('"'), "{line}");
+            assert!(visible(&written(Escape::Header, &value)));
+            let url = written(Escape::Url, &value);
+            assert!(visible(&url) && !url.contains([' ', '"', '<', '>', '\\', '?', '#']), "{url}");
+            for escape in [Escape::Json, Escape::Html, Escape::Text] {
+                assert!(!written(escape, &value).contains(char::is_control));
+            }
+            let json = format!("\"{}\"", written(Escape::Json, &value));
+            assert_eq!(serde_json::from_str::<String>(&json).unwrap(), String::from_utf8_lossy(&value));
+            assert!(!is_plain(Escape::Log, &value) || line.as_bytes() == value);
+            assert!(!is_plain(Escape::Url, &value) || url.as_bytes() == value);
+        }
+    }
 }
