@@ -7,7 +7,7 @@
 //! same facts, so Pingora is silent unless the list of levels names it.
 
 use std::io::Write;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use log::{LevelFilter, Log, Metadata};
@@ -47,7 +47,7 @@ impl Settings {
 
     /// From now on; may be called again at every reload.
     pub fn apply(&self) {
-        *LOGGER.settings.write().unwrap_or_else(PoisonError::into_inner) = Some(self.clone());
+        *LOGGER.settings.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(self.clone()));
         let most = self.levels.iter().map(|(_, level)| *level).max().unwrap_or(LevelFilter::Info);
         // Fails where somebody else's logger is installed (a test's): then that one hears us.
         let _ = log::set_logger(&LOGGER);
@@ -125,7 +125,7 @@ fn refuse(level: &Spanned<String>, cause: String, build: &mut Build) {
 
 #[derive(Debug)]
 struct Logger {
-    settings: RwLock<Option<Settings>>,
+    settings: RwLock<Option<Arc<Settings>>>,
 }
 
 static LOGGER: Logger = Logger { settings: RwLock::new(None) };
@@ -140,6 +140,7 @@ impl Log for Logger {
         if !self.enabled(record.metadata()) {
             return;
         }
+        // Not held while the line is made: what is shown may itself want to log.
         let settings = self.settings.read().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(settings) = settings {
             let line = settings.line(SystemTime::now(), record);

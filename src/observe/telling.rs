@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Config;
 use super::access_log::AccessLog;
-use super::metrics::{Counter, Latency, Metrics, RouteSeries};
+use super::metrics::{Counter, Latency, Metrics, Presence, RouteSeries};
 use super::operational::Settings;
 use crate::config::{Build, Spanned};
 use crate::record::{ErrorFacts, Record, RouteFacts};
@@ -38,6 +38,8 @@ pub struct Telling {
     gateway: Policy,
     access: Option<AccessLog>,
     operational: Settings,
+    /// Held, so that the series of the routes' labels exist.
+    _route_labels: Vec<Arc<Presence>>,
 }
 
 #[derive(Debug)]
@@ -46,7 +48,7 @@ struct Upstream {
     connect: Arc<Counter>,
     reset: Arc<Counter>,
     /// Held, so that the servers' series exist.
-    _servers: Vec<Arc<()>>,
+    _servers: Vec<Arc<Presence>>,
 }
 
 /// The reasons of a policy. Those that it named at load are there from the start; another one, always a word of the code, is added
@@ -92,6 +94,11 @@ impl Telling {
         Some(Self {
             routes: routes.iter().map(|facts| metrics.route(&facts.name)).collect(),
             no_route: metrics.route(NO_ROUTE),
+            _route_labels: routes
+                .iter()
+                .filter(|facts| !facts.labels.is_empty())
+                .map(|facts| metrics.route_labels(facts))
+                .collect(),
             upstreams: upstreams
                 .iter()
                 .map(|(name, servers)| (Arc::clone(name), Upstream::new(name, servers, &metrics)))
@@ -402,6 +409,22 @@ mod tests {
         ] {
             assert_eq!(value(&told, name), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn labels_of_routes_are_a_series_to_join_with() {
+        let live = Live::default();
+        let mut facts = RouteFacts::clone(&route(0, "hello"));
+        facts.labels = [("stage", "prod"), ("team-x", "a"), ("team.x", "b"), ("ü", "1")]
+            .map(|(name, value)| (name.into(), value.into()))
+            .into();
+        let telling = compile(&[facts.into(), route(1, "bare")], &config(OrNone::None), &live);
+        let told = parse(&telling.metrics().render());
+        let infos: Vec<_> = told.keys().filter(|name| name.starts_with("portcullis_route_info")).collect();
+        assert_eq!(
+            infos,
+            [r#"portcullis_route_info{route="hello",label__="1",label_stage="prod",label_team_x="b"}"#]
+        );
     }
 
     #[test]

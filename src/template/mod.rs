@@ -147,7 +147,6 @@ impl Template {
     /// As [`Template::render_as`], onto bytes (always UTF-8); with the words of an answer that is being made.
     pub fn write(&self, escape: Escape, record: &Record, answer: Option<&Answer>, out: &mut Vec<u8>) {
         let mut position = Position::Start;
-        let mut value = Vec::new();
         for part in &self.parts {
             match part {
                 Part::Text(text) => {
@@ -155,12 +154,16 @@ impl Template {
                     position = position.after(text);
                 }
                 Part::Variable(variable) => {
-                    value.clear();
-                    variable::push(variable, record, answer, &mut value);
-                    if value.is_empty() && escape == Escape::Log {
+                    let start = out.len();
+                    variable::push(variable, record, answer, out);
+                    if out.len() == start && escape == Escape::Log {
                         out.push(b'-');
                     }
-                    escape::push(escape, position, &value, out);
+                    // Only a value that may need it is taken out again and escaped.
+                    if !out.get(start..).is_some_and(|value| escape::is_plain(escape, value)) {
+                        let value = out.split_off(start);
+                        escape::push(escape, position, &value, out);
+                    }
                     // What follows a value is a path, unless the text says otherwise.
                     if position == Position::Start {
                         position = Position::Path;

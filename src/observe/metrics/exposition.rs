@@ -158,7 +158,29 @@ impl Metrics {
             requests.counters(counted),
             total.histogram(routes.iter().map(|(labels, series)| (labels.clone(), series.total())), &LATENCY),
             own.histogram(routes.iter().map(|(labels, series)| (labels.clone(), series.own())), &OWN),
+            self.route_info(),
         ]
+    }
+
+    /// `portcullis_route_info{route="orders",label_stage="prod"} 1`: routes that have labels.
+    fn route_info(&self) -> MetricFamily {
+        let metrics = self.route_labels.living().into_iter().map(|(words, _)| {
+            let mut words = words.into_iter();
+            let route = words.next().unwrap_or_default();
+            let mut pairs = vec![pair("route", route)];
+            while let (Some(name), Some(value)) = (words.next(), words.next()) {
+                pairs.push(pair(&name, value));
+            }
+            let mut metric = Metric::from_label(pairs);
+            set_gauge(&mut metric, 1.0);
+            metric
+        });
+        let mut family = MetricFamily::default();
+        family.set_metric(metrics.collect());
+        family.set_name("portcullis_route_info".to_owned());
+        family.set_help("The labels of a route, to join other figures with.".to_owned());
+        family.set_field_type(MetricType::GAUGE);
+        family
     }
 
     fn of_the_process(&self) -> Vec<MetricFamily> {
@@ -241,6 +263,19 @@ fn float(count: u64) -> f64 {
     count as f64
 }
 
+fn pair(name: &str, value: Box<str>) -> LabelPair {
+    let mut pair = LabelPair::default();
+    pair.set_name(name.to_owned());
+    pair.set_value(value.into());
+    pair
+}
+
+fn set_gauge(metric: &mut Metric, value: f64) {
+    let mut gauge = Gauge::default();
+    gauge.set_value(value);
+    metric.set_gauge(gauge);
+}
+
 impl Definition {
     fn counters(&self, series: impl Iterator<Item = (Labels, f64)>) -> MetricFamily {
         self.family(MetricType::COUNTER, series, |metric, value| {
@@ -251,11 +286,7 @@ impl Definition {
     }
 
     fn gauges(&self, series: impl Iterator<Item = (Labels, f64)>) -> MetricFamily {
-        self.family(MetricType::GAUGE, series, |metric, value| {
-            let mut gauge = Gauge::default();
-            gauge.set_value(value);
-            metric.set_gauge(gauge);
-        })
+        self.family(MetricType::GAUGE, series, set_gauge)
     }
 
     fn histogram(
@@ -285,12 +316,7 @@ impl Definition {
         set: impl Fn(&mut Metric, V),
     ) -> MetricFamily {
         let metrics = series.map(|(values, value)| {
-            let pairs = self.labels.iter().zip(values).map(|(name, value)| {
-                let mut pair = LabelPair::default();
-                pair.set_name((*name).to_owned());
-                pair.set_value(value.into());
-                pair
-            });
+            let pairs = self.labels.iter().zip(values).map(|(name, value)| pair(name, value));
             let mut metric = Metric::from_label(pairs.collect());
             set(&mut metric, value);
             metric

@@ -3,14 +3,16 @@
 mod exposition;
 mod series;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use exposition::{Polled, Sample};
 pub use series::{Counter, Gauge};
-pub(super) use series::{Latency, RouteSeries};
+pub(super) use series::{Latency, Presence, RouteSeries};
 
+use crate::record::RouteFacts;
 use crate::state::Live;
 use series::Family;
 
@@ -18,8 +20,10 @@ use series::Family;
 #[derive(Default)]
 pub struct Metrics {
     routes: Family<RouteSeries>,
+    /// By the route's name, then its labels' names and values by turns.
+    route_labels: Family<Presence>,
     upstreams: Family<Latency>,
-    servers: Family<()>,
+    servers: Family<Presence>,
     retries: Family<Counter>,
     refusals: Family<Counter>,
     would_refuse: Family<Counter>,
@@ -101,11 +105,25 @@ impl Metrics {
         self.routes.find_or_make(&[name])
     }
 
+    /// The labels of a route, as a series to join others with. Names are made fit for Prometheus: `stage` → `label_stage`.
+    pub(super) fn route_labels(&self, facts: &RouteFacts) -> Arc<Presence> {
+        let fit = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+        let labels = facts
+            .labels
+            .iter()
+            .map(|(name, value)| (format!("label_{}", name.chars().map(fit).collect::<String>()), value));
+        // Two names may become one; the later wins.
+        let labels: BTreeMap<_, _> = labels.collect();
+        let pairs = labels.iter().flat_map(|(name, value)| [name.as_str(), &***value]);
+        let all: Vec<&str> = std::iter::once(&*facts.name).chain(pairs).collect();
+        self.route_labels.find_or_make(&all)
+    }
+
     pub(super) fn upstream(&self, name: &str) -> Arc<Latency> {
         self.upstreams.find_or_make(&[name])
     }
 
-    pub(super) fn server(&self, upstream: &str, server: &str) -> Arc<()> {
+    pub(super) fn server(&self, upstream: &str, server: &str) -> Arc<Presence> {
         self.servers.find_or_make(&[upstream, server])
     }
 

@@ -203,6 +203,10 @@ impl RouteSeries {
     }
 }
 
+/// A series that says by its labels that something is there.
+#[derive(Debug, Default)]
+pub(in crate::observe) struct Presence;
+
 /// Series of one kind by their labels. A series lives as long as a snapshot or a holder names it: it survives reloads that keep it,
 /// and one that nobody names any more disappears, so that their number is bounded by the configuration.
 #[derive(Debug)]
