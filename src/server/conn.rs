@@ -247,7 +247,9 @@ impl Conn {
                 return Poll::Ready(read);
             }
             // The next request waits in the input: the end behind it is not this request's business yet.
-            if self.fence == Fence::Closed && (self.input.len() >= PIPELINED || self.ended && !self.input.is_empty()) {
+            if self.fence == Fence::Closed
+                && (self.input.len() >= PIPELINED || self.ended && !self.input.is_empty())
+            {
                 return Poll::Pending;
             }
             if self.ended {
@@ -298,7 +300,12 @@ impl Io {
         }
     }
 
-    fn poll_write_two(&mut self, cx: &mut Context<'_>, first: &[u8], second: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write_two(
+        &mut self,
+        cx: &mut Context<'_>,
+        first: &[u8],
+        second: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let both = [io::IoSlice::new(first), io::IoSlice::new(second)];
         match self {
             Self::Plain(sock) => Pin::new(sock).poll_write_vectored(cx, &both),
@@ -343,11 +350,7 @@ impl AsyncRead for Conn {
 }
 
 impl AsyncWrite for Conn {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         if this.output.len() + buf.len() <= COALESCED {
             this.output.extend_from_slice(buf);

@@ -28,7 +28,8 @@ fn a_taken_port_is_an_error_that_names_it_and_binds_nothing() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let listeners = vec![at("a", free), at("b", taken.local_addr().unwrap())];
     let error = Rig::with(listeners, |_| {}).err().unwrap().to_string();
-    let expected = format!("test.yaml:7: cannot listen on {}: Address already in use", taken.local_addr().unwrap());
+    let expected =
+        format!("test.yaml:7: cannot listen on {}: Address already in use", taken.local_addr().unwrap());
     assert!(error.starts_with(&expected), "{error}");
     assert!(TcpStream::connect(free).is_err());
 
@@ -188,7 +189,11 @@ fn a_second_drain_and_a_stop_are_at_once() {
         rig.handle.drain();
         std::thread::sleep(Duration::from_millis(100));
         assert!(rig.is_running());
-        if stop { rig.handle.stop() } else { rig.handle.drain() }
+        if stop {
+            rig.handle.stop()
+        } else {
+            rig.handle.drain()
+        }
         let began = Instant::now();
         rig.join();
         assert!(began.elapsed() < Duration::from_secs(2));
