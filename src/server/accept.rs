@@ -10,9 +10,10 @@ use rustix::io::Errno;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::conn::{Conn, Io};
+use super::conn::Conn;
 use super::counts::{OpenConnection, Unserved};
 use super::endpoint::Endpoint;
+use super::io::Io;
 use super::listen::{Listener, Socket};
 use super::sock::{Sock, Transport};
 use super::worker::Worker;

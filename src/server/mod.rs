@@ -10,6 +10,7 @@ mod endpoint;
 mod error;
 mod http1;
 mod http2;
+mod io;
 mod linger;
 mod listen;
 mod reload;
@@ -23,7 +24,6 @@ mod worker;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -54,7 +54,7 @@ impl BackOffice {
     ///
     /// # Errors
     /// The system gives no threads or no epoll.
-    pub fn new() -> io::Result<Self> {
+    pub fn new() -> std::io::Result<Self> {
         tokio::runtime::Builder::new_multi_thread()
             .worker_threads(BACK_OFFICE)
             .thread_name("back-office")
