@@ -65,9 +65,7 @@ impl<'a> Seen<'a> {
     fn understand(&mut self, name: &'a [u8], value: &'a [u8]) -> Result<(), Denial> {
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => {
-                if self.host.replace(value).is_some() {
-                    return Err(Denial::ambiguous("host", "several Host fields"));
-                }
+                once(&mut self.host, value, "host", "several Host fields")?;
             }
             6 if name.eq_ignore_ascii_case(b"expect") => {
                 self.expects_continue |= value.eq_ignore_ascii_case(b"100-continue");
@@ -79,19 +77,12 @@ impl<'a> Seen<'a> {
                 }
             }
             14 if name.eq_ignore_ascii_case(b"content-length") => {
+                // RFC 9112 §6.3, rule 5 lets equal ones be folded; a client that doubles it is not worth the risk.
                 let length = length(value)?;
-                if self.length.replace(length).is_some() {
-                    // RFC 9112 §6.3, rule 5 lets equal ones be folded; a client that doubles it is not worth the risk.
-                    return Err(Denial::ambiguous("content_length", "several Content-Length fields"));
-                }
+                once(&mut self.length, length, "content_length", "several Content-Length fields")?;
             }
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
-                if self.coding.replace(value).is_some() {
-                    return Err(Denial::ambiguous(
-                        "transfer_encoding",
-                        "several Transfer-Encoding fields",
-                    ));
-                }
+                once(&mut self.coding, value, "transfer_encoding", "several Transfer-Encoding fields")?;
             }
             _ => {}
         }
@@ -104,10 +95,7 @@ impl<'a> Seen<'a> {
             return Ok(self.length.map_or(Body::None, Body::Length));
         };
         if self.length.is_some() {
-            return Err(Denial::ambiguous(
-                "transfer_encoding",
-                "both Transfer-Encoding and Content-Length",
-            ));
+            return Err(Denial::ambiguous("transfer_encoding", "both Transfer-Encoding and Content-Length"));
         }
         if protocol == Protocol::Http10 {
             return Err(Denial::ambiguous("transfer_encoding", "Transfer-Encoding on HTTP/1.0"));
@@ -127,10 +115,7 @@ impl<'a> Seen<'a> {
         };
         // RFC 9112 §6.3, rule 4: without chunked at the end the length cannot be known.
         if !last_is_chunked && coding.split(|b| *b == b',').all(|c| known(c.trim_ascii())) {
-            return Err(Denial::ambiguous(
-                "transfer_encoding",
-                "Transfer-Encoding does not end in chunked",
-            ));
+            return Err(Denial::ambiguous("transfer_encoding", "Transfer-Encoding does not end in chunked"));
         }
         Err(Denial::new(Cause::UnknownCoding, "transfer_coding", "a transfer coding other than chunked"))
     }
@@ -138,9 +123,7 @@ impl<'a> Seen<'a> {
     /// The one Host; HTTP/1.1 must have it (RFC 9112 §3.2).
     pub(super) fn host(&self, protocol: Protocol) -> Result<Option<&'a [u8]>, Denial> {
         match self.host {
-            None if protocol == Protocol::Http11 => {
-                Err(Denial::ambiguous("host", "HTTP/1.1 without Host"))
-            }
+            None if protocol == Protocol::Http11 => Err(Denial::ambiguous("host", "HTTP/1.1 without Host")),
             host => Ok(host),
         }
     }
@@ -148,6 +131,19 @@ impl<'a> Seen<'a> {
     /// RFC 9112 §9.3.
     pub(super) fn keep_alive(&self, protocol: Protocol) -> bool {
         !self.close && (protocol == Protocol::Http11 || self.keep_alive)
+    }
+}
+
+/// Takes a field that may come only once.
+fn once<T>(
+    slot: &mut Option<T>,
+    value: T,
+    reason: &'static str,
+    message: &'static str,
+) -> Result<(), Denial> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(Denial::ambiguous(reason, message)),
     }
 }
 

@@ -116,19 +116,10 @@ fn read(file: &Spanned<String>, build: &mut Build) -> Option<Vec<u8>> {
     }
 }
 
-fn note<T>(
-    result: Result<T, BadCertificate>,
-    file: &Spanned<String>,
-    build: &mut Build,
-) -> Option<T> {
+fn note<T>(result: Result<T, BadCertificate>, file: &Spanned<String>, build: &mut Build) -> Option<T> {
     result
         .map_err(|bad| {
-            build.errors.push(
-                &file.site,
-                &*file.path,
-                format!("`{}`: {}", file.value, bad.cause),
-                bad.cure,
-            );
+            build.errors.push(&file.site, &*file.path, format!("`{}`: {}", file.value, bad.cause), bad.cure);
         })
         .ok()
 }
@@ -194,12 +185,14 @@ pub fn join(mut chain: Vec<X509>, key: PKey<Private>) -> Result<Certificate, Bad
     let leaf = chain.remove(0);
     let fits = leaf.public_key().is_ok_and(|public| public.public_eq(&key));
     if !fits {
-        let elsewhere =
-            chain.iter().any(|c| c.public_key().is_ok_and(|public| public.public_eq(&key)));
+        let elsewhere = chain.iter().any(|c| c.public_key().is_ok_and(|public| public.public_eq(&key)));
         return Err(if elsewhere {
             BadCertificate::new("the chain does not start with the key's certificate", "put the leaf first")
         } else {
-            BadCertificate::new("the certificate and the key do not fit each other", "name the key it was made with")
+            BadCertificate::new(
+                "the certificate and the key do not fit each other",
+                "name the key it was made with",
+            )
         });
     }
     let names = names(&leaf);

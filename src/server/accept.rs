@@ -10,9 +10,10 @@ use rustix::io::Errno;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::conn::{Conn, Io};
+use super::conn::Conn;
 use super::counts::{OpenConnection, Unserved};
 use super::endpoint::Endpoint;
+use super::io::Io;
 use super::listen::{Listener, Socket};
 use super::sock::{Sock, Transport};
 use super::worker::Worker;
@@ -24,11 +25,15 @@ use crate::request::{Connection, TlsFacts};
 const BREATH: Duration = Duration::from_millis(50);
 
 /// Accepts one connection at a time and lets others run in between, until told to stop; then until the queue is empty.
-pub(super) async fn accept<A>(worker: Arc<Worker<A>>, endpoint: Arc<Endpoint>, socket: Socket, mut stop: oneshot::Receiver<()>)
-where
+pub(super) async fn accept<A>(
+    worker: Arc<Worker<A>>,
+    endpoint: Arc<Endpoint>,
+    socket: Socket,
+    mut stop: oneshot::Receiver<()>,
+) where
     A: HttpServerApp + Send + Sync + 'static,
 {
-    let listener = match Listener::register(socket, &endpoint.local) {
+    let listener = match Listener::register(socket) {
         Ok(listener) => listener,
         Err(error) => return log::error!("{}: cannot accept connections: {error}", endpoint.name),
     };
@@ -61,10 +66,7 @@ where
 }
 
 fn exhausted(error: &io::Error) -> bool {
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
-    )
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
 
 /// Carries a connection from its start to its end.

@@ -11,8 +11,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-use super::listen::{Socket, SocketFile};
-use crate::gateway::{Gateway, ListenAddress};
+use super::listen::{Listener, Socket};
+use crate::gateway::Gateway;
 
 /// What the status address tells.
 pub(super) struct Status {
@@ -50,21 +50,18 @@ impl Status {
 ///
 /// # Errors
 /// The socket cannot be registered.
-pub(super) fn start(socket: Socket, address: ListenAddress, status: Arc<Status>) -> io::Result<()> {
+pub(super) fn start(socket: Socket, status: Arc<Status>) -> io::Result<()> {
     let router = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/version", get(version))
         .with_state(status);
-    match address {
-        ListenAddress::Tcp(_) => {
-            let listener = tokio::net::TcpListener::from_std(socket.into_fd().into())?;
+    match Listener::register(socket)? {
+        Listener::Tcp(listener) => {
             tokio::spawn(async move { axum::serve(listener, router).await });
         }
-        ListenAddress::Unix(_) => {
-            let file = SocketFile::of(&address);
-            let listener = tokio::net::UnixListener::from_std(socket.into_fd().into())?;
+        Listener::Unix(listener, file) => {
             tokio::spawn(async move {
                 let _file = file;
                 axum::serve(listener, router).await
@@ -86,7 +83,9 @@ async fn metrics(State(status): State<Arc<Status>>) -> Response {
     let gather = Arc::clone(&status.metrics);
     // Thousands of series take milliseconds; health checks share these threads.
     match tokio::task::spawn_blocking(move || gather()).await {
-        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
+        Ok(text) => {
+            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+        }
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }

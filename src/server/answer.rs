@@ -31,14 +31,20 @@ pub(super) fn refusal(denial: Denial) -> Refusal {
 }
 
 /// The way of a request that ends in the rim.
-pub(super) fn passage(gateway: Arc<Gateway>, connection: &Connection, protocol: Protocol, started: Instant) -> Passage {
+pub(super) fn passage(
+    gateway: Arc<Gateway>,
+    connection: &Connection,
+    protocol: Protocol,
+    started: Instant,
+) -> Passage {
     let started_at = SystemTime::now().checked_sub(started.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH);
     let mut passage = Passage::new(gateway, connection, started, started_at);
     let record = &mut passage.record;
     record.protocol = Some(protocol);
     record.tls.clone_from(&connection.tls);
     // Whom a trusted proxy speaks for is not known here: nothing of this head was believed.
-    record.client = Some(connection.peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.ip().to_canonical()));
+    record.client =
+        Some(connection.peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.ip().to_canonical()));
     passage
 }
 
@@ -90,7 +96,7 @@ pub(super) fn to_https(framing: &Framing<'_>, port: u16) -> Option<Reply> {
         b"*" => (framing.host?, &b"/"[..]),
         // Absolute form: it overrides Host (RFC 9112 §3.2.2).
         target => {
-            let rest = target.get(..7).filter(|s| s.eq_ignore_ascii_case(b"http://")).and(target.get(7..))?;
+            let rest = target.split_at_checked(7).filter(|(s, _)| s.eq_ignore_ascii_case(b"http://"))?.1;
             let end = rest.iter().position(|b| matches!(b, b'/' | b'?')).unwrap_or(rest.len());
             rest.split_at_checked(end)?
         }
@@ -122,8 +128,7 @@ fn host(authority: &[u8]) -> Option<String> {
         return None;
     }
     let host = host.strip_suffix('.').unwrap_or(host);
-    let label = |l: &str| {
-        !l.is_empty() && l.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-    };
+    let label =
+        |l: &str| !l.is_empty() && l.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
     (host.starts_with('[') || host.split('.').all(label)).then(|| host.to_ascii_lowercase())
 }

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
 use pingora_core::protocols::http::error_resp::gen_error_response;
 use pingora_core::protocols::raw_connect::ProxyDigest;
-use pingora_core::protocols::tls::{ALPN, SslDigest, SslStream, TlsRef};
+use pingora_core::protocols::tls::{ALPN, SslDigest, TlsRef};
 use pingora_core::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
     UniqueID, UniqueIDType,
@@ -21,8 +21,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use super::counts::OpenConnection;
+use super::io::Io;
 use super::linger;
-use super::sock::Sock;
 use crate::framing::{Body, Chunked};
 use crate::request::Connection;
 
@@ -38,17 +38,6 @@ const CLOSING: Duration = Duration::from_secs(10);
 thread_local! {
     /// Where reads go first: an idle connection has no buffer of its own.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into_boxed_slice());
-}
-
-/// A socket, with or without TLS.
-#[derive(Debug)]
-pub(super) enum Io {
-    /// Bare.
-    Plain(Sock),
-    /// TLS over it.
-    Tls(Box<SslStream<Sock>>),
-    /// Taken by the closing task.
-    Gone,
 }
 
 /// How much of what arrives belongs to the request now served.
@@ -247,7 +236,9 @@ impl Conn {
                 return Poll::Ready(read);
             }
             // The next request waits in the input: the end behind it is not this request's business yet.
-            if self.fence == Fence::Closed && (self.input.len() >= PIPELINED || self.ended && !self.input.is_empty()) {
+            if self.fence == Fence::Closed
+                && (self.input.len() >= PIPELINED || self.ended && !self.input.is_empty())
+            {
                 return Poll::Pending;
             }
             if self.ended {
@@ -273,57 +264,6 @@ impl Conn {
     }
 }
 
-impl Io {
-    pub(super) fn sock(&self) -> Option<&Sock> {
-        match self {
-            Self::Plain(sock) => Some(sock),
-            Self::Tls(tls) => Some(tls.get_ref()),
-            Self::Gone => None,
-        }
-    }
-
-    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Plain(sock) => Pin::new(sock).poll_read(cx, buf),
-            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_read(cx, buf),
-            Self::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
-        }
-    }
-
-    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self {
-            Self::Plain(sock) => Pin::new(sock).poll_write(cx, buf),
-            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_write(cx, buf),
-            Self::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
-        }
-    }
-
-    fn poll_write_two(&mut self, cx: &mut Context<'_>, first: &[u8], second: &[u8]) -> Poll<io::Result<usize>> {
-        let both = [io::IoSlice::new(first), io::IoSlice::new(second)];
-        match self {
-            Self::Plain(sock) => Pin::new(sock).poll_write_vectored(cx, &both),
-            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_write(cx, first),
-            Self::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
-        }
-    }
-
-    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Plain(sock) => Pin::new(sock).poll_flush(cx),
-            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_flush(cx),
-            Self::Gone => Poll::Ready(Ok(())),
-        }
-    }
-
-    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Plain(sock) => Pin::new(sock).poll_shutdown(cx),
-            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_shutdown(cx),
-            Self::Gone => Poll::Ready(Ok(())),
-        }
-    }
-}
-
 impl AsyncRead for Conn {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -343,11 +283,7 @@ impl AsyncRead for Conn {
 }
 
 impl AsyncWrite for Conn {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         if this.output.len() + buf.len() <= COALESCED {
             this.output.extend_from_slice(buf);

@@ -79,7 +79,10 @@ impl Control {
         let gateway = Arc::clone(&parts.gateway);
         let baseline = fingerprint(&parts.files);
         let watched = watch::Sender::new(Watched::new(std::mem::take(&mut parts.files), baseline));
-        let reload = std::mem::replace(&mut parts.reload, Box::new(|_| Err(Refused { errors: vec![], files: vec![] })));
+        let reload = std::mem::replace(
+            &mut parts.reload,
+            Box::new(|_| Err(Refused { errors: vec![], files: vec![] })),
+        );
         let mut control = Self {
             parts,
             started_with: Arc::clone(&gateway),
@@ -125,10 +128,7 @@ impl Control {
             }
         }
         self.parts.status.set_ready(false);
-        for Listening { endpoint, socket } in std::mem::take(&mut self.listening).into_values() {
-            drop(socket);
-            endpoint.forget();
-        }
+        self.listening.clear();
         for orders in &*self.parts.orders {
             let _ = orders.send(Order::Leave);
         }
@@ -251,6 +251,7 @@ impl Control {
 
     fn listen(&mut self, listener: &Listener, socket: Socket, plan: Plan) {
         let local = socket.local(&listener.address);
+        log::info!("listening on {local}");
         let endpoint = Arc::new(Endpoint::new(Arc::clone(&listener.name), local, plan, &self.parts.counts));
         for (index, orders) in self.parts.orders.iter().enumerate() {
             match socket.try_clone() {
@@ -279,7 +280,6 @@ impl Control {
         for ended in stopped {
             let _ = ended.await;
         }
-        endpoint.forget();
     }
 
     /// The rule that loses nothing: never close a keep-alive connection whose last answer did not say so. Idle ones wait
@@ -343,5 +343,7 @@ fn tls(
             Some(Arc::clone(generated.insert(Arc::new(made))))
         }
     };
-    Terminator::of(listener, tls, own.as_deref(), previous).map(Some).map_err(|error| failed(error.to_string()))
+    Terminator::of(listener, tls, own.as_deref(), previous)
+        .map(Some)
+        .map_err(|error| failed(error.to_string()))
 }

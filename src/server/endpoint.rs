@@ -1,12 +1,11 @@
 //! A listener, alive: shared by the workers, changed by reloads.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::counts::{Counts, ListenerCounts};
-use super::listen::SocketFile;
 use super::tls::Terminator;
 use crate::gateway::ListenAddress;
 use crate::gateway::document::RedirectToHttps;
@@ -20,7 +19,6 @@ pub(super) struct Endpoint {
     pub(super) counts: Arc<ListenerCounts>,
     plan: ArcSwap<Plan>,
     draining: watch::Sender<bool>,
-    file: Mutex<Option<SocketFile>>,
 }
 
 /// What a reload can change on a listener that stays.
@@ -32,10 +30,9 @@ pub(super) struct Plan {
 
 impl Endpoint {
     pub(super) fn new(name: Arc<str>, local: ListenAddress, plan: Plan, counts: &Counts) -> Self {
-        let file = Mutex::new(SocketFile::of(&local));
         let counts = counts.listener(&name);
         let plan = ArcSwap::from_pointee(plan);
-        Self { name, local, counts, plan, draining: watch::Sender::new(false), file }
+        Self { name, local, counts, plan, draining: watch::Sender::new(false) }
     }
 
     pub(super) fn plan(&self) -> Arc<Plan> {
@@ -57,10 +54,5 @@ impl Endpoint {
 
     pub(super) fn drain(&self) {
         self.draining.send_replace(true);
-    }
-
-    /// Removes the file of a Unix socket: nobody listens any more.
-    pub(super) fn forget(&self) {
-        self.file.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }

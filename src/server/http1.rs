@@ -185,4 +185,3 @@ async fn write(mut conn: Box<Conn>, reply: &Reply, to_head: bool) -> usize {
         Ok(Err(_)) | Err(_) => 0,
     }
 }
-

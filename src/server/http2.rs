@@ -71,7 +71,8 @@ where
     });
     let gateway = worker.snapshots.load();
     let mut options = h2_server::default_h2_options();
-    options.max_header_list_size(u32::try_from(gateway.settings.header_bytes).unwrap_or(u32::MAX).min(64 << 10));
+    options
+        .max_header_list_size(u32::try_from(gateway.settings.header_bytes).unwrap_or(u32::MAX).min(64 << 10));
     options.max_concurrent_streams(STREAMS);
     let handshake = timeout(gateway.settings.head, h2_server::handshake(conn, Some(options)));
     let Ok(Ok(mut h2)) = handshake.await else { return };

@@ -8,8 +8,8 @@ use bytes::{Buf, BytesMut};
 use tokio::io::ReadBuf;
 use tokio::time::timeout;
 
-use super::conn::Io;
 use super::counts::OpenConnection;
+use super::io::Io;
 
 /// How long a client may go on sending after the last answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -43,7 +43,7 @@ async fn discard(io: &mut Io) {
     let mut left = DISCARDED;
     while left > 0 {
         let mut read = ReadBuf::new(&mut buffer);
-        if poll_fn(|cx| io.poll_read(cx, &mut read)).await.is_err() || read.filled().is_empty() {
+        if poll_fn(|cx| io.poll_discard(cx, &mut read)).await.is_err() || read.filled().is_empty() {
             return;
         }
         left = left.saturating_sub(read.filled().len());

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -22,9 +23,12 @@ use crate::gateway::ListenAddress;
 /// Connections that the kernel keeps until they are accepted; it takes `net.core.somaxconn` if that is less.
 const BACKLOG: i32 = 4096;
 
-/// A listening socket. Clones share the kernel's queue.
+/// A listening socket. Clones share the kernel's queue; the file of a Unix socket goes with the last of them.
 #[derive(Debug)]
-pub(super) struct Socket(OwnedFd);
+pub(super) struct Socket {
+    socket: OwnedFd,
+    file: Option<Arc<SocketFile>>,
+}
 
 impl Socket {
     /// Binds and listens.
@@ -49,34 +53,30 @@ impl Socket {
         }
         bind(&socket, &address)?;
         listen(&socket, BACKLOG)?;
-        Ok(Self(socket))
+        Ok(Self { socket, file: None })
     }
 
     fn bind_unix(path: &Path) -> io::Result<Self> {
         remove_stale(path)?;
         let socket = stream_socket(AddressFamily::UNIX)?;
         bind(&socket, &SocketAddrUnix::new(path)?)?;
+        let file = SocketFile::of(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(Mode::from_raw_mode(0o660).bits()))?;
         listen(&socket, BACKLOG)?;
-        Ok(Self(socket))
+        Ok(Self { socket, file: Some(Arc::new(file)) })
     }
 
     /// Another handle on the same socket, for another worker.
     pub(super) fn try_clone(&self) -> io::Result<Self> {
-        self.0.try_clone().map(Self)
+        Ok(Self { socket: self.socket.try_clone()?, file: self.file.clone() })
     }
 
     /// Where it is bound: the port that was chosen for port 0.
     pub(super) fn local(&self, asked: &ListenAddress) -> ListenAddress {
-        match (asked, getsockname(&self.0).map(SocketAddr::try_from)) {
+        match (asked, getsockname(&self.socket).map(SocketAddr::try_from)) {
             (ListenAddress::Tcp(_), Ok(Ok(address))) => ListenAddress::Tcp(address),
             _ => asked.clone(),
         }
-    }
-
-    /// As the standard library's or tokio's listeners want it.
-    pub(super) fn into_fd(self) -> OwnedFd {
-        self.0
     }
 }
 
@@ -84,18 +84,18 @@ impl Socket {
 #[derive(Debug)]
 pub(super) enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener),
+    Unix(UnixListener, Option<Arc<SocketFile>>),
 }
 
 impl Listener {
-    /// Registers a socket with the worker's runtime.
+    /// Registers a socket with the runtime.
     ///
     /// # Errors
     /// It cannot be registered.
-    pub(super) fn register(socket: Socket, address: &ListenAddress) -> io::Result<Self> {
-        match address {
-            ListenAddress::Tcp(_) => TcpListener::from_std(socket.0.into()).map(Self::Tcp),
-            ListenAddress::Unix(_) => UnixListener::from_std(socket.0.into()).map(Self::Unix),
+    pub(super) fn register(Socket { socket, file }: Socket) -> io::Result<Self> {
+        match file {
+            None => TcpListener::from_std(socket.into()).map(Self::Tcp),
+            Some(_) => UnixListener::from_std(socket.into()).map(|listener| Self::Unix(listener, file)),
         }
     }
 
@@ -109,7 +109,9 @@ impl Listener {
                 let (stream, peer) = listener.accept().await?;
                 Ok((Transport::Tcp(stream), Some(peer)))
             }
-            Self::Unix(listener) => listener.accept().await.map(|(stream, _)| (Transport::Unix(stream), None)),
+            Self::Unix(listener, _) => {
+                listener.accept().await.map(|(stream, _)| (Transport::Unix(stream), None))
+            }
         }
     }
 
@@ -118,7 +120,7 @@ impl Listener {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let listener = match self {
             Self::Tcp(listener) => listener.as_fd(),
-            Self::Unix(listener) => listener.as_fd(),
+            Self::Unix(listener, _) => listener.as_fd(),
         };
         loop {
             let (socket, peer) = match acceptfrom_with(listener, flags) {
@@ -129,7 +131,7 @@ impl Listener {
             };
             let peer = match self {
                 Self::Tcp(_) => peer.and_then(|peer| SocketAddr::try_from(peer).ok()),
-                Self::Unix(_) => None,
+                Self::Unix(..) => None,
             };
             if let Ok(stream) = Transport::adopt(socket, peer) {
                 return Some((stream, peer));
@@ -159,7 +161,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The file of a Unix socket, removed when the listener ends, unless another socket has taken its place.
+/// The file of a Unix socket, removed with it, unless another socket has taken its place.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
@@ -167,10 +169,9 @@ pub(super) struct SocketFile {
 }
 
 impl SocketFile {
-    pub(super) fn of(address: &ListenAddress) -> Option<Self> {
-        let ListenAddress::Unix(path) = address else { return None };
-        let inode = std::fs::symlink_metadata(path).ok()?.ino();
-        Some(Self { path: path.clone(), inode })
+    fn of(path: &Path) -> io::Result<Self> {
+        let inode = std::fs::symlink_metadata(path)?.ino();
+        Ok(Self { path: path.to_path_buf(), inode })
     }
 }
 

@@ -10,6 +10,7 @@ mod endpoint;
 mod error;
 mod http1;
 mod http2;
+mod io;
 mod linger;
 mod listen;
 mod reload;
@@ -23,7 +24,6 @@ mod worker;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -54,7 +54,7 @@ impl BackOffice {
     ///
     /// # Errors
     /// The system gives no threads or no epoll.
-    pub fn new() -> io::Result<Self> {
+    pub fn new() -> std::io::Result<Self> {
         tokio::runtime::Builder::new_multi_thread()
             .worker_threads(BACK_OFFICE)
             .thread_name("back-office")
@@ -100,7 +100,7 @@ pub struct Server {
     commands: mpsc::UnboundedReceiver<Command>,
     handle: Handle,
     status: Arc<Status>,
-    status_socket: Option<(Socket, ListenAddress)>,
+    status_socket: Option<Socket>,
     inboxes: Vec<mpsc::UnboundedReceiver<Order>>,
     attended: bool,
 }
@@ -118,14 +118,14 @@ impl Server {
     /// Names the address, the line and the cause.
     pub fn bind(back_office: BackOffice, options: Options) -> Result<Self, Error> {
         let Options { gateway, files, reload, reopen_logs, metrics, counts, attended } = options;
-        let status_socket = match &gateway.settings.status {
+        let bound = match &gateway.settings.status {
             None => None,
             Some(address) => {
                 let socket = Socket::bind(address).map_err(|cause| Error::status(address, cause))?;
-                let local = socket.local(address);
-                Some((socket, local))
+                Some((socket.local(address), socket))
             }
         };
+        let (status_address, status_socket) = bound.unzip();
         let status = Arc::new(Status::new(Arc::clone(&gateway), metrics));
         let workers = gateway.settings.workers.max(1);
         let (orders, inboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
@@ -133,7 +133,7 @@ impl Server {
         let handle = Handle {
             commands: sender,
             addresses: Arc::default(),
-            status: status_socket.as_ref().map(|(_, local)| local.clone()),
+            status: status_address,
             counts: Arc::clone(&counts),
         };
         let control = Control::bind(control::Parts {
@@ -163,14 +163,15 @@ impl Server {
     where
         A: HttpServerApp + Send + Sync + 'static,
     {
-        let Self { back_office, mut control, mut commands, handle, status, status_socket, inboxes, attended } = self;
-        let _inside = back_office.handle().enter();
+        let Self { back_office, mut control, mut commands, handle, status, status_socket, inboxes, attended } =
+            self;
+        let inside = back_office.handle().enter();
         if attended {
             signals::listen(handle.commands.clone()).map_err(Error::Signals)?;
             watch::start(control.watched(), handle.commands.clone());
         }
-        if let Some((socket, address)) = status_socket {
-            admin::start(socket, address, Arc::clone(&status)).map_err(Error::Threads)?;
+        if let Some(socket) = status_socket {
+            admin::start(socket, Arc::clone(&status)).map_err(Error::Threads)?;
         }
         let loads: Arc<[AtomicU64]> = inboxes.iter().map(|_| AtomicU64::new(0)).collect();
         let mut threads = Vec::new();
@@ -183,10 +184,8 @@ impl Server {
                 loads: Arc::clone(&loads),
                 orders: control.orders(),
             };
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .map_err(Error::Threads)?;
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Threads)?;
             let thread = thread::Builder::new().name(format!("worker-{index}"));
             threads.push(thread.spawn(move || worker.run(runtime, inbox)).map_err(Error::Threads)?);
         }
@@ -195,7 +194,7 @@ impl Server {
             // A worker that panicked has said so.
             let _ = thread.join();
         }
-        drop(_inside);
+        drop(inside);
         back_office.0.shutdown_background();
         Ok(())
     }

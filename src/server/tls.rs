@@ -71,7 +71,8 @@ impl Terminator {
         previous: Option<&Arc<Self>>,
     ) -> Result<Change, ErrorStack> {
         let shape = Shape { min_version: tls.min_version, http2: listener.http2 };
-        let resolver = Arc::new(Resolver::new(tls.certificates.iter().flatten().map(|c| &c.value).chain(generated)));
+        let resolver =
+            Arc::new(Resolver::new(tls.certificates.iter().flatten().map(|c| &c.value).chain(generated)));
         if let Some(previous) = previous.filter(|previous| previous.shape == shape) {
             return Ok(Change { terminator: Arc::clone(previous), resolver });
         }
@@ -170,7 +171,8 @@ fn names(mut list: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 fn facts(ssl: &SslRef) -> TlsFacts {
-    let cipher = ssl.current_cipher().map_or("", |cipher| cipher.standard_name().unwrap_or(cipher.name()));
+    let cipher =
+        ssl.current_cipher().map_or("", |cipher| cipher.standard_name().unwrap_or_else(|| cipher.name()));
     TlsFacts {
         version: ssl.version_str(),
         cipher,

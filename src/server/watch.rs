@@ -14,6 +14,8 @@ use super::control::Command;
 
 /// Quiet after an event before the files are looked at: an editor writes in several steps.
 const QUIET: Duration = Duration::from_millis(200);
+/// How long contents must stay the same.
+const REST: Duration = Duration::from_millis(50);
 /// How often the files are looked at without an event: not every file system tells.
 const POLL: Duration = Duration::from_secs(5);
 /// What a load may take before the same change is reported again.
@@ -90,11 +92,26 @@ pub(super) fn start(mut watched: watch::Receiver<Watched>, commands: mpsc::Unbou
     });
 }
 
-/// Whether the files differ from what was last loaded.
+/// Whether the files differ from what was last loaded, once they have come to rest: a file that is written in place is empty
+/// for a moment.
 async fn changed(watched: &watch::Receiver<Watched>) -> bool {
+    let mut seen = look(watched).await;
+    loop {
+        if seen.is_none() || seen.as_ref() == Some(&watched.borrow().baseline) {
+            return false;
+        }
+        sleep(REST).await;
+        let again = look(watched).await;
+        if again == seen {
+            return true;
+        }
+        seen = again;
+    }
+}
+
+async fn look(watched: &watch::Receiver<Watched>) -> Option<Fingerprint> {
     let files = watched.borrow().files.clone();
-    let now = tokio::task::spawn_blocking(move || fingerprint(&files)).await;
-    now.is_ok_and(|now| now != watched.borrow().baseline)
+    tokio::task::spawn_blocking(move || fingerprint(&files)).await.ok()
 }
 
 fn arm(files: &[PathBuf], events: mpsc::UnboundedSender<()>) -> notify::Result<notify::RecommendedWatcher> {

@@ -57,7 +57,8 @@ where
     pub(super) fn run(self, runtime: tokio::runtime::Runtime, mut inbox: mpsc::UnboundedReceiver<Order>) {
         let worker = Arc::new(self);
         runtime.block_on(async {
-            let mut accepting: HashMap<*const Endpoint, (oneshot::Sender<()>, JoinHandle<()>)> = HashMap::new();
+            let mut accepting: HashMap<*const Endpoint, (oneshot::Sender<()>, JoinHandle<()>)> =
+                HashMap::new();
             while let Some(order) = inbox.recv().await {
                 match order {
                     Order::Leave => break,
@@ -90,7 +91,12 @@ where
     ///
     /// The kernel wakes whoever it likes, and on a quiet machine always the same one. Handing over costs a wake-up, so a
     /// lead of 1/16 is left alone.
-    pub(super) fn place(self: &Arc<Self>, endpoint: &Arc<Endpoint>, stream: Transport, peer: Option<SocketAddr>) {
+    pub(super) fn place(
+        self: &Arc<Self>,
+        endpoint: &Arc<Endpoint>,
+        stream: Transport,
+        peer: Option<SocketAddr>,
+    ) {
         let load = |index: usize| self.loads.get(index).map_or(0, |load| load.load(Ordering::Relaxed));
         let own = load(self.index);
         let (least, fewest) =

@@ -69,7 +69,10 @@ fn each_fault_has_its_message() {
     let second = generated(other.path()).unwrap();
     let write = |name: &str, bytes: &[u8]| std::fs::write(at.join(name), bytes).unwrap();
     write("other.key", &second.key.private_key_to_pem_pkcs8().unwrap());
-    write("locked.key", &one.key.private_key_to_pem_pkcs8_passphrase(Cipher::aes_128_cbc(), b"secret").unwrap());
+    write(
+        "locked.key",
+        &one.key.private_key_to_pem_pkcs8_passphrase(Cipher::aes_128_cbc(), b"secret").unwrap(),
+    );
     write("empty", b" \n");
     write("text", b"hello");
     write("der", &one.leaf.to_der().unwrap());

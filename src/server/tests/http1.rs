@@ -1,7 +1,7 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use super::rig::{Client, Rig, plain};
+use super::rig::{Client, Rig, plain, wait};
 use crate::gateway::document::RedirectToHttps;
 use crate::gateway::{ListenAddress, Listener};
 
@@ -27,16 +27,15 @@ fn pipelined_requests_are_answered_in_order_however_they_are_split() {
                 POST /o HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n\
                 \r\nPOST /o HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nxy\
                 GET /hello HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-    let expected =
-        ["hello", "read 5", "POST /o HTTP/1.1 with 13", "POST /o HTTP/1.1 with 2", "hello"];
+    let expected = ["hello", "read 5", "POST /o HTTP/1.1 with 13", "POST /o HTTP/1.1 with 2", "hello"];
     let splits = (0..wire.len()).step_by(7).chain([0, wire.len() - 1]);
     for split in splits {
         let mut client = rig.client("a");
-        client.send(&wire[..split]);
+        client.send(&wire.as_bytes()[..split]);
         if split % 3 == 0 {
             std::thread::sleep(Duration::from_millis(3));
         }
-        client.send(&wire[split..]);
+        client.send(&wire.as_bytes()[split..]);
         for body in expected {
             assert_eq!(client.answer().unwrap().body, body, "split at {split}");
         }
@@ -90,12 +89,16 @@ fn heads_are_refused_with_their_status_and_the_connection_ends() {
         ("GET / HTTP/1.1\nHost: a\n\n".to_owned(), 400),
         ("GET /a b HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 400),
         ("\x16\x03\x01\x02".to_owned(), 400),
-        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(), 400),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
+                .to_owned(),
+            400,
+        ),
         ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n".to_owned(), 501),
         ("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 405),
         ("CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 405),
         (format!("GET /{long} HTTP/1.1\r\nHost: a\r\n\r\n"), 414),
-        (format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", format!("X: {long}{long}\r\n")), 431),
+        (format!("GET / HTTP/1.1\r\nHost: a\r\nX: {long}{long}\r\n\r\n"), 431),
         (format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(50)), 431),
         (format!("GET / HTTP/1.1\r\nHost: a\r\n{}", "X: yyyyyyyyyyy\r\n".repeat(600)), 431),
     ];
@@ -158,6 +161,34 @@ fn silence_is_closed_silently_and_a_dripping_head_gets_408() {
 }
 
 #[test]
+fn a_panic_in_a_phase_ends_one_connection_only() {
+    let rig = Rig::with(vec![plain("a")], |s| s.workers = 1).unwrap();
+    let mut other = rig.client("a");
+    assert_eq!(other.get("/hello").status, 200);
+    let mut client = rig.client("a");
+    client.send("GET /panic HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(client.answer().is_none());
+    assert_eq!(other.get("/hello").status, 200);
+    assert_eq!(rig.client("a").get("/hello").status, 200);
+    drop((client, other));
+    wait("the connections are gone", || rig.handle.counts().open() == 0);
+}
+
+#[test]
+fn a_head_and_its_body_leave_in_one_send() {
+    use std::io::Read;
+    let rig = Rig::start(vec![plain("a")]);
+    let mut client = rig.client("a");
+    for path in ["/hello", "/facts"] {
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let mut buffer = [0; 4096];
+        let read = client.stream.read(&mut buffer).unwrap();
+        let text = String::from_utf8_lossy(&buffer[..read]).into_owned();
+        assert!(text.split("\r\n\r\n").nth(1).is_some_and(|body| !body.is_empty()), "{text}");
+    }
+}
+
+#[test]
 fn half_closed_clients_get_all_their_answers() {
     let rig = Rig::start(vec![plain("a")]);
     let mut client = rig.client("a");
@@ -217,10 +248,8 @@ fn an_upgrade_that_is_not_granted_hides_no_request() {
 #[test]
 fn http10_and_close_are_respected() {
     let rig = Rig::start(vec![plain("a")]);
-    for head in [
-        "GET /hello HTTP/1.0\r\n\r\n",
-        "GET /hello HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
-    ] {
+    for head in ["GET /hello HTTP/1.0\r\n\r\n", "GET /hello HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"]
+    {
         let mut client = rig.client("a");
         client.send(head);
         let answer = client.answer().unwrap();
@@ -234,7 +263,11 @@ fn a_redirect_listener_only_redirects() {
     let listener = |name: &str, port| Listener { redirect: RedirectToHttps::Port(port), ..plain(name) };
     let rig = Rig::start(vec![listener("a", 443), listener("b", 8443)]);
     let rows = [
-        ("a", "GET /x?y=%20 HTTP/1.1\r\nHost: Api.Example.com.:80\r\n\r\n", "https://api.example.com/x?y=%20"),
+        (
+            "a",
+            "GET /x?y=%20 HTTP/1.1\r\nHost: Api.Example.com.:80\r\n\r\n",
+            "https://api.example.com/x?y=%20",
+        ),
         ("b", "GET / HTTP/1.1\r\nHost: [::1]:8080\r\n\r\n", "https://[::1]:8443/"),
         ("a", "GET http://b.example?q HTTP/1.1\r\nHost: a\r\n\r\n", "https://b.example/?q"),
         ("a", "POST /p HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc", "https://a/p"),
@@ -267,6 +300,12 @@ fn a_unix_socket_serves_and_leaves_no_file_behind() {
     let mut client = Client::over(stream);
     assert_eq!(client.get("/hello").body, "hello");
     assert!(client.get("/facts").body.starts_with("u "));
+
+    // A server that fails to start takes its socket files with it.
+    let early = directory.path().join("early.sock");
+    let first = Listener { address: ListenAddress::Unix(early.clone()), ..plain("e") };
+    assert!(Rig::with(vec![first, unix()], |_| {}).is_err());
+    assert!(!early.exists());
 
     // Somebody listens there: not ours to remove.
     let error = Rig::with(vec![unix()], |_| {}).err().unwrap().to_string();

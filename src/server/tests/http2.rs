@@ -26,7 +26,11 @@ async fn connect(rig: &Rig) -> (Sender, JoinHandle<Result<(), h2::Error>>) {
     (sender.ready().await.unwrap(), tokio::spawn(connection))
 }
 
-async fn send(sender: &mut Sender, request: Request<()>, body: Option<Bytes>) -> Result<(u16, Bytes), h2::Error> {
+async fn send(
+    sender: &mut Sender,
+    request: Request<()>,
+    body: Option<Bytes>,
+) -> Result<(u16, Bytes), h2::Error> {
     let mut ready = sender.clone().ready().await?;
     let (response, mut stream) = ready.send_request(request, body.is_none())?;
     if let Some(body) = body {
@@ -117,7 +121,9 @@ async fn a_connection_that_only_sends_malformed_requests_is_closed() {
 
 #[tokio::test]
 async fn an_idle_connection_is_told_to_go() {
-    let rig = Rig::with(vec![with_tls("t", MinVersion::Tls13)], |s| s.keep_alive = Duration::from_millis(400)).unwrap();
+    let rig =
+        Rig::with(vec![with_tls("t", MinVersion::Tls13)], |s| s.keep_alive = Duration::from_millis(400))
+            .unwrap();
     let (mut sender, connection) = connect(&rig).await;
     // Busy is not idle.
     for _ in 0..3 {

@@ -28,7 +28,8 @@ fn a_taken_port_is_an_error_that_names_it_and_binds_nothing() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let listeners = vec![at("a", free), at("b", taken.local_addr().unwrap())];
     let error = Rig::with(listeners, |_| {}).err().unwrap().to_string();
-    let expected = format!("test.yaml:7: cannot listen on {}: Address already in use", taken.local_addr().unwrap());
+    let expected =
+        format!("test.yaml:7: cannot listen on {}: Address already in use", taken.local_addr().unwrap());
     assert!(error.starts_with(&expected), "{error}");
     assert!(TcpStream::connect(free).is_err());
 
@@ -180,6 +181,28 @@ fn reloads_under_load_lose_nothing() {
 }
 
 #[test]
+fn a_listener_removed_under_load_loses_nothing() {
+    for keep_alive in [true, false] {
+        let rig = Rig::start(vec![plain("a"), plain("b")]);
+        let address = rig.address("b");
+        let stop = Arc::new(AtomicBool::new(false));
+        let clients: Vec<_> = (0..6)
+            .map(|_| {
+                let stop = Arc::clone(&stop);
+                std::thread::spawn(move || load(address, &stop, keep_alive))
+            })
+            .collect();
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(rig.reload(Ok(vec![plain("a")])), Ok(2));
+        for client in clients {
+            let (count, lost) = client.join().unwrap();
+            assert!(lost.is_empty() && count > 5, "keep-alive {keep_alive}: {count} {lost:?}");
+        }
+        assert_eq!(rig.client("a").get("/hello").status, 200);
+    }
+}
+
+#[test]
 fn a_second_drain_and_a_stop_are_at_once() {
     for stop in [true, false] {
         let mut rig = Rig::start(vec![plain("a")]);
@@ -188,7 +211,11 @@ fn a_second_drain_and_a_stop_are_at_once() {
         rig.handle.drain();
         std::thread::sleep(Duration::from_millis(100));
         assert!(rig.is_running());
-        if stop { rig.handle.stop() } else { rig.handle.drain() }
+        if stop {
+            rig.handle.stop()
+        } else {
+            rig.handle.drain()
+        }
         let began = Instant::now();
         rig.join();
         assert!(began.elapsed() < Duration::from_secs(2));

@@ -50,6 +50,7 @@ impl ProxyHttp for App {
                 tokio::time::sleep(Duration::from_millis(300)).await;
                 (200, "slow".to_owned())
             }
+            "/panic" => panic!("a fault of the test's own"),
             "/big" => (200, "x".repeat(3 << 20)),
             "/facts" => (
                 200,
@@ -107,7 +108,8 @@ fn serve_origin(mut stream: TcpStream) {
         let Some(head) = until(&mut stream, &mut read, b"\r\n\r\n") else { return };
         let text = String::from_utf8(head).unwrap();
         if text.starts_with("GET /upgrade") {
-            let answer = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+            let answer =
+                "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
             stream.write_all(answer.as_bytes()).unwrap();
             stream.write_all(&read).unwrap();
             let mut buffer = [0; 1024];

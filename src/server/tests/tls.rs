@@ -83,14 +83,19 @@ fn name_of(stream: &SslStream<TcpStream>) -> String {
 #[test]
 fn tls13_with_a_hybrid_key_exchange_and_the_facts_of_it() {
     let rig = Rig::start(vec![with_tls("t", MinVersion::Tls13)]);
-    for (groups, group) in
-        [("X25519MLKEM768:X25519", "X25519MLKEM768"), ("X25519", "X25519"), ("P-256", "P-256"), ("P-384", "P-384")]
-    {
+    for (groups, group) in [
+        ("X25519MLKEM768:X25519", "X25519MLKEM768"),
+        ("X25519", "X25519"),
+        ("P-256", "P-256"),
+        ("P-384", "P-384"),
+    ] {
         let ask = Ask { groups, alpn: b"\x08http/1.1", name: "LocalHost", ..Ask::default() };
         let stream = connect(&rig, "t", ask).unwrap();
         assert_eq!(stream.ssl().version_str(), "TLSv1.3");
         let facts = Client::over(stream).get("/facts").body;
-        for part in ["TLSv1.3", "TLS_AES_", &format!("Some(\"{group}\")"), "Some(\"localhost\")", "resumed: false"] {
+        for part in
+            ["TLSv1.3", "TLS_AES_", &format!("Some(\"{group}\")"), "Some(\"localhost\")", "resumed: false"]
+        {
             assert!(facts.contains(part), "{part} in {facts}");
         }
     }
@@ -115,7 +120,10 @@ fn tls12_by_choice_with_ecdhe_and_aead_only() {
 
 #[test]
 fn certificates_are_chosen_by_name() {
-    let rig = Rig::start(vec![named("t", &[&["first.example"], &["*.wild.example", "Exact.example"], &["a.wild.example"]])]);
+    let rig = Rig::start(vec![named(
+        "t",
+        &[&["first.example"], &["*.wild.example", "Exact.example"], &["a.wild.example"]],
+    )]);
     let rows = [
         ("first.example", "first.example"),
         ("FIRST.example", "first.example"),
@@ -167,7 +175,8 @@ fn http2_is_offered_where_the_listener_says_so() {
 #[test]
 fn a_handshake_has_a_deadline_and_noise_is_counted() {
     use crate::server::Unserved;
-    let rig = Rig::with(vec![with_tls("t", MinVersion::Tls13)], |s| s.handshake = Duration::from_millis(300)).unwrap();
+    let rig = Rig::with(vec![with_tls("t", MinVersion::Tls13)], |s| s.handshake = Duration::from_millis(300))
+        .unwrap();
     let mut silent = Client::connect(rig.address("t"));
     assert!(silent.rest().is_empty());
     let mut noisy = Client::connect(rig.address("t"));
