@@ -32,6 +32,9 @@ use view::{RequestFields, ResponseFields};
 /// A client of HTTP/2 that does not read; for HTTP/1 the rim's connection sees to it.
 const WRITE_STALL: Duration = Duration::from_secs(30);
 
+/// How long a client may go on sending a body that its upstream did not want, before its connection is closed.
+const DRAIN: Duration = Duration::from_secs(5);
+
 /// The gateway as Pingora calls it; one for each worker.
 #[derive(Debug)]
 pub struct Gate {
@@ -103,6 +106,7 @@ impl ProxyHttp for Gate {
         downstream.set_close_on_response_before_downstream_finish(false);
         // Interim answers end here: clients of HTTP/1.0 must not get them, and HTTP/2 cannot carry them through Pingora.
         downstream.set_ignore_info_resp(true);
+        downstream.set_total_drain_timeout(Some(DRAIN));
         if downstream.is_http2() {
             downstream.set_write_timeout(Some(WRITE_STALL));
         }

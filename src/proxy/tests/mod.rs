@@ -2,5 +2,8 @@
 
 mod failing;
 mod forwarding;
+mod multiplexed;
+mod secure;
+mod soak;
 mod support;
 mod switching;

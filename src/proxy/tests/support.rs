@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use pingora_core::apps::ServerApp;
-use pingora_core::protocols::Stream as Boxed;
+use pingora_core::apps::{HttpServerApp, ServerApp};
+use pingora_core::protocols::http::{ServerSession, v2};
 use pingora_core::protocols::l4::stream::Stream;
 use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_core::protocols::{Digest, Stream as Boxed};
+use pingora_core::server::ShutdownWatch;
 use pingora_core::server::configuration::ServerConf;
 use pingora_http::ResponseHeader;
+use pingora_proxy::HttpProxy;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -79,6 +82,8 @@ impl Front {
                 let (tcp, peer) = listener.accept().await.unwrap();
                 let (proxy, watch) = (Arc::clone(&proxy), watch.clone());
                 connections.spawn(async move {
+                    let mut first = [0; 3];
+                    let is_http2 = tcp.peek(&mut first).await.is_ok() && &first == b"PRI";
                     let mut stream: Boxed = Box::new(Stream::from(tcp));
                     let head = Box::new(ResponseHeader::build(200, None).unwrap());
                     let facts: Arc<Connection> = Arc::new(Connection {
@@ -90,7 +95,11 @@ impl Front {
                         tunnel: AtomicBool::new(false),
                     });
                     stream.set_proxy_digest(ProxyDigest::new(head, Some(Box::new(facts))));
-                    ServerApp::process_new(&proxy, stream, &watch).await;
+                    if is_http2 {
+                        serve_http2(proxy, stream, watch).await;
+                    } else {
+                        ServerApp::process_new(&proxy, stream, &watch).await;
+                    }
                 });
             }
         });
@@ -115,6 +124,27 @@ impl Front {
     /// Cuts everything off.
     pub(super) fn abort(&mut self) {
         self.tasks.abort_all();
+    }
+}
+
+async fn serve_http2(proxy: Arc<HttpProxy<Gate>>, stream: Boxed, watch: ShutdownWatch) {
+    let digest = Arc::new(Digest {
+        ssl_digest: None,
+        timing_digest: vec![None],
+        proxy_digest: stream.get_proxy_digest(),
+        socket_digest: None,
+    });
+    let mut connection = v2::server::handshake(stream, None).await.unwrap();
+    let mut streams = tokio::task::JoinSet::new();
+    while let Ok(Some(accepted)) =
+        v2::server::HttpSession::from_h2_conn(&mut connection, Arc::clone(&digest)).await
+    {
+        if let v2::server::H2Accept::Session(session) = accepted {
+            let (proxy, watch) = (Arc::clone(&proxy), watch.clone());
+            streams.spawn(async move {
+                proxy.process_new_http(ServerSession::new_http2(session), &watch).await;
+            });
+        }
     }
 }
 
@@ -146,6 +176,11 @@ impl Client {
             }
             assert!(self.more().await > 0, "closed in a head: {:?}", String::from_utf8_lossy(&self.buffer));
         }
+    }
+
+    /// What has been read and not yet been taken.
+    pub(super) fn buffered(&self) -> usize {
+        self.buffer.len()
     }
 
     async fn more(&mut self) -> usize {
