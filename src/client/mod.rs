@@ -43,6 +43,7 @@ impl Trusted {
                 text => match network(text) {
                     Ok(network) => own.networks.push(network),
                     Err((cause, cure)) => {
+                        let cure = format!("{cure}; `unix:` is any peer of a Unix socket");
                         build.errors.push(&entry.site, &*entry.path, cause, cure);
                         sound = false;
                     }
@@ -63,21 +64,24 @@ impl Trusted {
     }
 }
 
-/// Reads a CIDR or an address; IPv4-mapped forms are reduced. The error is cause and cure.
-fn network(text: &str) -> Result<IpNet, (String, String)> {
+/// Reads a CIDR or an address; IPv4-mapped forms are reduced, bits behind the prefix are an error.
+///
+/// # Errors
+/// Cause and cure.
+pub(crate) fn network(text: &str) -> Result<IpNet, (String, String)> {
     let parsed = match text.parse::<IpNet>() {
         Ok(network) => network,
         Err(_) => match text.parse::<IpAddr>() {
             Ok(address) => IpNet::from(address),
             Err(_) => {
                 let cause = format!("`{text}` is neither an address nor a CIDR");
-                return Err((cause, "write `10.0.0.0/8`, `192.0.2.7`, `2001:db8::/32` or `unix:`".into()));
+                return Err((cause, "write `10.0.0.0/8`, `192.0.2.7` or `2001:db8::/32`".into()));
             }
         },
     };
     if parsed.addr() != parsed.network() {
         let cause = format!("`{text}` has bits set behind its prefix");
-        return Err((cause, format!("write `{}`", parsed.trunc())));
+        return Err((cause, format!("write `{}`, or `{}` for the one address", parsed.trunc(), parsed.addr())));
     }
     Ok(match parsed {
         IpNet::V6(v6) if v6.prefix_len() >= 96 => match v6.addr().to_ipv4_mapped() {
