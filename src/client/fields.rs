@@ -1,0 +1,210 @@
+//! What leaves the gateway about a client: hop-by-hop fields end here, forwarding fields are set anew.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use super::forwarded::{self, X_FORWARDED_FOR, X_FORWARDED_PROTO};
+use super::{Client, Trusted};
+use crate::request::{Fields, RequestId};
+
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// Fields by which applications learn whose request it is, or which path was meant; a client's own word for it never passes.
+/// All of `x-forwarded-*` go too, and each name also with `_` for `-`, as some servers read both as one.
+const FORWARDING: [&str; 20] = [
+    "forwarded",
+    "x-forwarded",
+    "x-real-ip",
+    "x-client-ip",
+    "client-ip",
+    "true-client-ip",
+    "x-cluster-client-ip",
+    "x-original-forwarded-for",
+    "x-originating-ip",
+    "x-remote-ip",
+    "x-remote-addr",
+    "x-envoy-external-address",
+    "cf-connecting-ip",
+    "fastly-client-ip",
+    "x-host",
+    "x-original-host",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-request-id",
+    "x-scheme",
+];
+
+/// What stays though `Connection` nominates it: what the gateway or the upstream relies on. Names starting with `content-`,
+/// `x-forwarded-` or `access-control-` stay too.
+const PROTECTED: [&str; 17] = [
+    "host",
+    "authorization",
+    "proxy-authorization",
+    "cookie",
+    "set-cookie",
+    "origin",
+    "forwarded",
+    "via",
+    "x-request-id",
+    "x-real-ip",
+    "x-api-key",
+    "transfer-encoding",
+    "expect",
+    "cache-control",
+    "date",
+    "location",
+    "vary",
+];
+
+/// Whether a message that asks for another protocol may go on asking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upgrade {
+    /// The route permits it: `Upgrade` stays, with `Connection: upgrade`.
+    Keep,
+    /// It goes.
+    Drop,
+}
+
+/// Ends hop-by-hop fields (RFC 9110 §7.6.1): those of the standard and those that `Connection` nominates, except what must
+/// not be lost. `Transfer-Encoding` is the framing's own business and stays. Comes before the gateway's own fields are set.
+pub fn strip_hop_by_hop(fields: &mut impl Fields, upgrade: Upgrade) {
+    let keep_upgrade = upgrade == Upgrade::Keep && fields.fields().contains_key(header::UPGRADE);
+    for name in nominated(fields.fields()) {
+        if !(keep_upgrade && name == header::UPGRADE) {
+            fields.remove(&name);
+        }
+    }
+    let gone =
+        [header::CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, header::TE, header::TRAILER, HTTP2_SETTINGS];
+    for name in gone {
+        remove(fields, &name);
+    }
+    if keep_upgrade {
+        fields.set(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    } else {
+        remove(fields, &header::UPGRADE);
+    }
+}
+
+fn remove(fields: &mut impl Fields, name: &HeaderName) {
+    if fields.fields().contains_key(name) {
+        fields.remove(name);
+    }
+}
+
+fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
+    let lines = headers.get_all(header::CONNECTION).iter().filter_map(|line| line.to_str().ok());
+    lines
+        .flat_map(|line| line.split(','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+        .filter(|name| headers.contains_key(name) && !is_protected(name.as_str()))
+        .collect()
+}
+
+fn is_protected(name: &str) -> bool {
+    let prefixes = ["content-", "x-forwarded-", "access-control-"];
+    PROTECTED.contains(&name) || prefixes.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// Tells the upstream whose request it is: removes every forwarding field there is, its underscore twins too, and sets
+/// - `X-Forwarded-For`: the client as this gateway knows it, then the trusted hops in order, the peer last. The first
+///   address is always the client, and none in it is only a client's word;
+/// - `X-Forwarded-Proto`, `X-Forwarded-Host`, `X-Forwarded-Port`: scheme, host and port that the client asked for;
+/// - `Forwarded` (RFC 7239): one element that says the same of the client.
+///
+/// `fields` are still those that came with the request; `authority` is the canonical host and port, `host` without.
+pub fn forward(
+    fields: &mut impl Fields,
+    peer: Option<SocketAddr>,
+    client: &Client,
+    trusted: &Trusted,
+    authority: &str,
+) {
+    let chain = chain(fields.fields(), peer, client, trusted);
+    for name in client_words(fields.fields()) {
+        fields.remove(&name);
+    }
+    let scheme = if client.https { "https" } else { "http" };
+    put(fields, X_FORWARDED_FOR, &chain);
+    fields.set(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    if !authority.is_empty() {
+        put(fields, X_FORWARDED_HOST, authority);
+    }
+    put(fields, X_FORWARDED_PORT, port(authority, client.https));
+    put(fields, header::FORWARDED, &element(client.address, authority, scheme));
+}
+
+/// The value is made of addresses and a canonical authority: always valid.
+fn put(fields: &mut impl Fields, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        fields.set(name, value);
+    }
+}
+
+fn chain(headers: &HeaderMap, peer: Option<SocketAddr>, client: &Client, trusted: &Trusted) -> String {
+    let mut hops: Vec<IpAddr> = Vec::new();
+    hops.extend(peer.map(|peer| peer.ip().to_canonical()));
+    if client.peer_trusted {
+        forwarded::walk(headers, trusted, |hop| hops.push(hop.address));
+    }
+    if hops.is_empty() {
+        hops.push(client.address);
+    }
+    let mut text = String::with_capacity(16 * hops.len());
+    for (index, hop) in hops.iter().rev().enumerate() {
+        let separator = if index == 0 { "" } else { ", " };
+        let written = write!(text, "{separator}{hop}");
+        debug_assert!(written.is_ok(), "a String takes everything");
+    }
+    text
+}
+
+/// Colons and brackets want quotes (RFC 7239 §6).
+fn element(client: IpAddr, authority: &str, scheme: &str) -> String {
+    let host = if authority.is_empty() { String::new() } else { format!(";host=\"{authority}\"") };
+    match client {
+        IpAddr::V4(client) => format!("for={client}{host};proto={scheme}"),
+        IpAddr::V6(client) => format!("for=\"[{client}]\"{host};proto={scheme}"),
+    }
+}
+
+fn port(authority: &str, https: bool) -> &str {
+    let named = authority.rsplit_once(':').map(|(_, port)| port);
+    match named.filter(|port| port.bytes().all(|b| b.is_ascii_digit())) {
+        Some(port) => port,
+        None if https => "443",
+        None => "80",
+    }
+}
+
+fn client_words(headers: &HeaderMap) -> Vec<HeaderName> {
+    headers.keys().filter(|name| is_forwarding(name.as_str())).cloned().collect()
+}
+
+fn is_forwarding(name: &str) -> bool {
+    let same = |a: u8, b: u8| a == b || (a == b'_' && b == b'-');
+    let begins = |prefix: &str| name.len() >= prefix.len() && name.bytes().zip(prefix.bytes()).all(|(a, b)| same(a, b));
+    // Most fields are told by their first byte.
+    match name.as_bytes().first() {
+        Some(b'c' | b'f' | b't' | b'x') => {
+            begins("x-forwarded-") || FORWARDING.iter().any(|known| known.len() == name.len() && begins(known))
+        }
+        _ => false,
+    }
+}
+
+/// The request's id: a trusted peer's single, well-formed `X-Request-Id`, else a new one.
+pub fn request_id(headers: &HeaderMap, peer_trusted: bool) -> RequestId {
+    let mut fields = headers.get_all(&X_REQUEST_ID).iter();
+    let (Some(id), None, true) = (fields.next(), fields.next(), peer_trusted) else {
+        return RequestId::generate();
+    };
+    RequestId::parse(id.as_bytes()).unwrap_or_else(RequestId::generate)
+}

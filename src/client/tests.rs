@@ -1,0 +1,280 @@
+use std::net::{IpAddr, SocketAddr};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use proptest::prelude::*;
+
+use super::*;
+use crate::request::RequestId;
+
+fn map(fields: &[(&str, &str)]) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    for (name, value) in fields {
+        let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+        map.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+    }
+    map
+}
+
+fn trusted(entries: &[&str]) -> Trusted {
+    let written: Vec<_> = entries.iter().map(|e| Spanned::unwritten((*e).to_owned())).collect();
+    Trusted::compile(&written, &mut Build::default()).unwrap()
+}
+
+fn peer(text: &str) -> Option<SocketAddr> {
+    (text != "unix").then(|| SocketAddr::new(text.parse().unwrap(), 4711))
+}
+
+#[test]
+fn the_client_is_the_first_untrusted_hop_from_the_right() {
+    let proxies = trusted(&["10.0.0.0/8", "2001:db8::/32", "::ffff:192.0.2.0/120"]);
+    type Row = (&'static str, &'static [(&'static str, &'static str)], &'static str);
+    let many = "10.0.0.1, ".repeat(40) + "10.0.0.1";
+    let rows: &[Row] = &[
+        // An untrusted peer is believed nothing.
+        ("203.0.113.9", &[("x-forwarded-for", "1.1.1.1")], "203.0.113.9"),
+        ("203.0.113.9", &[("forwarded", "for=1.1.1.1;proto=https")], "203.0.113.9"),
+        ("::ffff:203.0.113.9", &[("x-forwarded-for", "1.1.1.1")], "203.0.113.9"),
+        ("unix", &[("x-forwarded-for", "1.1.1.1")], "127.0.0.1"),
+        // A trusted one is.
+        ("10.0.0.1", &[], "10.0.0.1 trusted"),
+        ("10.0.0.1", &[("x-forwarded-for", "1.1.1.1")], "1.1.1.1 trusted"),
+        ("::ffff:10.0.0.1", &[("x-forwarded-for", "1.1.1.1")], "1.1.1.1 trusted"),
+        ("192.0.2.7", &[("x-forwarded-for", "1.1.1.1")], "1.1.1.1 trusted"),
+        ("2001:db8::9", &[("x-forwarded-for", "1.1.1.1")], "1.1.1.1 trusted"),
+        // From the right: what a client put in front does not count.
+        ("10.0.0.1", &[("x-forwarded-for", "6.6.6.6, 1.1.1.1")], "1.1.1.1 trusted"),
+        ("10.0.0.1", &[("x-forwarded-for", "6.6.6.6, 1.1.1.1, 10.0.0.2")], "1.1.1.1 trusted"),
+        ("10.0.0.1", &[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "10.0.0.2")], "1.1.1.1 trusted"),
+        ("10.0.0.1", &[("x-forwarded-for", "10.0.0.3,10.0.0.2")], "10.0.0.3 trusted"),
+        ("10.0.0.1", &[("x-forwarded-for", " , 1.1.1.1 ,, ")], "1.1.1.1 trusted"),
+        // Malformed: the last good hop.
+        ("10.0.0.1", &[("x-forwarded-for", "1.1.1.1, garbage")], "10.0.0.1 trusted"),
+        ("10.0.0.1", &[("x-forwarded-for", "garbage, 1.1.1.1")], "1.1.1.1 trusted"),
+        ("10.0.0.1", &[("x-forwarded-for", "1.1.1.1, x, 10.0.0.2")], "10.0.0.2 trusted"),
+        ("10.0.0.1", &[("x-forwarded-for", "1.1.1.256")], "10.0.0.1 trusted"),
+        ("10.0.0.1", &[("x-forwarded-for", "1.1.1")], "10.0.0.1 trusted"),
+        ("10.0.0.1", &[("x-forwarded-for", "1.1.1.1:99999")], "10.0.0.1 trusted"),
+        ("10.0.0.1", &[("x-forwarded-for", "1.1.1.1 10.0.0.2")], "10.0.0.1 trusted"),
+        ("10.0.0.1", &[("x-forwarded-for", "\u{e9}")], "10.0.0.1 trusted"),
+        ("10.0.0.1", &[("x-forwarded-for", "unknown")], "10.0.0.1 trusted"),
+        // Forms.
+        ("10.0.0.1", &[("x-forwarded-for", "1.1.1.1:4711")], "1.1.1.1 trusted"),
+        ("10.0.0.1", &[("x-forwarded-for", "2001:DB9::1")], "2001:db9::1 trusted"),
+        ("10.0.0.1", &[("x-forwarded-for", "[2001:db9::1]")], "2001:db9::1 trusted"),
+        ("10.0.0.1", &[("x-forwarded-for", "[2001:db9::1]:80")], "2001:db9::1 trusted"),
+        ("10.0.0.1", &[("x-forwarded-for", "[2001:db9::1]x")], "10.0.0.1 trusted"),
+        ("10.0.0.1", &[("x-forwarded-for", "::ffff:1.1.1.1")], "1.1.1.1 trusted"),
+        ("10.0.0.1", &[("x-forwarded-for", "fe80::1%eth0")], "fe80::1 trusted"),
+        ("10.0.0.1", &[("x-forwarded-for", "fe80::1%")], "10.0.0.1 trusted"),
+        // Forwarded, where there is no X-Forwarded-For.
+        ("10.0.0.1", &[("forwarded", "for=1.1.1.1")], "1.1.1.1 trusted"),
+        ("10.0.0.1", &[("forwarded", "for=6.6.6.6, For=\"1.1.1.1:80\";by=x, for=10.2.3.4")], "1.1.1.1 trusted"),
+        ("10.0.0.1", &[("forwarded", "for=\"[2001:db9::1]:80\";proto=https")], "2001:db9::1 trusted https"),
+        ("10.0.0.1", &[("forwarded", "for=\"[2001:db8::1]\"")], "2001:db8::1 trusted"),
+        ("10.0.0.1", &[("forwarded", "for=_hidden")], "10.0.0.1 trusted"),
+        ("10.0.0.1", &[("forwarded", "for=1.1.1.1;for=2.2.2.2")], "10.0.0.1 trusted"),
+        ("10.0.0.1", &[("forwarded", "proto=https")], "10.0.0.1 trusted"),
+        ("10.0.0.1", &[("forwarded", "for=1.1.1.1;proto=ftp")], "10.0.0.1 trusted"),
+        ("10.0.0.1", &[("forwarded", "for=\"1.1.1.1")], "10.0.0.1 trusted"),
+        ("10.0.0.1", &[("forwarded", "for=6.6.6.6"), ("x-forwarded-for", "1.1.1.1")], "1.1.1.1 trusted"),
+        // The scheme.
+        ("10.0.0.1", &[("x-forwarded-proto", "https")], "10.0.0.1 trusted https"),
+        ("10.0.0.1", &[("x-forwarded-proto", "HTTPS")], "10.0.0.1 trusted https"),
+        ("10.0.0.1", &[("x-forwarded-proto", "https, http")], "10.0.0.1 trusted"),
+        ("10.0.0.1", &[("x-forwarded-proto", "http"), ("x-forwarded-proto", "https")], "10.0.0.1 trusted https"),
+        ("10.0.0.1", &[("x-forwarded-proto", "wss")], "10.0.0.1 trusted"),
+        ("203.0.113.9", &[("x-forwarded-proto", "https")], "203.0.113.9"),
+    ];
+    let check = |(from, fields, expected): &(&str, &[(&str, &str)], &str)| {
+        let client = determine(peer(from), false, &map(fields), &proxies);
+        let told = format!(
+            "{}{}{}",
+            client.address,
+            if client.peer_trusted { " trusted" } else { "" },
+            if client.https { " https" } else { "" }
+        );
+        assert_eq!(told, *expected, "{from} {fields:?}");
+    };
+    rows.iter().for_each(check);
+    // A chain without end is looked at in part; the client is the last hop that was.
+    check(&("10.0.0.1", &[("x-forwarded-for", &format!("1.1.1.1, {many}"))], "10.0.0.1 trusted"));
+}
+
+#[test]
+fn a_unix_peer_is_trusted_by_name() {
+    let by_unix = trusted(&["unix:"]);
+    let headers = map(&[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-proto", "https")]);
+    let client = determine(None, false, &headers, &by_unix);
+    assert_eq!(client, Client { address: IpAddr::from([1, 1, 1, 1]), peer_trusted: true, https: true });
+    assert!(!determine(peer("127.0.0.1"), false, &headers, &by_unix).peer_trusted);
+    assert!(determine(peer("127.0.0.1"), true, &headers, &Trusted::default()).https);
+}
+
+#[test]
+fn wrong_proxies_are_named_with_their_cure() {
+    let rows = [
+        ("10.0.0.1/8", "`10.0.0.1/8` has bits set behind its prefix", "write `10.0.0.0/8`"),
+        ("10.0.0.0/33", "`10.0.0.0/33` is neither an address nor a CIDR", "write `10.0.0.0/8`"),
+        ("proxy", "`proxy` is neither an address nor a CIDR", "write `10.0.0.0/8`"),
+        ("", "`` is neither an address nor a CIDR", "write `10.0.0.0/8`"),
+    ];
+    for (entry, cause, cure) in rows {
+        let mut build = Build::default();
+        assert_eq!(Trusted::compile(&[Spanned::unwritten(entry.to_owned())], &mut build), None);
+        let [error] = build.errors.errors() else { panic!("{entry}: one error") };
+        assert_eq!(error.cause, cause);
+        assert!(error.cure.starts_with(cure), "{}", error.cure);
+    }
+}
+
+fn told(headers: &HeaderMap) -> Vec<String> {
+    let mut told: Vec<_> =
+        headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+    told.sort();
+    told
+}
+
+#[test]
+fn upstreams_are_told_what_is_known_and_nothing_else() {
+    let forged = [
+        ("x-forwarded-for", "6.6.6.6"),
+        ("x-forwarded-host", "evil"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-port", "1"),
+        ("x-forwarded-prefix", "/x"),
+        ("x-forwarded-client-cert", "x"),
+        ("x_forwarded_for", "6.6.6.6"),
+        ("x-forwarded_for", "6.6.6.6"),
+        ("forwarded", "for=6.6.6.6"),
+        ("x-real-ip", "6.6.6.6"),
+        ("x_real_ip", "6.6.6.6"),
+        ("true-client-ip", "6.6.6.6"),
+        ("cf-connecting-ip", "6.6.6.6"),
+        ("x-original-url", "/admin"),
+        ("x-rewrite-url", "/admin"),
+        ("x_request_id", "x"),
+        ("accept", "*/*"),
+        ("x-forwarder", "kept"),
+    ];
+    let proxies = trusted(&["10.0.0.0/8"]);
+    let mut fields = map(&forged);
+    let client = determine(peer("203.0.113.9"), true, &fields, &proxies);
+    forward(&mut fields, peer("203.0.113.9"), &client, &proxies, "a.example:8443");
+    assert_eq!(told(&fields), [
+        "accept: */*",
+        "forwarded: for=203.0.113.9;host=\"a.example:8443\";proto=https",
+        "x-forwarded-for: 203.0.113.9",
+        "x-forwarded-host: a.example:8443",
+        "x-forwarded-port: 8443",
+        "x-forwarded-proto: https",
+        "x-forwarder: kept",
+    ]);
+
+    let mut fields = map(&[("x-forwarded-for", "6.6.6.6, 2001:db8::1, 10.0.0.3")]);
+    let client = determine(peer("10.0.0.2"), false, &fields, &proxies);
+    forward(&mut fields, peer("10.0.0.2"), &client, &proxies, "[::1]");
+    assert_eq!(told(&fields), [
+        "forwarded: for=\"[2001:db8::1]\";host=\"[::1]\";proto=http",
+        "x-forwarded-for: 2001:db8::1, 10.0.0.3, 10.0.0.2",
+        "x-forwarded-host: [::1]",
+        "x-forwarded-port: 80",
+        "x-forwarded-proto: http",
+    ]);
+
+    let mut fields = map(&[("x-forwarded-for", "6.6.6.6")]);
+    let client = determine(None, false, &fields, &proxies);
+    forward(&mut fields, None, &client, &proxies, "");
+    assert_eq!(told(&fields), [
+        "forwarded: for=127.0.0.1;proto=http",
+        "x-forwarded-for: 127.0.0.1",
+        "x-forwarded-port: 80",
+        "x-forwarded-proto: http",
+    ]);
+}
+
+#[test]
+fn hop_by_hop_fields_end_here() {
+    let sent = map(&[
+        ("connection", "close, X-Hop , authorization, cookie, content-type, x-forwarded-for, host, via, bad name"),
+        ("connection", "TE, upgrade, x-request-id"),
+        ("x-hop", "gone"),
+        ("keep-alive", "timeout=5"),
+        ("proxy-connection", "keep-alive"),
+        ("te", "trailers"),
+        ("trailer", "x"),
+        ("upgrade", "websocket"),
+        ("http2-settings", "AAMAAABk"),
+        ("transfer-encoding", "chunked"),
+        ("authorization", "a"),
+        ("cookie", "b=c"),
+        ("content-type", "x/y"),
+        ("x-forwarded-for", "1.1.1.1"),
+        ("host", "a"),
+        ("via", "1.1 x"),
+        ("x-request-id", "i"),
+    ]);
+    let stay = [
+        "authorization: a",
+        "content-type: x/y",
+        "cookie: b=c",
+        "host: a",
+        "transfer-encoding: chunked",
+        "via: 1.1 x",
+        "x-forwarded-for: 1.1.1.1",
+        "x-request-id: i",
+    ];
+    let mut fields = sent.clone();
+    strip_hop_by_hop(&mut fields, Upgrade::Drop);
+    assert_eq!(told(&fields), stay);
+
+    let mut fields = sent;
+    strip_hop_by_hop(&mut fields, Upgrade::Keep);
+    let mut with_upgrade: Vec<_> = stay.iter().map(|s| (*s).to_owned()).collect();
+    with_upgrade.extend(["connection: upgrade".to_owned(), "upgrade: websocket".to_owned()]);
+    with_upgrade.sort();
+    assert_eq!(told(&fields), with_upgrade);
+
+    let mut fields = map(&[("connection", "upgrade"), ("accept", "x")]);
+    strip_hop_by_hop(&mut fields, Upgrade::Keep);
+    assert_eq!(told(&fields), ["accept: x"], "nothing to upgrade to");
+}
+
+#[test]
+fn request_ids_are_a_trusted_peers_or_our_own() {
+    let given = |fields: &[(&str, &str)], trusted| {
+        let id = request_id(&map(fields), trusted);
+        let own = id.as_str().len() == 36 && RequestId::parse(id.as_str().as_bytes()).is_some();
+        (id.as_str().to_owned(), own)
+    };
+    assert_eq!(given(&[("x-request-id", "a.B_c-1")], true).0, "a.B_c-1");
+    for (fields, trusted) in [
+        (&[("x-request-id", "a")][..], false),
+        (&[("x-request-id", "a b")], true),
+        (&[("x-request-id", "")], true),
+        (&[("x-request-id", "a"), ("x-request-id", "b")], true),
+        (&[], true),
+    ] {
+        assert!(given(fields, trusted).1, "{fields:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn nothing_a_client_sends_moves_it(value in ".{0,60}", name in "x-forwarded-for|forwarded|x-forwarded-proto") {
+        let Ok(text) = HeaderValue::from_str(&value) else { return Ok(()) };
+        let mut headers = HeaderMap::new();
+        headers.insert(HeaderName::from_bytes(name.as_bytes()).unwrap(), text);
+        let client = determine(peer("203.0.113.9"), false, &headers, &trusted(&["10.0.0.0/8"]));
+        prop_assert_eq!(client.address, IpAddr::from([203, 0, 113, 9]));
+        prop_assert!(!client.https);
+    }
+
+    #[test]
+    fn what_a_client_puts_in_front_does_not_count(front in "[ -~]{0,60}") {
+        let mut headers = HeaderMap::new();
+        let value = HeaderValue::from_str(&format!("{front}, 203.0.113.9, 10.0.0.2")).unwrap();
+        headers.insert("x-forwarded-for", value);
+        let client = determine(peer("10.0.0.1"), false, &headers, &trusted(&["10.0.0.0/8"]));
+        prop_assert_eq!(client.address, IpAddr::from([203, 0, 113, 9]));
+    }
+}
