@@ -23,6 +23,9 @@ use crate::gateway::{Certificate, Gateway, ListenAddress, Listener, Snapshots, c
 /// How often draining looks whether the last connection is gone.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// How long a handshake may be under way when its listener ends: a round trip to the far side of the world.
+const ARRIVING: Duration = Duration::from_millis(300);
+
 /// What the server is told.
 pub(super) enum Command {
     /// Load the configuration anew, and tell.
@@ -163,9 +166,8 @@ impl Control {
         }
         self.warn_of_constants(&gateway);
         let generation = gateway.generation;
-        for (endpoint, socket) in self.commit(gateway, prepared) {
-            self.retire(endpoint, socket).await;
-        }
+        let gone = self.commit(gateway, prepared);
+        self.retire(gone).await;
         self.parts.counts.reloads_applied.fetch_add(1, Ordering::Relaxed);
         log::info!("configuration reloaded: generation {generation}");
         Ok(generation)
@@ -217,7 +219,7 @@ impl Control {
     }
 
     /// Puts a configuration in force; cannot fail. Returns the listeners that are no more.
-    fn commit(&mut self, gateway: Arc<Gateway>, prepared: Vec<Prepared>) -> Vec<(Arc<Endpoint>, Socket)> {
+    fn commit(&mut self, gateway: Arc<Gateway>, prepared: Vec<Prepared>) -> Vec<Listening> {
         let kept: BTreeSet<_> = gateway.listeners.iter().map(|l| Arc::clone(&l.name)).collect();
         // First the snapshots: a connection of a new listener finds itself in the one it is served with.
         for snapshots in &self.parts.snapshots {
@@ -237,8 +239,7 @@ impl Control {
             }
         }
         let gone: Vec<_> = self.listening.keys().filter(|name| !kept.contains(*name)).cloned().collect();
-        let gone = gone.iter().filter_map(|name| self.listening.remove(name));
-        let gone = gone.map(|Listening { endpoint, socket }| (endpoint, socket)).collect();
+        let gone = gone.iter().filter_map(|name| self.listening.remove(name)).collect();
         self.parts.counts.set_expiries(expiries);
         self.parts.counts.generation.store(gateway.generation, Ordering::Relaxed);
         self.parts.counts.stale.store(false, Ordering::Relaxed);
@@ -265,16 +266,26 @@ impl Control {
         self.listening.insert(Arc::clone(&listener.name), Listening { endpoint, socket });
     }
 
-    /// Ends a listener: its queue is emptied, its connections end after their next answer.
-    async fn retire(&self, endpoint: Arc<Endpoint>, socket: Socket) {
-        endpoint.drain();
-        // Ours goes first: the last worker's clone goes right after it has seen the queue empty.
-        drop(socket);
+    /// Ends listeners: no connection begins any more, those under way arrive, the queues are emptied, the connections end after
+    /// their next answer.
+    async fn retire(&self, gone: Vec<Listening>) {
+        if gone.is_empty() {
+            return;
+        }
+        for Listening { endpoint, socket } in &gone {
+            endpoint.drain();
+            socket.turn_away();
+        }
+        sleep(ARRIVING).await;
         let mut stopped = Vec::new();
-        for orders in &*self.parts.orders {
-            let (done, ended) = oneshot::channel();
-            if orders.send(Order::Stop(Arc::clone(&endpoint), done)).is_ok() {
-                stopped.push(ended);
+        for Listening { endpoint, socket } in gone {
+            // Ours goes first: the last worker's clone goes right after it has seen the queue empty.
+            drop(socket);
+            for orders in &*self.parts.orders {
+                let (done, ended) = oneshot::channel();
+                if orders.send(Order::Stop(Arc::clone(&endpoint), done)).is_ok() {
+                    stopped.push(ended);
+                }
             }
         }
         for ended in stopped {
@@ -288,13 +299,8 @@ impl Control {
         self.parts.status.set_ready(false);
         let patience = self.parts.gateway.settings.drain;
         log::info!("draining: {} connections open, at most {patience:?}", self.parts.counts.open());
-        let listening = std::mem::take(&mut self.listening);
-        for listening in listening.values() {
-            listening.endpoint.drain();
-        }
-        for Listening { endpoint, socket } in listening.into_values() {
-            self.retire(endpoint, socket).await;
-        }
+        let gone = std::mem::take(&mut self.listening).into_values().collect();
+        self.retire(gone).await;
         let deadline = Instant::now() + patience;
         loop {
             let open = self.parts.counts.open();

@@ -15,6 +15,7 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, acceptfrom_with, bind, getsockname, listen,
     socket_with,
 };
+use socket2::{SockFilter, SockRef};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::sock::Transport;
@@ -69,6 +70,28 @@ impl Socket {
     /// Another handle on the same socket, for another worker.
     pub(super) fn try_clone(&self) -> io::Result<Self> {
         Ok(Self { socket: self.socket.try_clone()?, file: self.file.clone() })
+    }
+
+    /// Lets no new connection begin, while those whose handshake is under way still arrive: the listener is about to end, and
+    /// a connection that comes between the last accept and the close would be reset. Acts on all clones.
+    pub(super) fn turn_away(&self) {
+        match &self.file {
+            Some(file) => file.remove(),
+            None => {
+                // Classic BPF over the TCP header: drop what has SYN set. A client sends its SYN again after a second and is
+                // refused then, or taken by a successor. Accepted connections inherit the filter, harmlessly.
+                const SYN: u32 = 0x02;
+                let filter = [
+                    SockFilter::new(0x30, 0, 0, 13),       // load the flags
+                    SockFilter::new(0x45, 0, 1, SYN),      // SYN?
+                    SockFilter::new(0x06, 0, 0, 0),        // drop
+                    SockFilter::new(0x06, 0, 0, u32::MAX), // keep
+                ];
+                if let Err(error) = SockRef::from(&self.socket).attach_filter(&filter) {
+                    log::debug!("cannot turn new connections away: {error}");
+                }
+            }
+        }
     }
 
     /// Where it is bound: the port that was chosen for port 0.
@@ -175,10 +198,16 @@ impl SocketFile {
     }
 }
 
-impl Drop for SocketFile {
-    fn drop(&mut self) {
+impl SocketFile {
+    fn remove(&self) {
         if std::fs::symlink_metadata(&self.path).is_ok_and(|now| now.ino() == self.inode) {
             let _ = std::fs::remove_file(&self.path);
         }
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        self.remove();
     }
 }
