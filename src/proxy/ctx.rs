@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::wire::Attempt;
+use super::attempt::Attempt;
 use crate::gateway::{Admitted, Passage};
 use crate::record::{ErrorFacts, Integration};
 use crate::request::Connection;

@@ -2,7 +2,7 @@
 
 use pingora_error::{Error, ErrorSource, ErrorType};
 
-use super::wire::Attempt;
+use super::attempt::Attempt;
 use crate::reply::{Kind, Refusal};
 
 /// Why an upstream did not answer.

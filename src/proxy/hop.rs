@@ -3,7 +3,7 @@
 //! Pingora's own cleaning is turned off (`HttpUpstreamRequestPolicy::preserve`): it takes whatever `Connection` names, Authorization
 //! and Cookie included, and refuses some requests after they were admitted.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use pingora_http::{RequestHeader, ResponseHeader};
 
@@ -88,6 +88,18 @@ pub(super) fn clean_request(head: &mut RequestHeader) {
     for name in named.iter().chain(&HOP_BY_HOP) {
         head.remove_header(name);
     }
+    join_cookies(head);
+}
+
+/// HTTP/2 may send cookies as several fields; HTTP/1.1 knows one (RFC 9113 §8.2.3).
+fn join_cookies(head: &mut RequestHeader) {
+    let crumbs: Vec<&[u8]> = match head.headers.get_all(COOKIE).iter().count() {
+        0 | 1 => return,
+        _ => head.headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect(),
+    };
+    if let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        let _ = head.insert_header(COOKIE, whole);
+    }
 }
 
 /// Asks the upstream to switch.
@@ -124,7 +136,7 @@ impl Framing {
 
     /// Puts it back. A client of HTTP/1.0 knows no chunks (RFC 9112 §6.1): its body ends with the connection.
     pub(super) fn restore(self, head: &mut ResponseHeader, client: Version) {
-        for name in HOP_BY_HOP.iter().filter(|name| **name != http::header::TRAILER) {
+        for name in &HOP_BY_HOP {
             head.remove_header(name);
         }
         match self.length {
@@ -182,6 +194,14 @@ mod tests {
         let mut left: Vec<_> = own.headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["authorization", "content-length", "cookie", "host", "x-three"]);
+    }
+
+    #[test]
+    fn joins_crumbs() {
+        let mut own = head(&[("cookie", "a=b"), ("x", "y"), ("cookie", "c=d"), ("cookie", "e=f")]);
+        clean_request(&mut own);
+        let cookies: Vec<_> = own.headers.get_all("cookie").iter().collect();
+        assert_eq!(cookies, ["a=b; c=d; e=f"]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The one place that knows Pingora's session and `ProxyHttp`.
 
+mod attempt;
 mod body;
 mod ctx;
 mod failures;

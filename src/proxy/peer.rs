@@ -6,9 +6,10 @@ use std::time::Instant;
 use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
 
+use super::attempt::{Attempt, Start};
 use super::ctx::Course;
 use super::failures::Failure;
-use super::wire::{Attempt, Dialer, Start};
+use super::wire::Dialer;
 use crate::upstream::RetryOn;
 
 /// What Pingora says when no server could be chosen; `failures` never sees it, `Gate` does.

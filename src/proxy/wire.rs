@@ -14,8 +14,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -27,176 +26,14 @@ use pingora_core::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSo
 use pingora_error::{Error, ErrorType};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::attempt::Attempt;
 use super::failures::Failure;
-use crate::upstream::{DialError, Link, Member, Upstream};
+use crate::upstream::Link;
 
 /// How long a tunnel may be silent in both directions.
 const TUNNEL_IDLE: Duration = Duration::from_secs(3600);
 /// How long a connection may take to say good-bye.
 const GOOD_BYE: Duration = Duration::from_secs(1);
-
-/// One attempt to have a request answered: what the phases and the connection tell each other.
-#[derive(Debug)]
-pub(super) struct Attempt {
-    pub(super) upstream: Arc<Upstream>,
-    pub(super) server: Arc<Member>,
-    address: std::net::SocketAddr,
-    worker: usize,
-    began: Instant,
-    /// Whether the client asked for another protocol and may have it.
-    upgrade: bool,
-    /// Whether a kept connection may be used.
-    kept_may_do: bool,
-    /// By when the response's head must have come, in nanoseconds since `began`.
-    until: AtomicU64,
-    /// When the request had been read in full, likewise; 0 before.
-    sent: AtomicU64,
-    head: AtomicBool,
-    tunnel: AtomicBool,
-    received: AtomicBool,
-    reused: AtomicBool,
-    /// Nanoseconds spent waiting for the server's answer.
-    waited: AtomicU64,
-    connect: OnceLock<Duration>,
-    failure: OnceLock<(Failure, String)>,
-}
-
-/// What an attempt starts from.
-#[derive(Debug)]
-pub(super) struct Start {
-    pub(super) upstream: Arc<Upstream>,
-    pub(super) server: Arc<Member>,
-    pub(super) address: std::net::SocketAddr,
-    pub(super) worker: usize,
-    pub(super) until: Instant,
-    pub(super) upgrade: bool,
-    pub(super) kept_may_do: bool,
-}
-
-impl Attempt {
-    pub(super) fn new(start: Start, now: Instant) -> Arc<Self> {
-        Arc::new(Self {
-            upstream: start.upstream,
-            server: start.server,
-            address: start.address,
-            worker: start.worker,
-            began: now,
-            upgrade: start.upgrade,
-            kept_may_do: start.kept_may_do,
-            until: AtomicU64::new(nanoseconds(start.until.saturating_duration_since(now))),
-            sent: AtomicU64::new(0),
-            head: AtomicBool::new(false),
-            tunnel: AtomicBool::new(false),
-            received: AtomicBool::new(false),
-            reused: AtomicBool::new(false),
-            waited: AtomicU64::new(0),
-            connect: OnceLock::new(),
-            failure: OnceLock::new(),
-        })
-    }
-
-    /// The request has been read in full. From now on the server is waited for: `read` begins, and so does `total` where a body
-    /// had to be waited for, since a client's slow upload is not the server's fault.
-    pub(super) fn request_read(&self, now: Instant, total_anew: Option<Duration>) {
-        let since = nanoseconds(now.saturating_duration_since(self.began)).max(1);
-        if self.sent.compare_exchange(0, since, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-            && let Some(total) = total_anew
-        {
-            self.until.store(since.saturating_add(nanoseconds(total)), Ordering::Relaxed);
-        }
-    }
-
-    /// The final head has come.
-    pub(super) fn head_read(&self, tunnel: bool) {
-        self.tunnel.store(tunnel, Ordering::Relaxed);
-        self.head.store(true, Ordering::Relaxed);
-    }
-
-    /// Notes why the attempt failed; the first reason stays.
-    pub(super) fn fail(&self, failure: Failure, detail: String) {
-        let _ = self.failure.set((failure, detail));
-    }
-
-    /// Why the attempt failed, if the connection knows.
-    pub(super) fn failure(&self) -> Option<&(Failure, String)> {
-        self.failure.get()
-    }
-
-    /// Whether any byte of an answer has come.
-    pub(super) fn has_received(&self) -> bool {
-        self.received.load(Ordering::Relaxed)
-    }
-
-    /// Whether the connection had served before.
-    pub(super) fn is_reused(&self) -> bool {
-        self.reused.load(Ordering::Relaxed)
-    }
-
-    /// What connecting took; zero for a kept connection, none while there is none.
-    pub(super) fn connect_latency(&self) -> Option<Duration> {
-        self.connect.get().copied()
-    }
-
-    /// Time spent on the server so far: connecting, and waiting for its answer.
-    pub(super) fn waited(&self) -> Duration {
-        let connect = self.connect.get().copied().unwrap_or_default();
-        connect + Duration::from_nanos(self.waited.load(Ordering::Relaxed))
-    }
-
-    fn until(&self) -> Instant {
-        self.began + Duration::from_nanos(self.until.load(Ordering::Relaxed))
-    }
-
-    fn sent(&self) -> Option<Instant> {
-        let sent = self.sent.load(Ordering::Relaxed);
-        (sent > 0).then(|| self.began + Duration::from_nanos(sent))
-    }
-
-    fn is_tunnel(&self) -> bool {
-        self.tunnel.load(Ordering::Relaxed)
-    }
-
-    /// Takes a kept connection, or makes one within `connect` and what is left of `total`.
-    async fn open(&self) -> Result<Link, Failure> {
-        let now = Instant::now();
-        if self.kept_may_do
-            && !self.upgrade
-            && let Some(link) = self.upstream.take_idle(self.worker, self.address, now)
-        {
-            self.reused.store(true, Ordering::Relaxed);
-            let _ = self.connect.set(Duration::ZERO);
-            return Ok(link);
-        }
-        let connect = self.upstream.timeouts().connect;
-        let left = self.until().saturating_duration_since(now);
-        let dialled = tokio::time::timeout(connect.min(left), self.upstream.dial(&self.server, self.address));
-        let failure = match dialled.await {
-            Ok(Ok(link)) => {
-                let _ = self.connect.set(now.elapsed());
-                return Ok(link);
-            }
-            Err(_) if left < connect => (Failure::TotalTimeout, format!("connecting to {}", self.address)),
-            Err(_) => (Failure::ConnectTimeout, format!("connecting to {}", self.address)),
-            Ok(Err(error)) => (Failure::from(&error), error.to_string()),
-        };
-        let _ = self.connect.set(now.elapsed());
-        self.fail(failure.0, failure.1);
-        Err(failure.0)
-    }
-}
-
-impl From<&DialError> for Failure {
-    fn from(error: &DialError) -> Self {
-        match error {
-            DialError::Connect { .. } => Self::ConnectRefused,
-            DialError::Tls { .. } => Self::TlsFailed,
-        }
-    }
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 2)
-}
 
 /// Pingora's way to a connection.
 #[derive(Debug)]
@@ -236,8 +73,8 @@ struct Wire {
 impl Wire {
     fn new(attempt: Arc<Attempt>, link: Link) -> Self {
         Self {
-            held: attempt.upgrade,
-            active: attempt.began,
+            held: attempt.is_upgrade(),
+            active: Instant::now(),
             attempt,
             link: Some(link),
             reading: None,
@@ -256,7 +93,7 @@ impl Wire {
         if attempt.is_tunnel() {
             return Some((self.active.max(since) + TUNNEL_IDLE, Failure::TunnelIdle));
         }
-        if attempt.head.load(Ordering::Relaxed) {
+        if attempt.has_head() {
             return Some((since + read, Failure::ReadTimeout));
         }
         let read = since.max(attempt.sent()?) + read;
@@ -278,7 +115,7 @@ impl Wire {
         if link.poll_deadline(cx, deadline).is_pending() {
             return Poll::Pending;
         }
-        self.attempt.fail(failure, format!("waiting for {}", self.attempt.address));
+        self.attempt.fail(failure, format!("waiting for {}", self.attempt.address()));
         Poll::Ready(io::ErrorKind::TimedOut.into())
     }
 
@@ -289,7 +126,7 @@ impl Wire {
 
     fn note_wait(&mut self) {
         if let Some(since) = self.reading.take() {
-            self.attempt.waited.fetch_add(nanoseconds(since.elapsed()), Ordering::Relaxed);
+            self.attempt.note_wait(since.elapsed());
         }
     }
 }
@@ -297,7 +134,7 @@ impl Wire {
 impl AsyncRead for Wire {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if buf.remaining() == 1 && this.attempt.head.load(Ordering::Relaxed) && !this.attempt.is_tunnel() {
+        if buf.remaining() == 1 && this.attempt.has_head() && !this.attempt.is_tunnel() {
             this.release();
             return Poll::Ready(Ok(()));
         }
@@ -311,7 +148,7 @@ impl AsyncRead for Wire {
             Poll::Ready(Ok(())) => {
                 this.note_wait();
                 if buf.filled().len() > before {
-                    this.attempt.received.store(true, Ordering::Relaxed);
+                    this.attempt.note_received();
                     if this.attempt.is_tunnel() {
                         this.active = Instant::now();
                     }
@@ -320,7 +157,8 @@ impl AsyncRead for Wire {
             }
             Poll::Ready(Err(error)) => {
                 this.note_wait();
-                this.attempt.fail(Failure::Reset, format!("reading from {}: {error}", this.attempt.address));
+                this.attempt
+                    .fail(Failure::Reset, format!("reading from {}: {error}", this.attempt.address()));
                 Poll::Ready(Err(error))
             }
             Poll::Pending => {
@@ -396,7 +234,69 @@ impl Drop for Wire {
         if self.clean
             && let Some(link) = self.link.take()
         {
-            self.attempt.upstream.keep(self.attempt.worker, self.attempt.address, link, Instant::now());
+            self.attempt.keep(link);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::attempt::Start;
+    use super::*;
+    use crate::config::{Build, Spanned};
+    use crate::state::Live;
+    use crate::upstream::{Tried, Upstream};
+
+    async fn wire(until: Duration) -> Wire {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let config = json!({"servers": [address.to_string()], "timeouts": {"read": "2s", "total": "5s"}});
+        let config = Spanned::unwritten(crate::upstream::tests::decode(config));
+        let upstream = Upstream::compile("o", &config, &Live::default(), &mut Build::default()).unwrap();
+        let now = Instant::now();
+        let start = Start {
+            server: Arc::clone(upstream.choose(0, &mut Tried::default()).unwrap()),
+            upstream,
+            address,
+            worker: 0,
+            until: now + until,
+            upgrade: false,
+            kept_may_do: true,
+        };
+        Wire::new(Attempt::new(start, now), Link::dial(address, None).await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn each_stage_has_its_deadline() {
+        let own = wire(Duration::from_secs(3)).await;
+        let since = Instant::now();
+        let due = |own: &Wire, since| {
+            own.read_deadline(since)
+                .map(|(due, failure)| (due.duration_since(since).as_millis() / 500, failure))
+        };
+        assert_eq!(due(&own, since), None, "the request is not read yet");
+        own.attempt.request_read(since, None);
+        assert_eq!(due(&own, since), Some((4, Failure::ReadTimeout)));
+        let later = since + Duration::from_millis(2000);
+        assert_eq!(
+            due(&own, later),
+            Some((1, Failure::TotalTimeout)),
+            "what is left of the total is shorter"
+        );
+        own.attempt.head_read(false);
+        assert_eq!(due(&own, later), Some((4, Failure::ReadTimeout)), "the total ends with the head");
+        own.attempt.head_read(true);
+        assert_eq!(due(&own, later), Some((7200, Failure::TunnelIdle)));
+    }
+
+    #[tokio::test]
+    async fn a_body_starts_the_total_anew() {
+        let own = wire(Duration::from_secs(1)).await;
+        let now = Instant::now() + Duration::from_secs(30);
+        own.attempt.request_read(now, Some(Duration::from_secs(1)));
+        let (due, failure) = own.read_deadline(now).unwrap();
+        assert_eq!((due.duration_since(now).as_millis().div_ceil(100), failure), (10, Failure::TotalTimeout));
     }
 }

@@ -1,6 +1,6 @@
-//! Whose turn it is: smooth weighted round robin.
+//! Whose turn it is: weighted round robin, evenly spread.
 //!
-//! nginx's smooth algorithm walks all servers for every request. Its sequence depends on the weights alone, so it is laid
+//! nginx's smooth algorithm walks all servers for every request. The sequence of turns depends on the weights alone, so it is laid
 //! down once, at load: choosing is one addition and one look-up. Every worker has its own place in the sequence (a shared
 //! counter would travel between cores with each request) and starts at another part of it, so few workers with few requests
 //! do not all begin with the first server.
@@ -30,7 +30,7 @@ pub(super) struct Turns {
 impl Turns {
     /// Lays the sequence down. None when every weight is 0.
     pub(super) fn new(weights: &[u32]) -> Option<Self> {
-        let sequence = smooth(&reduce(weights)?);
+        let sequence = spread(&reduce(weights)?);
         let places = (0..PLACES).map(|n| Place(AtomicUsize::new(n * sequence.len() / PLACES))).collect();
         Some(Self { sequence, places })
     }
@@ -68,16 +68,16 @@ fn scatter(turn: usize, draw: usize) -> usize {
 }
 
 /// The smallest weights of the same shares, at most [`LONGEST`] together.
-fn reduce(weights: &[u32]) -> Option<Vec<i64>> {
+fn reduce(weights: &[u32]) -> Option<Vec<u32>> {
     let sum: u64 = weights.iter().map(|w| u64::from(*w)).sum();
     let divisor = weights.iter().fold(0, |a, b| greatest_common_divisor(a, *b));
     if divisor == 0 {
         return None;
     }
     let reduced = |weight: u32| match sum / u64::from(divisor) <= LONGEST {
-        true => i64::from(weight / divisor),
+        true => weight / divisor,
         false if weight == 0 => 0,
-        false => i64::try_from(u64::from(weight) * LONGEST / sum).unwrap_or(1).max(1),
+        false => u32::try_from(u64::from(weight) * LONGEST / sum).unwrap_or(1).max(1),
     };
     Some(weights.iter().map(|weight| reduced(*weight)).collect())
 }
@@ -86,28 +86,17 @@ fn greatest_common_divisor(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
-/// In each step every server gains its weight; the richest has the turn and pays the sum.
-fn smooth(weights: &[i64]) -> Box<[u32]> {
-    let sum: i64 = weights.iter().sum();
-    let mut wealth = vec![0; weights.len()];
-    let turn = |_| {
-        for (wealth, weight) in wealth.iter_mut().zip(weights) {
-            *wealth += weight;
-        }
-        let mut richest = 0;
-        for (index, (own, weight)) in wealth.iter().zip(weights).enumerate() {
-            if *weight > 0
-                && wealth.get(richest).is_none_or(|best| own > best || weights.get(richest) == Some(&0))
-            {
-                richest = index;
-            }
-        }
-        if let Some(own) = wealth.get_mut(richest) {
-            *own -= sum;
-        }
-        u32::try_from(richest).unwrap_or_default()
-    };
-    (0..sum).map(turn).collect()
+/// A server of weight w has w turns at equal distances on a circle; its first stands where its place among the servers says, so that
+/// servers of equal weight alternate. The sequence is the order of all turns.
+fn spread(weights: &[u32]) -> Box<[u32]> {
+    let servers = weights.len() as f64;
+    let mut turns: Vec<(f64, u32)> = Vec::new();
+    for (index, weight) in (0_u32..).zip(weights) {
+        let first = (f64::from(index) + 0.5) / servers;
+        turns.extend((0..*weight).map(|turn| ((f64::from(turn) + first) / f64::from(*weight), index)));
+    }
+    turns.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    turns.into_iter().map(|(_, index)| index).collect()
 }
 
 #[cfg(test)]
@@ -125,7 +114,7 @@ mod tests {
     #[test]
     fn spreads_evenly() {
         let turns = Turns::new(&[5, 1, 1]).unwrap();
-        assert_eq!(draw(&turns, 7, |_| true), [0, 0, 1, 0, 2, 0, 0]);
+        assert_eq!(draw(&turns, 7, |_| true), [0, 0, 0, 1, 0, 0, 2]);
     }
 
     #[test]

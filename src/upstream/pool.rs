@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::link::Link;
@@ -24,7 +24,9 @@ pub(super) struct Pool {
 
 #[derive(Debug, Default)]
 #[repr(align(64))]
-struct Shelf(Mutex<HashMap<SocketAddr, Vec<Parked>>>);
+struct Shelf(Mutex<Kept>);
+
+type Kept = HashMap<SocketAddr, Vec<Parked>>;
 
 #[derive(Debug)]
 struct Parked {
@@ -87,7 +89,7 @@ impl Pool {
         }
     }
 
-    fn shelf(&self, worker: usize) -> Option<std::sync::MutexGuard<'_, HashMap<SocketAddr, Vec<Parked>>>> {
+    fn shelf(&self, worker: usize) -> Option<MutexGuard<'_, Kept>> {
         let shelf = self.shelves.get(worker % SHELVES)?;
         Some(shelf.0.lock().unwrap_or_else(PoisonError::into_inner))
     }

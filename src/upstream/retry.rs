@@ -7,7 +7,8 @@ use std::time::Instant;
 use super::config::{Retries, RetryOn};
 
 /// Seconds the budget looks back.
-const WINDOW: u64 = 10;
+const WINDOW: usize = 10;
+const WINDOW_SECONDS: u64 = WINDOW as u64;
 /// Counters of their own for this many workers; more share.
 const SHARDS: usize = 16;
 
@@ -24,11 +25,13 @@ pub(super) struct Ledger {
 /// the turn of a second: the budget is a brake, not a meter.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-struct Window([AtomicU64; WINDOW as usize]);
+struct Window([AtomicU64; WINDOW]);
 
 impl Window {
     fn add(&self, second: u64) {
-        let Some(slot) = usize::try_from(second % WINDOW).ok().and_then(|n| self.0.get(n)) else { return };
+        let Some(slot) = usize::try_from(second % WINDOW_SECONDS).ok().and_then(|n| self.0.get(n)) else {
+            return;
+        };
         let held = slot.load(Ordering::Relaxed);
         if held >> 32 == second {
             slot.fetch_add(1, Ordering::Relaxed);
@@ -39,7 +42,7 @@ impl Window {
 
     fn sum(&self, second: u64) -> u64 {
         let counts = self.0.iter().map(|slot| slot.load(Ordering::Relaxed));
-        counts.filter(|held| (held >> 32) + WINDOW > second).map(|held| held & 0xffff_ffff).sum()
+        counts.filter(|held| (held >> 32) + WINDOW_SECONDS > second).map(|held| held & 0xffff_ffff).sum()
     }
 }
 
@@ -55,7 +58,7 @@ impl Ledger {
 
     /// Seconds since the ledger began, plus one window: a slot never touched is never recent.
     fn second(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.began).as_secs() + WINDOW
+        now.saturating_duration_since(self.began).as_secs() + WINDOW_SECONDS
     }
 }
 
@@ -106,7 +109,7 @@ impl Retrying {
         let second = self.ledger.second(now);
         let requests: u64 = self.ledger.requests.iter().map(|window| window.sum(second)).sum();
         // One a second is always allowed: in quiet hours a share of nearly nothing is nothing.
-        let allowed = (requests * self.share / 10_000).max(WINDOW);
+        let allowed = (requests * self.share / 10_000).max(WINDOW_SECONDS);
         if self.ledger.retries.sum(second) >= allowed {
             return false;
         }

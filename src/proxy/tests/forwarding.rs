@@ -299,3 +299,27 @@ async fn health_decides() {
     let record = front.record().await;
     assert_eq!((record.status, record.integration.unwrap().attempts), (503, 0));
 }
+
+#[tokio::test]
+async fn an_early_refusal_reaches_a_client_that_still_sends() {
+    let origin = Origin::new(|mut tcp, _| async move {
+        read_head(&mut tcp).await;
+        let mut some = vec![0; 100_000];
+        tcp.read_exact(&mut some).await.unwrap();
+        tcp.write_all(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
+            .await
+            .unwrap();
+    })
+    .await;
+    let mut front = Front::to(origin.address, json!({})).await;
+    for _ in 0..10 {
+        let mut client = front.client().await;
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3145728\r\n\r\n").await;
+        client.send(vec![b'x'; 3 << 20]).await;
+        let answer = client.answer().await;
+        assert_eq!((answer.status, answer.body.as_slice()), (413, &b"no"[..]));
+        assert_eq!(client.get("/reply").await.status, 200, "the connection goes on");
+        assert_eq!(front.record().await.status, 413);
+        front.record().await;
+    }
+}

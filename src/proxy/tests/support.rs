@@ -81,6 +81,7 @@ impl Front {
             loop {
                 let (tcp, peer) = listener.accept().await.unwrap();
                 let (proxy, watch) = (Arc::clone(&proxy), watch.clone());
+                tcp.set_nodelay(true).unwrap();
                 connections.spawn(async move {
                     let mut first = [0; 3];
                     let is_http2 = tcp.peek(&mut first).await.is_ok() && &first == b"PRI";
@@ -204,7 +205,7 @@ impl Client {
     /// A whole answer.
     pub(super) async fn answer(&mut self) -> Answer {
         let head = self.head().await;
-        let status = head[9..12].parse().unwrap();
+        let status = head.split(' ').nth(1).unwrap().trim().parse().unwrap();
         let low = head.to_lowercase();
         let body = if let Some(length) = low.split("content-length: ").nth(1) {
             let length = length.split("\r\n").next().unwrap().parse().unwrap();
