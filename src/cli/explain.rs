@@ -20,7 +20,7 @@ pub(super) fn explain(asked: &Explain, out: &mut dyn Write, err: &mut dyn Write)
         Gateway::compile(&document, &live, 0, &mut build)
     });
     let Some(gateway) = gateway else {
-        let _ = write!(err, "{}", build.render_errors());
+        let _ = write!(err, "{}", build.errors.render(&build.sources));
         return USAGE;
     };
     let explained = question(asked).and_then(|question| {

@@ -47,14 +47,14 @@ enum Command {
     Version,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 struct ConfigFile {
     /// The configuration [default: conf/portcullis.yaml, then /etc/portcullis/portcullis.yaml]
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 struct Run {
     #[command(flatten)]
     file: ConfigFile,
@@ -97,9 +97,9 @@ pub fn main() -> ExitCode {
     let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
     let status = match line.command {
         Command::Run(asked) => run::run(&asked, &mut err),
-        Command::Check(file) => check::check(&file, &mut out, &mut err),
+        Command::Check(file) => check::check(&file.path(), &mut out, &mut err).unwrap_or(1),
         Command::Explain(asked) => explain::explain(&asked, &mut out, &mut err),
-        Command::Schema => schema::schema(&mut out),
+        Command::Schema => schema::schema(&mut out).unwrap_or(1),
         Command::Version => {
             let written = writeln!(out, "portcullis {VERSION}");
             u8::from(written.is_err())

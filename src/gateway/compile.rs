@@ -5,15 +5,15 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::document::{Certificates, Document, Edge, Listener as ListenerConfig, RedirectToHttps, Server, Workers};
+use super::document::{Document, Edge, Listener as ListenerConfig, RedirectToHttps, Server, Workers};
 use super::listener::{ListenAddress, Listener, ListenerTls};
 use super::route::Route;
 use super::{Gateway, Settings, certificates};
 use crate::client::Trusted;
 use crate::config::{Build, OrNone, Site, Spanned};
-use crate::observe::{Telling, TellingPlan};
+use crate::observe::{GATEWAY, Telling};
 use crate::policy::access::Access;
-use crate::policy::cors::Cors;
+use crate::policy::cors::{self, Cors};
 use crate::policy::headers::HeaderRules;
 use crate::record::RouteFacts;
 use crate::reply::Replies;
@@ -51,8 +51,11 @@ pub(super) fn compile(document: &Document, live: &Live, generation: u64, build: 
     unused(document, build);
     let facts: Vec<_> = entries.iter().map(|entry| Arc::clone(&entry.facts)).collect();
     let upstreams: Vec<_> = shelf.upstreams.values().cloned().collect();
-    let plan = TellingPlan { routes: &facts, policies: policy_names(document) };
-    let telling = Telling::compile(&plan, &document.log, live, build);
+    let pools: Vec<_> = upstreams
+        .iter()
+        .map(|upstream| (Arc::clone(upstream.name()), upstream.servers().map(|(name, _)| Arc::from(name)).collect()))
+        .collect();
+    let telling = Telling::compile(&facts, &pools, &policies(document), &document.log, live, build);
     if !build.errors.is_empty() {
         return None;
     }
@@ -67,6 +70,8 @@ pub(super) fn compile(document: &Document, live: &Live, generation: u64, build: 
         entries: entries.into_iter().map(Arc::new).collect(),
         upstreams,
         telling: telling?,
+        #[cfg(test)]
+        settled: None,
     })
 }
 
@@ -195,13 +200,8 @@ fn listeners(written: &[Spanned<ListenerConfig>], build: &mut Build) -> Vec<Arc<
 fn listener(name: &str, config: &Spanned<ListenerConfig>, address: ListenAddress, build: &mut Build) -> Option<Listener> {
     let tls = match &config.tls {
         None => None,
-        Some(tls) => {
-            let certificates = match &tls.certificates.value {
-                Certificates::Generate => None,
-                Certificates::Files(files) => Some(certificates::load(files, build)),
-            };
-            Some(ListenerTls { certificates, min_version: tls.min_version })
-        }
+        Some(tls) => certificates::compile(&tls.certificates, build)
+            .map(|certificates| ListenerTls { certificates, min_version: tls.min_version }),
     };
     if let (RedirectToHttps::Port(_), Some(tls)) = (config.redirect_to_https, &config.tls) {
         let path = format!("{}.redirect_to_https", config.path);
@@ -316,16 +316,18 @@ fn unused(document: &Document, build: &mut Build) {
     }
 }
 
-/// Every policy that can refuse, as metrics name it.
-fn policy_names(document: &Document) -> Vec<Arc<str>> {
-    let access = document.policies.access.keys().map(|name| format!("access.{name}"));
-    let cors = document.policies.cors.keys().map(|name| format!("cors.{name}"));
-    access.chain(cors).map(Arc::from).collect()
+/// Every policy that can refuse, with its reasons, so that the series are there from the load on.
+fn policies(document: &Document) -> Vec<(Arc<str>, &'static [&'static str])> {
+    const GATEWAY_REASONS: &[&str] = &["no_route", "method_not_allowed", "path_oddity", "no_healthy_server", "connect_refused"];
+    let access = document.policies.access.keys().map(|name| (format!("access.{name}"), &["denied", "not_allowed"][..]));
+    let cors = document.policies.cors.keys().map(|name| (format!("cors.{name}"), cors::REASONS));
+    let own = std::iter::once((GATEWAY.to_owned(), GATEWAY_REASONS));
+    own.chain(access).chain(cors).map(|(name, reasons)| (Arc::from(name), reasons)).collect()
 }
 
 /// What a route is called, in log, metrics and explain.
 pub(super) fn facts(index: usize, config: &Spanned<super::document::Route>) -> Arc<RouteFacts> {
-    let path = config.matches.path.as_ref().map_or("/{*rest}", |path| path.value.as_str());
+    let path = config.matches.value.path.as_ref().map_or("/{*rest}", |path| path.value.as_str());
     Arc::new(RouteFacts {
         index,
         name: config.name.value.as_str().into(),

@@ -179,7 +179,7 @@ fn tell(
                 let first = servers.first().cloned().unwrap_or_default();
                 let mut seen = arrival.headers.clone();
                 let target = passage.upstream_head(admitted, &first, &mut seen);
-                ToldUpstream { name: pool.name().into(), servers, target, headers: changes(arrival.headers, &seen) }
+                ToldUpstream { name: (**pool.name()).into(), servers, target, headers: changes(arrival.headers, &seen) }
             });
         }
     }
@@ -275,5 +275,5 @@ fn connection(listener: &Listener, scheme: &str, authority: &str, client: Option
         ListenAddress::Tcp(address) => Some(address.port()),
         ListenAddress::Unix(_) => None,
     };
-    Connection { listener: Arc::clone(&listener.name), peer, local_port, tls, worker: 0, tunnel: AtomicBool::new(false) }
+    Connection { listener: Arc::clone(&listener.name), peer, local_port, tls, worker: 0, tunnel: AtomicBool::new(false), head_began: std::sync::Mutex::default() }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::certificates::Certificate;
+use crate::client::Trusted;
 use super::document::{MinVersion, RedirectToHttps};
 use crate::config::{Site, Spanned};
 
@@ -30,6 +31,8 @@ pub struct Listener {
     pub tls: Option<ListenerTls>,
     /// Whether it only redirects.
     pub redirect: RedirectToHttps,
+    /// Peers whose word on the client is believed.
+    pub trusted: Trusted,
     /// Where it was written.
     pub site: Site,
 }

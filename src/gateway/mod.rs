@@ -1,10 +1,15 @@
 //! The compiled configuration, and the one way of every request through it.
 
 pub mod certificates;
+mod compile;
 pub mod document;
+pub mod explain;
 mod listener;
 mod passage;
+mod route;
 mod snapshots;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -70,12 +75,20 @@ pub struct Gateway {
     routes: Routes,
     entries: Vec<Arc<route::Route>>,
     telling: Telling,
+    /// Where tests hear what is settled.
+    #[cfg(test)]
+    pub(crate) settled: Option<tokio::sync::mpsc::UnboundedSender<crate::record::Record>>,
 }
 
 impl Gateway {
     /// Compiles a document. None when `build.errors` says why.
     pub fn compile(document: &Document, live: &Live, generation: u64, build: &mut Build) -> Option<Self> {
         compile::compile(document, live, generation, build)
+    }
+
+    /// The access log and the metrics, as this snapshot has them told.
+    pub fn telling(&self) -> &Telling {
+        &self.telling
     }
 
     /// The listener at this address, as this snapshot knows it.

@@ -1,5 +1,6 @@
 //! The way of one request, read top to bottom: from the door to its record.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -9,8 +10,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use super::document::RedirectToHttps;
 use super::route::{Action, Route, UpstreamPath, redirect_reply};
 use super::{Gateway, Listener};
-use crate::canonical::{self, Target};
-use crate::client::{self, Client};
+use crate::canonical::{self, Denial, Fault, Oddities, Target};
+use crate::client::{self, Client, Trusted, Upgrade};
 use crate::policy::cors::{self, Preflight};
 use crate::policy::{Effects, Step};
 use crate::record::Record;
@@ -35,6 +36,8 @@ pub struct Passage {
     route: Option<usize>,
     origin: Option<HeaderValue>,
     wants: Wants,
+    listener: Arc<str>,
+    peer: Option<SocketAddr>,
     preflight: bool,
     settled: bool,
 }
@@ -96,7 +99,9 @@ impl Passage {
             client: None,
             route: None,
             origin: None,
-            wants: Wants::default(),
+            wants: Wants::Problem,
+            listener: Arc::clone(&connection.listener),
+            peer: connection.peer,
             preflight: false,
             settled: false,
         }
@@ -161,10 +166,6 @@ impl Passage {
 
     fn canonical(&mut self, arrival: &Arrival<'_>) -> Result<Target, Stop> {
         let limits = &self.gateway.settings;
-        if arrival.target.len() > limits.uri_bytes {
-            let message = format!("the target has {} bytes; `server.limits.uri_bytes` is {}", arrival.target.len(), limits.uri_bytes);
-            return Err(Refusal::new(Kind::UriTooLong, "uri_too_long", message).into());
-        }
         header_limits(arrival.headers, limits)?;
         if matches!(*arrival.method, Method::TRACE | Method::CONNECT) {
             let message = format!("{} is not served", arrival.method);
@@ -173,9 +174,8 @@ impl Passage {
                 .with_header(http::header::ALLOW, allow)
                 .into());
         }
-        let target = canonical::target(arrival).map_err(|fault| {
-            Refusal::new(Kind::AmbiguousRequest, fault.reason, fault.message)
-        })?;
+        let Arrival { method, target, authority, headers, protocol, .. } = *arrival;
+        let target = canonical::target(method, target, authority, headers, protocol, limits.uri_bytes).map_err(denied)?;
         self.effects.note(|| {
             let query = target.query().map(|query| format!("?{query}")).unwrap_or_default();
             step("canonical", "pass", format!("{} {}{query}", target.host(), target.path()))
@@ -185,15 +185,12 @@ impl Passage {
 
     fn client(&mut self, arrival: &Arrival<'_>, listener: Option<&Arc<Listener>>) -> Client {
         let connection = arrival.connection;
-        let client = client::determine(
-            connection.peer,
-            connection.tls.is_some(),
-            arrival.headers,
-            listener.map(|listener| &listener.trusted),
-        );
+        let nobody = Trusted::default();
+        let trusted = listener.map_or(&nobody, |listener| &listener.trusted);
+        let client = client::determine(connection.peer, connection.tls.is_some(), arrival.headers, trusted);
         self.record.client = Some(client.address);
-        if let Some(id) = client::request_id(arrival.headers, &client) {
-            self.record.request_id = id;
+        if client.peer_trusted {
+            self.record.request_id = client::request_id(arrival.headers, true);
         }
         self.effects.note(|| {
             let word = if client.peer_trusted { "named by a trusted proxy" } else { "the peer itself" };
@@ -243,9 +240,9 @@ impl Passage {
     }
 
     fn route(&mut self, gateway: &Gateway, arrival: &Arrival<'_>, target: &Target) -> Result<usize, Stop> {
-        let asked = cors::requested_method(arrival.method, arrival.headers);
-        if let Some(asked) = &asked {
-            let found = gateway.routes.find_preflight(asked, target);
+        let preflight = cors::is_preflight(arrival.method, arrival.headers);
+        if let (true, Some(asked)) = (preflight, cors::requested_method(arrival.headers)) {
+            let found = gateway.routes.find_preflight(&asked, target);
             let policy = |index: usize| gateway.entries.get(index).is_some_and(|route| route.cors.is_some());
             match found {
                 // A route without a policy leaves preflights to its upstream: the request is an ordinary OPTIONS there.
@@ -260,7 +257,7 @@ impl Passage {
         self.take(gateway, found, target)
     }
 
-    fn take(&mut self, gateway: &Gateway, found: Found, target: &Target) -> Result<usize, Stop> {
+    fn take(&mut self, gateway: &Gateway, found: Found<'_>, target: &Target) -> Result<usize, Stop> {
         match found {
             Found::Route { index, parameters } => {
                 self.route = Some(index);
@@ -271,7 +268,8 @@ impl Passage {
                         ..step("route", "pass", format!("{} ({})", route.facts.name, route.facts.resource_path))
                     });
                 }
-                self.record.parameters = parameters;
+                let parameters = parameters.iter(target.path());
+                self.record.parameters.extend(parameters.map(|(name, value)| (Arc::clone(name), value.into())));
                 Ok(index)
             }
             Found::MethodNotAllowed { allow } => {
@@ -291,9 +289,10 @@ impl Passage {
 
     /// What has two readings is refused: this version has no route that tolerates it.
     fn oddities(&mut self, _route: usize, target: &Target) -> Result<(), Stop> {
-        let Some(name) = target.oddities().names().next() else { return Ok(()) };
-        let message = format!("the path has two readings: {name}");
-        Err(Refusal::new(Kind::AmbiguousRequest, "path_oddity", message).into())
+        match target.oddities().denial(Oddities::default()) {
+            Some(denial) => Err(denied(denial).into()),
+            None => Ok(()),
+        }
     }
 
     /// The order of the policies on a request's head, and why: lists cost least, so they come first; a preflight bears no
@@ -310,14 +309,23 @@ impl Passage {
         if let Some(cors) = &entry.cors {
             if self.preflight {
                 match cors.preflight(request.headers, gateway.routes.methods_of_path(route)) {
-                    Preflight::Allow(reply) => {
-                        self.effects.note(|| Step { site: Some(cors.site().clone()), ..step(cors.name(), "answer", "preflight") });
+                    Preflight::Allow(headers) => {
+                        self.effects.note(|| Step {
+                            site: Some(cors.site().clone()),
+                            ..step(Arc::clone(cors.name()), "answer", "the preflight")
+                        });
+                        let reply = Reply { status: StatusCode::NO_CONTENT, headers, body: bytes::Bytes::new() };
                         return Err(Stop::Answered(Box::new(reply)));
                     }
-                    Preflight::Refuse(verdict) => self.effects.judge(cors.name(), cors.mode(), verdict)?,
+                    Preflight::Refuse { verdict, headers } => {
+                        self.effects.judge(cors.name(), cors.mode(), verdict).map_err(|mut refusal| {
+                            refusal.headers.extend(headers);
+                            refusal
+                        })?;
+                    }
                 }
-                // Only a shadowed refusal comes here: a preflight never goes on to an upstream that has a policy in front.
-                return Err(Stop::Answered(Box::new(cors.shadow_reply(request.headers))));
+                // A shadowed refusal: the request goes on as though there were no policy.
+                return Ok(HeadAdmitted { route });
             }
             self.effects.judge(cors.name(), cors.mode(), cors.check_origin(request.headers))?;
         }
@@ -357,9 +365,11 @@ impl Passage {
     /// route's header rules, and last the Host (`server_name` is the chosen server's own `host:port`).
     pub fn upstream_head(&mut self, admitted: &Admitted, server_name: &str, fields: &mut impl Fields) -> String {
         let (Some(route), Some(target)) = (admitted.route(), self.record.target.clone()) else { return "/".to_owned() };
-        client::strip_hop_by_hop(fields);
+        client::strip_hop_by_hop(fields, upgrade(route, fields));
         if let Some(client) = &self.client {
-            client::set_forwarding(client, &target, fields);
+            let nobody = Trusted::default();
+            let trusted = self.gateway.listener(&self.listener).map_or(&nobody, |listener| &listener.trusted);
+            client::forward(fields, self.peer, client, trusted, target.authority());
         }
         let protocol = self.record.protocol.unwrap_or(Protocol::Http11);
         set_via(protocol, fields);
@@ -398,6 +408,8 @@ impl Passage {
     /// Finishes the head of an upstream's response: hop-by-hop fields, header rules, CORS, request id.
     pub fn finish(&mut self, status: StatusCode, fields: &mut impl Fields) {
         self.record.status = status.as_u16();
+        let switching = status == StatusCode::SWITCHING_PROTOCOLS;
+        client::strip_hop_by_hop(fields, if switching { Upgrade::Keep } else { Upgrade::Drop });
         if let Some(route) = self.route.and_then(|index| self.gateway.entries.get(index)) {
             for rules in &route.headers {
                 rules.response(&self.record, fields);
@@ -438,6 +450,10 @@ impl Passage {
         }
         self.record.would = std::mem::take(&mut self.effects.would);
         self.gateway.telling.settle(&self.record);
+        #[cfg(test)]
+        if let Some(settled) = &self.gateway.settled {
+            let _ = settled.send(self.record.clone());
+        }
     }
 }
 
@@ -482,6 +498,23 @@ fn header_limits(headers: &HeaderMap, limits: &super::Settings) -> Result<(), Re
         return Err(Refusal::new(Kind::HeadersTooLarge, "head_too_large", message));
     }
     Ok(())
+}
+
+fn denied(denial: Denial) -> Refusal {
+    let kind = match denial.fault {
+        Fault::Ambiguous => Kind::AmbiguousRequest,
+        Fault::UriTooLong => Kind::UriTooLong,
+    };
+    Refusal::new(kind, denial.reason, denial.message)
+}
+
+/// Whether a request may go on asking for the protocol it names: one that the route lists.
+fn upgrade(route: &Route, fields: &impl Fields) -> Upgrade {
+    let asked = fields.fields().get(http::header::UPGRADE).and_then(|value| value.to_str().ok());
+    match asked {
+        Some(protocol) if route.permits_upgrade(&protocol.trim().to_ascii_lowercase()) => Upgrade::Keep,
+        Some(_) | None => Upgrade::Drop,
+    }
 }
 
 /// Adds this hop (RFC 9110 §7.6.3).

@@ -167,11 +167,11 @@ fn action(config: &Spanned<RouteConfig>, document: &Document, shelf: &Shelf, bui
             build.errors.push(site, format!("{}.{second}", config.path), cause, "keep one; a second route can do the other");
         }
     }
-    if let (Some(path), None) = (&config.path, &config.upstream) {
+    if let (Some(path), None) = (&config.value.path, &config.upstream) {
         build.errors.push(&path.site, &*path.path, "`path` says what an upstream sees, and there is none", "remove it, or add `upstream`");
     }
     if let Some(upstream) = &config.upstream {
-        let path = config.path.as_ref().map(|rule| upstream_path(rule, config, build)).unwrap_or_default();
+        let path = config.value.path.as_ref().map(|rule| upstream_path(rule, config, build)).unwrap_or_default();
         return match find(upstream, &shelf.upstreams, document.upstreams.keys(), "upstreams", build) {
             Some(upstream) => Action::Forward { upstream, path },
             None => Action::Missing,
@@ -233,7 +233,7 @@ fn template_of(written: &Spanned<String>, config: &RouteConfig, build: &mut Buil
 
 /// Every `{route.NAME}` of a template is a parameter of the route's path.
 fn parameters_exist(template: &Template, written: &Spanned<String>, config: &RouteConfig, build: &mut Build) {
-    let path = config.matches.path.as_ref().map_or("/{*rest}", |path| path.value.as_str());
+    let path = config.matches.value.path.as_ref().map_or("/{*rest}", |path| path.value.as_str());
     for name in template.parameters() {
         if !path.contains(&format!("{{{name}}}")) && !path.contains(&format!("{{*{name}}}")) {
             let cause = format!("the path `{path}` of the route `{}` has no `{{{name}}}`", config.name.value);
@@ -318,7 +318,7 @@ pub(super) fn check_preflights(document: &Document, build: &mut Build) {
     let mut groups: BTreeMap<(BTreeSet<String>, &str), Vec<&Spanned<RouteConfig>>> = BTreeMap::new();
     for route in &document.routes {
         let hosts = route.matches.hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
-        let path = route.matches.path.as_ref().map_or("/{*rest}", |path| path.value.as_str());
+        let path = route.matches.value.path.as_ref().map_or("/{*rest}", |path| path.value.as_str());
         groups.entry((hosts, path)).or_default().push(route);
     }
     let policy = |route: &RouteConfig| {

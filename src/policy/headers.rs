@@ -1,6 +1,6 @@
 //! Header rules: rename, remove, set and add, in this order, on requests and responses.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 use std::str::FromStr;
 
 use http::{HeaderName, HeaderValue};
@@ -89,7 +89,7 @@ impl HeaderRules {
 impl Direction {
     fn compile(rules: &Rules, path: &str, request: bool, build: &mut Build) -> Self {
         let mut own = Self::default();
-        let mut written = BTreeSet::new();
+        let mut written = HashSet::new();
         for (old, new) in &rules.rename {
             let names = (name(old, new, request, build), name(new, new, request, build));
             if let (Some(old), Some(new)) = names {
@@ -137,7 +137,7 @@ impl Direction {
             let place = Spanned { value: (), site: written.site.clone(), path: written.path.clone() };
             self.templates.push((place, names));
         }
-        match template.fixed() {
+        match template.static_text() {
             Some(text) => HeaderValue::from_bytes(text.as_bytes()).ok().map(Value::Fixed),
             None => Some(Value::Rendered(template)),
         }

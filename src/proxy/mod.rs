@@ -10,15 +10,17 @@ mod respond;
 mod view;
 mod wire;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{StatusCode, Version};
+use pingora_core::server::configuration::ServerConf;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
-use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, Session, http_proxy};
 
 pub use ctx::Ctx;
 
@@ -47,6 +49,12 @@ impl Gate {
     /// For this worker.
     pub fn new(snapshots: Snapshots, worker: usize) -> Self {
         Self { snapshots, worker }
+    }
+
+    /// The application of one worker, as the rim runs it.
+    pub fn app(snapshots: Snapshots, worker: usize) -> HttpProxy<Self> {
+        let conf = Arc::new(ServerConf::default());
+        http_proxy(&conf, Self::new(snapshots, worker))
     }
 
     /// Answers from here, whole.

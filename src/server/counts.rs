@@ -72,6 +72,16 @@ impl Counts {
         Arc::clone(listeners.entry(Arc::clone(name)).or_default())
     }
 
+    /// How reloads have gone: accepted, refused, the generation in force, and whether the last was refused.
+    pub fn tell_reloads(&self, tell: impl FnOnce(u64, u64, u64, bool)) {
+        tell(
+            self.reloads_applied.load(Ordering::Relaxed),
+            self.reloads_refused.load(Ordering::Relaxed),
+            self.generation.load(Ordering::Relaxed),
+            self.stale.load(Ordering::Relaxed),
+        );
+    }
+
     /// Every listener there is or was, with what it counts.
     pub fn listeners(&self) -> Vec<(Arc<str>, Arc<ListenerCounts>)> {
         let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
@@ -109,6 +119,13 @@ impl Counts {
             Unserved::HandshakeTimeout => timeout,
             Unserved::Descriptors => descriptors,
         }
+    }
+}
+
+impl ListenerCounts {
+    /// Connections now open.
+    pub fn open(&self) -> u64 {
+        self.open.load(Ordering::Acquire).try_into().unwrap_or(u64::MAX)
     }
 }
 

@@ -73,22 +73,13 @@ impl Metrics {
         self.retries.find_or_make(&[upstream, reason])
     }
 
-    /// A configuration is in use: the first, or one that was reloaded.
-    pub fn generation(&self, generation: u64) {
+    /// How reloads have gone: those accepted and refused, the generation in force, and whether the last was refused, so that
+    /// what runs is not what the file says.
+    pub fn set_reloads(&self, accepted: u64, refused: u64, generation: u64, stale: bool) {
+        self.reloads_accepted.store(accepted, Ordering::Relaxed);
+        self.reloads_refused.store(refused, Ordering::Relaxed);
         self.generation.store(generation, Ordering::Relaxed);
-        self.stale.store(false, Ordering::Relaxed);
-    }
-
-    /// A reload has been accepted.
-    pub fn reload_accepted(&self, generation: u64) {
-        self.reloads_accepted.fetch_add(1, Ordering::Relaxed);
-        self.generation(generation);
-    }
-
-    /// A reload has been refused: what runs is not what the file says.
-    pub fn reload_refused(&self) {
-        self.reloads_refused.fetch_add(1, Ordering::Relaxed);
-        self.stale.store(true, Ordering::Relaxed);
+        self.stale.store(stale, Ordering::Relaxed);
     }
 
     /// Asks `poll` at every scrape: for figures that others keep. A sample takes the place of a series with the same labels.

@@ -150,6 +150,9 @@ const RESPONSE_FIELDS: [HeaderName; 7] = [
     ALLOW_PRIVATE_NETWORK,
 ];
 
+/// The reasons for which a policy refuses.
+pub const REASONS: &[&str] = &["origin_not_allowed", "method_not_allowed", "header_not_allowed", "bad_preflight"];
+
 /// The most names that a preflight may ask for, and the most bytes they may take.
 const REQUESTED_HEADERS_MAX: usize = 64;
 const REQUESTED_HEADERS_BYTES_MAX: usize = 4096;

@@ -17,8 +17,10 @@ use pingora_proxy::{HttpProxy, ProxyHttp, Session, http_proxy};
 
 use crate::config::Site;
 use crate::gateway::document::{MinVersion, RedirectToHttps};
-use crate::gateway::{Gateway, ListenAddress, Listener, ListenerTls, Settings};
+use crate::gateway::{ListenAddress, Listener, ListenerTls, Settings};
+use crate::gateway::testing;
 use crate::request::Connection;
+use crate::state::Live;
 use crate::server::{BackOffice, Counts, Error, Handle, Loaded, Options, Refused, Server};
 
 /// Answers by path: `/hello`, `/read` (reads the body), `/early` (does not), `/slow`, `/facts`; the rest goes to the origin.
@@ -220,12 +222,11 @@ impl Rig {
         let mut settings = settings(state.path());
         tweak(&mut settings);
         let make = |generation, settings, listeners: Vec<Listener>| {
-            Arc::new(Gateway {
-                generation,
-                hash: "abc".into(),
-                settings,
-                listeners: listeners.into_iter().map(Arc::new).collect(),
-            })
+            let mut gateway = testing::gateway(testing::PLAIN, &Live::default(), generation);
+            gateway.hash = "abc".into();
+            gateway.settings = settings;
+            gateway.listeners = listeners.into_iter().map(Arc::new).collect();
+            Arc::new(gateway)
         };
         let gateway = make(1, settings.clone(), listeners);
         let next: Next = Arc::default();

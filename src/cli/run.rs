@@ -1,0 +1,182 @@
+//! `portcullis run`: serve, until told to stop.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::{Run, USAGE, document_to};
+use crate::config::Build;
+use crate::gateway::{Gateway, state_directory};
+use crate::observe::{Metrics, Polled, Sample, Settings};
+use crate::proxy::Gate;
+use crate::server::{BackOffice, Counts, Loaded, Options, Refused, Server, Unserved};
+use crate::state::Live;
+use crate::upstream::RetryOn;
+
+/// The gateway in force, for whoever tells of it.
+type Current = Arc<Mutex<Arc<Gateway>>>;
+
+/// How long the last lines of the access log may take.
+const FLUSH: Duration = Duration::from_secs(2);
+
+/// 0: stopped as asked; 64: configuration; 1: anything else.
+pub(super) fn run(asked: &Run, err: &mut dyn Write) -> u8 {
+    Settings::default().apply();
+    let back_office = match BackOffice::new() {
+        Ok(back_office) => back_office,
+        Err(error) => {
+            let _ = writeln!(err, "error: cannot start: {error}");
+            return 1;
+        }
+    };
+    let mut build = Build::default();
+    let compiled = asked.document(&mut build).and_then(|document| {
+        let live = Arc::new(Live::new(state_directory(&document, &build)));
+        live.set_runtime(back_office.handle().clone());
+        Gateway::compile(&document, &live, 1, &mut build).map(|gateway| (Arc::new(gateway), live))
+    });
+    let _ = write!(err, "{}", build.errors.render(&build.sources));
+    let Some((gateway, live)) = compiled else { return USAGE };
+    if let Err(cause) = state_is_writable(&gateway.settings.state) {
+        let _ = writeln!(err, "error: the state directory {}: {cause}", gateway.settings.state.display());
+        return 1;
+    }
+    serve(asked, back_office, gateway, live, &build, err)
+}
+
+fn serve(
+    asked: &Run,
+    back_office: BackOffice,
+    gateway: Arc<Gateway>,
+    live: Arc<Live>,
+    build: &Build,
+    err: &mut dyn Write,
+) -> u8 {
+    gateway.telling().start();
+    let counts = Arc::new(Counts::default());
+    let current: Current = Arc::new(Mutex::new(Arc::clone(&gateway)));
+    let metrics = Metrics::of(&live);
+    poll(&metrics, &counts, &current);
+    let files = match asked.to {
+        Some(_) => Vec::new(),
+        None => watched(build),
+    };
+    let options = Options {
+        gateway,
+        files,
+        reload: reload(asked, live, Arc::clone(&current)),
+        reopen_logs: {
+            let current = Arc::clone(&current);
+            Box::new(move || in_force(&current).telling().reopen())
+        },
+        metrics: {
+            let counts = Arc::clone(&counts);
+            Arc::new(move || {
+                counts.tell_reloads(|accepted, refused, generation, stale| {
+                    metrics.set_reloads(accepted, refused, generation, stale);
+                });
+                metrics.render()
+            })
+        },
+        counts,
+        attended: true,
+    };
+    let served = Server::bind(back_office, options).and_then(|server| server.run(Gate::app));
+    in_force(&current).telling().flush(FLUSH);
+    match served {
+        Ok(()) => 0,
+        Err(error) => {
+            let _ = writeln!(err, "error: {error}");
+            1
+        }
+    }
+}
+
+impl Run {
+    fn document(&self, build: &mut Build) -> Option<crate::gateway::document::Document> {
+        match &self.to {
+            Some(url) => document_to(url, build),
+            None => self.file.load(build),
+        }
+    }
+}
+
+fn in_force(current: &Current) -> Arc<Gateway> {
+    Arc::clone(&current.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn watched(build: &Build) -> Vec<PathBuf> {
+    build.files.watched().iter().cloned().collect()
+}
+
+/// The next configuration: loaded and compiled anew; what is live is found again by its definition.
+fn reload(asked: &Run, live: Arc<Live>, current: Current) -> crate::server::Reload {
+    let asked = asked.clone();
+    Box::new(move |generation| {
+        let mut build = Build::default();
+        let gateway = asked
+            .document(&mut build)
+            .and_then(|document| Gateway::compile(&document, &live, generation, &mut build));
+        let told = build.errors.render(&build.sources);
+        let files = watched(&build);
+        let lines = told.lines().map(ToOwned::to_owned).filter(|line| !line.is_empty()).collect();
+        match gateway {
+            Some(gateway) => {
+                let gateway = Arc::new(gateway);
+                gateway.telling().start();
+                *current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&gateway);
+                live.sweep();
+                Ok(Loaded { gateway, files, warnings: lines })
+            }
+            None => Err(Refused { errors: lines, files }),
+        }
+    })
+}
+
+/// What other rooms count, told at every scrape.
+fn poll(metrics: &Metrics, counts: &Arc<Counts>, current: &Current) {
+    let (counts, current) = (Arc::clone(counts), Arc::clone(current));
+    metrics.poll(move |samples| {
+        let mut tell = |family, labels: &[&str], value: f64| {
+            samples.push(Sample { family, labels: labels.iter().map(|label| (*label).to_owned()).collect(), value });
+        };
+        for (name, listener) in counts.listeners() {
+            tell(Polled::Connections, &[&name], count(listener.open()));
+        }
+        for reason in Unserved::ALL {
+            tell(Polled::ConnectionsRefused, &[reason.as_str()], count(counts.unserved(reason)));
+        }
+        for expiry in counts.expiries() {
+            tell(Polled::CertificateNotAfter, &[&expiry.listener, &expiry.name], seconds(expiry.not_after));
+        }
+        for upstream in &in_force(&current).upstreams {
+            for (server, healthy) in upstream.servers() {
+                tell(Polled::UpstreamHealthy, &[upstream.name(), server], if healthy { 1.0 } else { 0.0 });
+            }
+            for on in RetryOn::ALL {
+                let retries = upstream.retries().find(|(word, _)| *word == on.as_str()).map_or(0, |(_, number)| number);
+                tell(Polled::Retries, &[upstream.name(), on.as_str()], count(retries));
+            }
+        }
+    });
+}
+
+/// Prometheus knows doubles only; a count that large loses its last digits.
+#[expect(clippy::cast_precision_loss, reason = "Prometheus knows doubles only")]
+fn count(number: u64) -> f64 {
+    number as f64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus knows doubles only; seconds fit")]
+fn seconds(number: i64) -> f64 {
+    number as f64
+}
+
+/// Made if it is not there; a file is written to it and removed, so that a wrong owner is known before anything is served.
+fn state_is_writable(directory: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(directory)?;
+    let probe = directory.join(format!(".probe-{}", std::process::id()));
+    std::fs::write(&probe, b"")?;
+    std::fs::remove_file(probe)
+}
