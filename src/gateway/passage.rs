@@ -36,7 +36,7 @@ pub enum Admission {
 /// Evidence that a request has passed every check; cannot be made elsewhere.
 #[derive(Debug)]
 pub struct Admitted {
-    upstream: Option<Arc<crate::upstream::Upstream>>,
+    upstream: Arc<crate::upstream::Upstream>,
     target: String,
 }
 
@@ -47,8 +47,8 @@ impl Admitted {
     }
 
     /// Where the request goes.
-    pub fn upstream(&self) -> Option<&Arc<crate::upstream::Upstream>> {
-        self.upstream.as_ref()
+    pub fn upstream(&self) -> &Arc<crate::upstream::Upstream> {
+        &self.upstream
     }
 }
 
@@ -68,14 +68,15 @@ impl Passage {
     pub async fn admit(&mut self, arrival: &Arrival<'_>) -> Admission {
         let target = String::from_utf8_lossy(arrival.target).into_owned();
         self.record.method = Some(arrival.method.clone());
+        let reply = |body: &'static [u8]| {
+            let body = bytes::Bytes::from_static(body);
+            Admission::Reply(Reply { status: StatusCode::OK, headers: http::HeaderMap::new(), body })
+        };
+        let Some(upstream) = self.gateway.upstreams.first().cloned() else { return reply(b"") };
         match target.as_str() {
-            "/echo" => Admission::Echo(Admitted { upstream: None, target }),
-            "/reply" => Admission::Reply(Reply {
-                status: StatusCode::OK,
-                headers: http::HeaderMap::new(),
-                body: bytes::Bytes::from_static(b"hello"),
-            }),
-            _ => Admission::Forward(Admitted { upstream: self.gateway.upstreams.first().cloned(), target }),
+            "/echo" => Admission::Echo(Admitted { upstream, target }),
+            "/reply" => reply(b"hello"),
+            _ => Admission::Forward(Admitted { upstream, target }),
         }
     }
 
