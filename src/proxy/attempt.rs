@@ -29,6 +29,8 @@ pub(super) struct Attempt {
     reused: AtomicBool,
     /// Nanoseconds spent waiting for the server's answer.
     waited: AtomicU64,
+    /// For how long the server says it will keep the connection.
+    idle: OnceLock<Duration>,
     connect: OnceLock<Duration>,
     failure: OnceLock<(Failure, String)>,
 }
@@ -62,6 +64,7 @@ impl Attempt {
             received: AtomicBool::new(false),
             reused: AtomicBool::new(false),
             waited: AtomicU64::new(0),
+            idle: OnceLock::new(),
             connect: OnceLock::new(),
             failure: OnceLock::new(),
         })
@@ -153,9 +156,14 @@ impl Attempt {
         self.waited.fetch_add(nanoseconds(waited), Ordering::Relaxed);
     }
 
+    /// The server says for how long it will keep the connection.
+    pub(super) fn note_idle_hint(&self, idle: Duration) {
+        let _ = self.idle.set(idle);
+    }
+
     /// Keeps the connection for the next request.
     pub(super) fn keep(&self, link: Link) {
-        self.upstream.keep(self.worker, self.address, link, Instant::now());
+        self.upstream.keep(self.worker, self.address, link, Instant::now(), self.idle.get().copied());
     }
 
     /// Takes a kept connection, or makes one within `connect` and what is left of `total`.

@@ -3,6 +3,8 @@
 //! Pingora's own cleaning is turned off (`HttpUpstreamRequestPolicy::preserve`): it takes whatever `Connection` names, Authorization
 //! and Cookie included, and refuses some requests after they were admitted.
 
+use std::time::Duration;
+
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -153,6 +155,14 @@ impl Framing {
     }
 }
 
+/// For how long a server says it will keep an unused connection (`Keep-Alive: timeout=5`). No RFC defines the field, but Node's servers
+/// close after these five seconds, and a request on its way at that moment is lost.
+pub(super) fn idle_hint(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("keep-alive")?.to_str().ok()?;
+    let timeout = text.split(',').find_map(|part| part.trim().strip_prefix("timeout="))?;
+    timeout.trim().parse().ok().map(Duration::from_secs)
+}
+
 /// What `Connection` names.
 fn tokens(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let values = headers.get_all(CONNECTION).into_iter();
@@ -202,6 +212,15 @@ mod tests {
         clean_request(&mut own);
         let cookies: Vec<_> = own.headers.get_all("cookie").iter().collect();
         assert_eq!(cookies, ["a=b; c=d; e=f"]);
+    }
+
+    #[test]
+    fn reads_hints() {
+        let hint = |text: &'static str| idle_hint(&head(&[("keep-alive", text)]).headers);
+        assert_eq!(hint("timeout=5, max=100"), Some(Duration::from_secs(5)));
+        assert_eq!(hint("max=100,timeout=5"), Some(Duration::from_secs(5)));
+        assert_eq!(hint("timeout=soon"), None);
+        assert_eq!(idle_hint(&head(&[]).headers), None);
     }
 
     #[test]

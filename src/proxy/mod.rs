@@ -138,9 +138,7 @@ impl ProxyHttp for Gate {
                 self.reply(session, ctx, reply).await
             }
             Admission::Forward(admitted) => {
-                let Some(upstream) = admitted.upstream().cloned() else {
-                    return Err(Error::explain(ErrorType::InternalError, "forwarded to nowhere"));
-                };
+                let upstream = Arc::clone(admitted.upstream());
                 body::call_for(session).await.map_err(Error::into_down)?;
                 let now = Instant::now();
                 upstream.note_request(self.worker, now);
@@ -215,6 +213,9 @@ impl ProxyHttp for Gate {
                 return Err(Error::explain(ErrorType::InvalidHTTPHeader, "unasked 101").into_up());
             }
             attempt.head_read(tunnel);
+            if let Some(idle) = hop::idle_hint(&head.headers) {
+                attempt.note_idle_hint(idle);
+            }
         }
         let latency = course.began.elapsed();
         let integration = stage.passage.record.integration.get_or_insert_with(Integration::default);

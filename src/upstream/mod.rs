@@ -163,10 +163,14 @@ impl Upstream {
         self.pool.take(worker, address, now)
     }
 
-    /// Keeps a connection for the next request, within `keep_alive`.
-    pub fn keep(&self, worker: usize, address: SocketAddr, link: Link, now: Instant) {
-        let until = now + self.keep_alive.idle.0;
-        self.pool.put(worker, address, link, until, self.keep_alive.connections);
+    /// Keeps a connection for the next request, within `keep_alive` and what the server says it will do itself (`hint`), less a
+    /// second: a request that meets the server's closing is lost.
+    pub fn keep(&self, worker: usize, address: SocketAddr, link: Link, now: Instant, hint: Option<Duration>) {
+        let hint = hint.map_or(Duration::MAX, |hint| hint.saturating_sub(Duration::from_secs(1)));
+        let idle = self.keep_alive.idle.0.min(hint);
+        if !idle.is_zero() {
+            self.pool.put(worker, address, link, now + idle, self.keep_alive.connections);
+        }
     }
 
     /// Makes a new connection. Without a bound of its own: put it under a timeout.

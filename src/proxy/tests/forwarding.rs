@@ -97,6 +97,7 @@ async fn connections_are_not_kept_when_they_must_not_be() {
         &b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"[..],
         b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nKeep-Alive: timeout=1\r\n\r\nok",
     ] {
         let origin = Origin::fixed(answer, true).await;
         let front = Front::to(origin.address, json!({})).await;
@@ -322,4 +323,56 @@ async fn an_early_refusal_reaches_a_client_that_still_sends() {
         assert_eq!(front.record().await.status, 413);
         front.record().await;
     }
+}
+
+/// Kept connections never carry one request's answer to another, whatever the origin does in between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn answers_find_their_requests() {
+    let origin = Origin::new(|mut tcp, number| async move {
+        for turn in 0_usize.. {
+            let Some(head) = read_head(&mut tcp).await else { return };
+            let target = head.split(' ').nth(1).unwrap().to_owned();
+            let (first, second) = target.split_at(target.len() / 2);
+            let chunked = format!(
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{first}\r\n{:x}\r\n{second}\r\n0\r\n\r\n",
+                first.len(),
+                second.len()
+            );
+            let plain = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{target}", target.len());
+            let closing = format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{target}");
+            let (answer, close) = match (number + turn) % 7 {
+                0 => (closing, true),
+                // Closes a connection it has promised to keep.
+                1 => (plain, turn > 3),
+                n if n % 2 == 0 => (chunked, false),
+                _ => (plain, false),
+            };
+            for piece in answer.as_bytes().chunks(40) {
+                tcp.write_all(piece).await.unwrap();
+            }
+            if close {
+                return;
+            }
+        }
+    })
+    .await;
+    let front = Arc::new(Front::to(origin.address, json!({"keep_alive": {"connections": 16}})).await);
+    let mut clients = tokio::task::JoinSet::new();
+    for client in 0..40 {
+        let front = Arc::clone(&front);
+        clients.spawn(async move {
+            let mut own = front.client().await;
+            for request in 0..50 {
+                let target = format!("/{client}/{request}/{}", "x".repeat(request));
+                let answer = own.get(&target).await;
+                assert_eq!(
+                    (answer.status, std::str::from_utf8(&answer.body).unwrap()),
+                    (200, target.as_str())
+                );
+                assert!(front.upstream.idle() <= 16);
+            }
+        });
+    }
+    clients.join_all().await;
+    assert!(origin.count() < 1500, "{} connections for 2,000 requests", origin.count());
 }

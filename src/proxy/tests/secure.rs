@@ -143,7 +143,7 @@ async fn a_stalled_handshake_is_a_connect_timeout() {
     let mut front = Front::to(silent.address, rest).await;
     let began = Instant::now();
     assert_eq!(front.client().await.get("/").await.status, 504);
-    assert!(began.elapsed() < Duration::from_millis(350), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     assert_eq!(front.record().await.error.unwrap().reason, "connect_timeout");
 }
 

@@ -20,8 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
-use crate::config::{Build, Spanned};
-use crate::gateway::{Gateway, Settings, Snapshots};
+use crate::gateway::{Snapshots, testing};
 use crate::proxy::Gate;
 use crate::record::Record;
 use crate::request::Connection;
@@ -29,6 +28,29 @@ use crate::state::Live;
 use crate::upstream::Upstream;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// All to one upstream, but for `/echo` and `/reply`; `/plain` lets nobody switch protocols; refusals say their kind.
+fn configuration(mut upstream: serde_json::Value) -> String {
+    upstream["host"] = "server".into();
+    format!(
+        r"
+server: {{status: none}}
+log: {{access: {{to: none}}}}
+listeners: [{{address: '127.0.0.1:0'}}]
+upstreams: {{origin: {upstream}}}
+policies: {{headers: {{marked: {{request: {{set: {{x-gateway: 'yes'}}}}}}}}}}
+defaults: {{auth: none, headers: [marked]}}
+routes:
+  - {{name: echo, match: {{path: /echo}}, echo: true}}
+  - {{name: reply, match: {{path: /reply}}, respond: {{body: hello}}}}
+  - {{name: plain, match: {{path: /plain}}, upstream: origin}}
+  - {{name: all, upstream: origin, upgrade: [websocket]}}
+replies:
+  DEFAULT_4XX: {{body: '{{error.responseType}}'}}
+  DEFAULT_5XX: {{body: '{{error.responseType}}'}}
+"
+    )
+}
 
 /// A gateway that forwards everything to one upstream.
 pub(super) struct Front {
@@ -43,31 +65,11 @@ impl Front {
     pub(super) async fn new(upstream: serde_json::Value) -> Self {
         let live = Live::default();
         live.set_runtime(tokio::runtime::Handle::current());
-        let config = crate::upstream::tests::decode(upstream);
-        let mut build = Build::default();
-        let upstream = Upstream::compile("origin", &Spanned::unwritten(config), &live, &mut build);
-        let upstream = upstream.unwrap_or_else(|| panic!("{:?}", build.errors));
         let (settled, records) = unbounded_channel();
-        let gateway = Arc::new(Gateway {
-            generation: 1,
-            hash: "".into(),
-            settings: Settings {
-                workers: 1,
-                state: "".into(),
-                status: None,
-                drain: PATIENCE,
-                handshake: PATIENCE,
-                head: PATIENCE,
-                keep_alive: PATIENCE,
-                header_fields: 100,
-                header_bytes: 1 << 15,
-                field_bytes: 1 << 13,
-                uri_bytes: 1 << 13,
-            },
-            listeners: Vec::new(),
-            upstreams: vec![Arc::clone(&upstream)],
-            settled: Some(settled),
-        });
+        let mut gateway = testing::gateway(&configuration(upstream), &live, 1);
+        gateway.settled = Some(settled);
+        let gateway = Arc::new(gateway);
+        let upstream = gateway.upstreams.first().cloned().expect("the one of the configuration");
         let proxy = Arc::new(pingora_proxy::http_proxy(
             &Arc::new(ServerConf::default()),
             Gate::new(Snapshots::new(gateway), 0),
@@ -94,6 +96,7 @@ impl Front {
                         tls: None,
                         worker: 0,
                         tunnel: AtomicBool::new(false),
+                        head_began: std::sync::Mutex::default(),
                     });
                     stream.set_proxy_digest(ProxyDigest::new(head, Some(Box::new(facts))));
                     if is_http2 {
