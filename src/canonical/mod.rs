@@ -31,6 +31,18 @@ pub struct Target {
 }
 
 impl Target {
+    /// A target of these parts, brought into canonical form: for tests and benches, which have no request at hand.
+    ///
+    /// # Panics
+    /// Where the parts make no target.
+    #[doc(hidden)]
+    #[expect(clippy::expect_used, reason = "tests and benches only")]
+    pub fn of_canonical_parts(host: &str, path: &str, query: Option<&str>) -> Self {
+        let raw = query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
+        target(&Method::GET, raw.as_bytes(), Some(host), &HeaderMap::new(), Protocol::Http2, usize::MAX)
+            .expect("parts of a target")
+    }
+
     /// Lower case, without port and trailing dot; an IPv6 literal in brackets. Empty only on HTTP/1.0 without Host.
     pub fn host(&self) -> &str {
         self.text.get(..self.host_end).unwrap_or_default()

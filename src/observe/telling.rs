@@ -471,8 +471,8 @@ mod tests {
         connections.subtract(1);
         let refused = metrics.connections_refused("limit");
         refused.add(0);
-        metrics.reload_accepted(2);
-        metrics.reload_refused();
+        metrics.set_reloads(1, 0, 2, false);
+        metrics.set_reloads(1, 1, 2, true);
         let told = parse(&metrics.render());
         for (name, expected) in [
             (r#"portcullis_upstream_healthy{upstream="pool",server="127.0.0.1:1"}"#, 1.0),
@@ -487,7 +487,7 @@ mod tests {
         ] {
             assert_eq!(value(&told, name), expected, "{name}");
         }
-        metrics.reload_accepted(3);
+        metrics.set_reloads(2, 1, 3, false);
         assert_eq!(value(&parse(&metrics.render()), "portcullis_config_stale"), 0.0);
     }
 

@@ -138,7 +138,9 @@ impl ProxyHttp for Gate {
                 self.reply(session, ctx, reply).await
             }
             Admission::Forward(admitted) => {
-                let upstream = Arc::clone(admitted.upstream());
+                let Some(upstream) = admitted.upstream().cloned() else {
+                    return Err(Error::explain(ErrorType::InternalError, "forwarded to nowhere"));
+                };
                 body::call_for(session).await.map_err(Error::into_down)?;
                 let now = Instant::now();
                 upstream.note_request(self.worker, now);

@@ -185,6 +185,7 @@ pub(super) fn plain(name: &str) -> Listener {
         address: ListenAddress::Tcp("127.0.0.1:0".parse().unwrap()),
         http2: true,
         tls: None,
+        trusted: crate::client::Trusted::default(),
         redirect: RedirectToHttps::No,
         site: Site::new("test.yaml", 7, 1),
     }
