@@ -47,7 +47,8 @@ impl<'a> Authority<'a> {
                 (Host::V6(address), port)
             }
             None => {
-                let (name, port) = text.split_once(':').map_or((text, None), |(name, port)| (name, Some(port)));
+                let (name, port) =
+                    text.split_once(':').map_or((text, None), |(name, port)| (name, Some(port)));
                 (Host::Name(self::name(name)?), port)
             }
         };

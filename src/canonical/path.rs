@@ -26,7 +26,9 @@ enum Class {
 fn class(byte: u8) -> Class {
     match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'~' => Class::Plain,
-        b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@' => Class::Plain,
+        b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@' => {
+            Class::Plain
+        }
         b'.' => Class::Dot,
         b'/' => Class::Slash,
         b'%' => Class::Percent,
@@ -58,7 +60,8 @@ pub(super) fn plan(raw: &[u8]) -> Result<Plan<'_>, Denial> {
     {
         return Ok(Plan::Copy(text));
     }
-    let grows = raw.iter().filter(|b| matches!(class(**b), Class::Encode | Class::Backslash | Class::NonAscii));
+    let grows =
+        raw.iter().filter(|b| matches!(class(**b), Class::Encode | Class::Backslash | Class::NonAscii));
     Ok(Plan::Rewrite { raw, bytes_max: raw.len() + 1 + 2 * grows.count() })
 }
 
@@ -152,7 +155,10 @@ pub(crate) fn segment(raw: &[u8], out: &mut String, oddities: &mut Oddities) -> 
                 rest = character(*byte, tail, out, raw_byte)?;
             }
             Class::Refused => {
-                return Err(Denial::ambiguous("bad_path", "the path has a control character, a space or a `#`"));
+                return Err(Denial::ambiguous(
+                    "bad_path",
+                    "the path has a control character, a space or a `#`",
+                ));
             }
         }
     }

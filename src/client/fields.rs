@@ -190,11 +190,14 @@ fn client_words(headers: &HeaderMap) -> Vec<HeaderName> {
 
 fn is_forwarding(name: &str) -> bool {
     let same = |a: u8, b: u8| a == b || (a == b'_' && b == b'-');
-    let begins = |prefix: &str| name.len() >= prefix.len() && name.bytes().zip(prefix.bytes()).all(|(a, b)| same(a, b));
+    let begins = |prefix: &str| {
+        name.len() >= prefix.len() && name.bytes().zip(prefix.bytes()).all(|(a, b)| same(a, b))
+    };
     // Most fields are told by their first byte.
     match name.as_bytes().first() {
         Some(b'c' | b'f' | b't' | b'x') => {
-            begins("x-forwarded-") || FORWARDING.iter().any(|known| known.len() == name.len() && begins(known))
+            begins("x-forwarded-")
+                || FORWARDING.iter().any(|known| known.len() == name.len() && begins(known))
         }
         _ => false,
     }

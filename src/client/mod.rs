@@ -81,7 +81,10 @@ pub(crate) fn network(text: &str) -> Result<IpNet, (String, String)> {
     };
     if parsed.addr() != parsed.network() {
         let cause = format!("`{text}` has bits set behind its prefix");
-        return Err((cause, format!("write `{}`, or `{}` for the one address", parsed.trunc(), parsed.addr())));
+        return Err((
+            cause,
+            format!("write `{}`, or `{}` for the one address", parsed.trunc(), parsed.addr()),
+        ));
     }
     Ok(match parsed {
         IpNet::V6(v6) if v6.prefix_len() >= 96 => match v6.addr().to_ipv4_mapped() {
