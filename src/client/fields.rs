@@ -132,18 +132,18 @@ pub fn forward(
         fields.remove(&name);
     }
     let scheme = if client.https { "https" } else { "http" };
-    put(fields, X_FORWARDED_FOR, &chain);
+    put(fields, X_FORWARDED_FOR, chain);
     fields.set(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
     if !authority.is_empty() {
         put(fields, X_FORWARDED_HOST, authority);
     }
     put(fields, X_FORWARDED_PORT, port(authority, client.https));
-    put(fields, header::FORWARDED, &element(client.address, authority, scheme));
+    put(fields, header::FORWARDED, element(client.address, authority, scheme));
 }
 
 /// The value is made of addresses and a canonical authority: always valid.
-fn put(fields: &mut impl Fields, name: HeaderName, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
+fn put<V: TryInto<HeaderValue>>(fields: &mut impl Fields, name: HeaderName, value: V) {
+    if let Ok(value) = value.try_into() {
         fields.set(name, value);
     }
 }

@@ -5,7 +5,7 @@ mod forwarded;
 #[cfg(test)]
 mod tests;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use http::HeaderMap;
 use ipnet::IpNet;
@@ -101,7 +101,7 @@ pub(crate) fn network(text: &str) -> Result<IpNet, (String, String)> {
 /// the last there is). What is malformed ends the way: the last good hop is the client. `X-Forwarded-For` is read where
 /// there is one, else `Forwarded` (RFC 7239); a trusted proxy that writes the one must remove the other.
 pub fn determine(peer: Option<SocketAddr>, tls: bool, headers: &HeaderMap, trusted: &Trusted) -> Client {
-    let direct = peer.map_or(IpAddr::from([127, 0, 0, 1]), |peer| peer.ip().to_canonical());
+    let direct = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.ip().to_canonical());
     if !trusted.trusts_peer(peer) {
         return Client { address: direct, peer_trusted: false, https: tls };
     }

@@ -22,7 +22,10 @@ fn written(line: usize, text: &str) -> (String, Spanned<Match>, Option<i32>) {
     }
     let place = words.next().unwrap();
     let (hosts, path) = match place.find('/') {
-        Some(at) => (&place[..at], Some(&place[at..])),
+        Some(at) => {
+            let (hosts, path) = place.split_at(at);
+            (hosts, Some(path))
+        }
         None => (place.trim_end_matches('…'), None),
     };
     matches.hosts = hosts.split(',').filter(|host| !host.is_empty()).map(spanned).collect();
@@ -104,8 +107,8 @@ fn request(text: &str) -> (Method, Target, HeaderMap) {
     let target = match place.strip_suffix('*') {
         Some(host) if !host.contains('/') => target(&method, host, "*"),
         _ => {
-            let slash = place.find('/').unwrap();
-            target(&method, &place[..slash], &place[slash..])
+            let (host, path) = place.split_at(place.find('/').unwrap());
+            target(&method, host, path)
         }
     };
     let mut headers = HeaderMap::new();
@@ -533,9 +536,9 @@ fn unreachable_routes_are_errors_that_name_both() {
 /// Whether a path pattern matches, and how specific each of its segments is (0 literal, 1 parameter, 2 rest).
 fn oracle_path(pattern: Option<&str>, path: &str) -> Option<Vec<u8>> {
     let pattern = pattern.unwrap_or("/{*rest}");
-    let mut path_segments = path[1..].split('/');
+    let mut path_segments = path.split('/').skip(1);
     let mut kinds = Vec::new();
-    for segment in pattern[1..].split('/') {
+    for segment in pattern.split('/').skip(1) {
         if segment.starts_with("{*") {
             path_segments.next()?;
             kinds.push(2);
