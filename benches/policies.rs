@@ -83,12 +83,12 @@ fn check(bencher: Bencher<'_, '_>, count: usize, address: impl Fn(u32) -> IpAddr
     });
 }
 
-#[divan::bench(args = [10, 100_000])]
+#[divan::bench(args = [10, 100_000], sample_size = 4096)]
 fn access_v4(bencher: Bencher<'_, '_>, count: usize) {
     check(bencher, count, |number| IpAddr::V4(number.into()));
 }
 
-#[divan::bench(args = [10, 100_000])]
+#[divan::bench(args = [10, 100_000], sample_size = 4096)]
 fn access_v6(bencher: Bencher<'_, '_>, count: usize) {
     check(bencher, count, |number| v6(number, number));
 }
@@ -110,7 +110,7 @@ fn cors() -> Cors {
     Cors::compile("web", &Spanned::unwritten(config), &mut Build::default()).unwrap()
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 64)]
 fn cors_preflight(bencher: Bencher<'_, '_>) {
     let cors = cors();
     let request = fields(&[
@@ -122,7 +122,7 @@ fn cors_preflight(bencher: Bencher<'_, '_>) {
         .bench_local(|| matches!(black_box(cors.preflight(&request, &[Method::GET])), Preflight::Allow(_)));
 }
 
-#[divan::bench(args = ["https://app.example.com", "https://a.example.org", "https://elsewhere.example"])]
+#[divan::bench(args = ["https://app.example.com", "https://a.example.org", "https://elsewhere.example"], sample_size = 64)]
 fn cors_actual(bencher: Bencher<'_, '_>, origin: &'static str) {
     let cors = cors();
     let request = fields(&[("origin", origin)]);
@@ -133,7 +133,7 @@ fn cors_actual(bencher: Bencher<'_, '_>, origin: &'static str) {
     });
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 64)]
 fn header_rules(bencher: Bencher<'_, '_>) {
     let rules = headers::Rules {
         set: [("x-frame-options".to_owned(), text("DENY"))].into(),
@@ -160,7 +160,7 @@ fn request() -> HeaderMap {
     ])
 }
 
-#[divan::bench(args = [true, false])]
+#[divan::bench(args = [true, false], sample_size = 256)]
 fn client_of(bencher: Bencher<'_, '_>, trusted: bool) {
     let network = if trusted { "10.0.0.0/8" } else { "172.16.0.0/12" };
     let trusted = Trusted::compile(&[text(network)], &mut Build::default()).unwrap();
@@ -168,7 +168,7 @@ fn client_of(bencher: Bencher<'_, '_>, trusted: bool) {
     bencher.bench_local(|| client::determine(black_box(peer), true, &request, &trusted));
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 64)]
 fn forwarding_fields(bencher: Bencher<'_, '_>) {
     let trusted = Trusted::default();
     let peer = Some(SocketAddr::from(([203, 0, 113, 9], 4711)));

@@ -36,7 +36,7 @@ fn target(raw: &str, headers: &HeaderMap) -> Target {
     canonical::target(&Method::GET, raw.as_bytes(), None, headers, Protocol::Http11, 8192).unwrap()
 }
 
-#[divan::bench(args = ["/v1/customers/1234/orders", "/v1/orders?page=2&size=50", "/a/%7Euser/./x/../b%2fc", "/caf%c3%a9"])]
+#[divan::bench(args = ["/v1/customers/1234/orders", "/v1/orders?page=2&size=50", "/a/%7Euser/./x/../b%2fc", "/caf%c3%a9"], sample_size = 256)]
 fn canonical_form(bencher: Bencher<'_, '_>, raw: &str) {
     let headers = headers();
     bencher.bench(|| target(black_box(raw), &headers));
@@ -97,13 +97,13 @@ fn find_all(routes: &Routes, requests: &[Target], headers: &HeaderMap) {
     }
 }
 
-#[divan::bench(args = [10, 10_000])]
+#[divan::bench(args = [10, 10_000], sample_size = 256)]
 fn find_four(bencher: Bencher<'_, '_>, count: usize) {
     let (routes, requests, headers) = (routes(count), requests(count, 2), headers());
     bencher.bench_local(|| find_all(&routes, &requests, &headers));
 }
 
-#[divan::bench(args = [10, 10_000])]
+#[divan::bench(args = [10, 10_000], sample_size = 256)]
 fn not_found(bencher: Bencher<'_, '_>, count: usize) {
     let (routes, headers) = (routes(count), headers());
     let target = target("/nowhere/at/all", &headers);

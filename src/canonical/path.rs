@@ -2,8 +2,8 @@
 //!
 //! RFC 3986 §6.2.2: unreserved characters are decoded, other escapes are written in upper-case hex, dot segments are
 //! removed; beyond it, `//` becomes `/` before dot segments are looked at. Characters that RFC 3986 allows in no path
-//! (`"<>[]^{|}` and the grave accent) are percent-encoded: other proxies forward them as they are, and one form is what matters here. Escapes are
-//! decoded once: a second pass would turn `%252e` into `.` (RFC 3986 §2.4).
+//! (`"<>[]^{|}` and the grave accent) are percent-encoded: other proxies forward them as they are, and one form is what
+//! matters here. Escapes are decoded once: a second pass would turn `%252e` into `.` (RFC 3986 §2.4).
 
 use super::{Denial, Oddities};
 

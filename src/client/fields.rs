@@ -132,13 +132,15 @@ pub fn forward(
         fields.remove(&name);
     }
     let scheme = if client.https { "https" } else { "http" };
+    let first = chain.split(',').next().unwrap_or_default();
+    let element = element(first, authority, scheme);
     put(fields, X_FORWARDED_FOR, chain);
     fields.set(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
     if !authority.is_empty() {
         put(fields, X_FORWARDED_HOST, authority);
     }
     put(fields, X_FORWARDED_PORT, port(authority, client.https));
-    put(fields, header::FORWARDED, element(client.address, authority, scheme));
+    put(fields, header::FORWARDED, element);
 }
 
 /// The value is made of addresses and a canonical authority: always valid.
@@ -167,12 +169,20 @@ fn chain(headers: &HeaderMap, peer: Option<SocketAddr>, client: &Client, trusted
 }
 
 /// Colons and brackets want quotes (RFC 7239 §6).
-fn element(client: IpAddr, authority: &str, scheme: &str) -> String {
-    let host = if authority.is_empty() { String::new() } else { format!(";host=\"{authority}\"") };
-    match client {
-        IpAddr::V4(client) => format!("for={client}{host};proto={scheme}"),
-        IpAddr::V6(client) => format!("for=\"[{client}]\"{host};proto={scheme}"),
+fn element(client: &str, authority: &str, scheme: &str) -> String {
+    let mut text = String::with_capacity(client.len() + authority.len() + 32);
+    let (before, after) = if client.contains(':') { ("for=\"[", "]\"") } else { ("for=", "") };
+    for part in [before, client, after] {
+        text.push_str(part);
     }
+    if !authority.is_empty() {
+        for part in [";host=\"", authority, "\""] {
+            text.push_str(part);
+        }
+    }
+    text.push_str(";proto=");
+    text.push_str(scheme);
+    text
 }
 
 fn port(authority: &str, https: bool) -> &str {

@@ -83,21 +83,19 @@ impl Access {
     pub fn check(&self, address: IpAddr) -> Verdict<'_> {
         let address = plain(address);
         if let Some(site) = self.deny.find(address) {
-            return self.refuse("denied", format!("{address} is in `deny`"), site);
+            return refuse("denied", "the client's address is in `deny`", site);
         }
-        match &self.allow {
+        match self.allow.as_ref().map(|allow| allow.find(address)) {
             None => Verdict { outcome: Outcome::Pass, site: &self.site },
-            Some(allow) => match allow.find(address) {
-                Some(site) => Verdict { outcome: Outcome::Pass, site },
-                None => self.refuse("not_allowed", format!("{address} is not in `allow`"), &self.site),
-            },
+            Some(Some(site)) => Verdict { outcome: Outcome::Pass, site },
+            Some(None) => refuse("not_allowed", "the client's address is not in `allow`", &self.site),
         }
     }
+}
 
-    fn refuse<'a>(&self, reason: &'static str, message: String, site: &'a Site) -> Verdict<'a> {
-        let outcome = Outcome::Refuse { kind: Kind::AccessDenied, reason, message: message.into() };
-        Verdict { outcome, site }
-    }
+/// The address itself is in the record: nothing to build here, where scanners pay.
+fn refuse<'a>(reason: &'static str, message: &'static str, site: &'a Site) -> Verdict<'a> {
+    Verdict { outcome: Outcome::Refuse { kind: Kind::AccessDenied, reason, message: message.into() }, site }
 }
 
 /// An address as lists compare it: IPv4-mapped IPv6 is IPv4.
@@ -107,7 +105,8 @@ pub fn plain(address: IpAddr) -> IpAddr {
 
 /// Disjoint networks by their first address, for binary search.
 ///
-/// First and last addresses stand in arrays of their own: a search reads only these, 20 to 40 ns among 100,000 IPv4 entries.
+/// First and last addresses stand in arrays of their own, and a search reads only these: 62 ns (IPv4) and 85 ns (IPv6) a check
+/// against 100,000 entries (bench `access_v4`, `access_v6`).
 #[derive(Debug, Default)]
 struct Table {
     v4: Ranges<u32>,
