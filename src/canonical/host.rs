@@ -34,24 +34,27 @@ impl<'a> Authority<'a> {
     /// # Errors
     /// What is wrong, in words.
     pub fn parse(text: &'a [u8]) -> Result<Self, &'static str> {
-        let text = std::str::from_utf8(text).ok().filter(|t| t.is_ascii()).ok_or("the host is not ASCII")?;
-        let (host, port) = match text.strip_prefix('[') {
-            Some(inner) => {
-                let (address, rest) = inner.split_once(']').ok_or("the host has an open bracket")?;
-                let address = address.parse().map_err(|_| "the host is not an IPv6 address")?;
-                let port = match rest.strip_prefix(':') {
-                    Some(port) => Some(port),
-                    None if rest.is_empty() => None,
-                    None => return Err("something follows the host's bracket"),
-                };
-                (Host::V6(address), port)
-            }
-            None => {
-                let (name, port) = text.split_once(':').map_or((text, None), |(name, port)| (name, Some(port)));
-                (Host::Name(self::name(name)?), port)
-            }
+        if let [b'[', inner @ ..] = text {
+            return Self::parse_v6(inner);
+        }
+        let (host, port) = match memchr::memchr(b':', text) {
+            Some(colon) => (text.get(..colon).unwrap_or_default(), text.get(colon + 1..)),
+            None => (text, None),
         };
-        Ok(Self { host, port: port.map(self::port).transpose()? })
+        Ok(Self { host: Host::Name(name(host)?), port: port.map(self::port).transpose()? })
+    }
+
+    /// What stands behind the opening bracket.
+    fn parse_v6(inner: &'a [u8]) -> Result<Self, &'static str> {
+        let inner = std::str::from_utf8(inner).map_err(|_| "the host is not ASCII")?;
+        let (address, rest) = inner.split_once(']').ok_or("the host has an open bracket")?;
+        let address = address.parse().map_err(|_| "the host is not an IPv6 address")?;
+        let port = match rest.strip_prefix(':') {
+            Some(port) => Some(self::port(port.as_bytes())?),
+            None if rest.is_empty() => None,
+            None => return Err("something follows the host's bracket"),
+        };
+        Ok(Self { host: Host::V6(address), port })
     }
 
     /// An upper bound on what [`Authority::write`] writes.
@@ -106,8 +109,9 @@ impl Host<'_> {
     }
 }
 
-fn name(text: &str) -> Result<&str, &'static str> {
-    let text = text.strip_suffix('.').unwrap_or(text);
+/// One pass over the bytes; only a label that starts with a digit is looked at again.
+fn name(text: &[u8]) -> Result<&str, &'static str> {
+    let text = text.strip_suffix(b".").unwrap_or(text);
     if text.is_empty() {
         return Err("the host is empty");
     }
@@ -115,40 +119,48 @@ fn name(text: &str) -> Result<&str, &'static str> {
         return Err("the host is longer than 253 bytes");
     }
     let mut label_bytes = 0;
-    for byte in text.bytes() {
+    let mut starts_with_digit = false;
+    for byte in text {
         match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'_' => {
+                starts_with_digit &= label_bytes > 0;
+                label_bytes += 1;
+            }
+            b'0'..=b'9' => {
+                starts_with_digit |= label_bytes == 0;
+                label_bytes += 1;
+            }
             b'.' if label_bytes == 0 => return Err("the host has an empty label"),
+            b'.' if label_bytes > 63 => return Err("the host has a label longer than 63 bytes"),
             b'.' => label_bytes = 0,
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => label_bytes += 1,
+            0x80.. => return Err("the host is not ASCII"),
             _ => return Err("the host has a character that no host has"),
         }
-        if label_bytes > 63 {
-            return Err("the host has a label longer than 63 bytes");
-        }
     }
-    if label_bytes == 0 {
-        return Err("the host has an empty label");
+    match label_bytes {
+        0 => return Err("the host has an empty label"),
+        1..=63 => {}
+        _ => return Err("the host has a label longer than 63 bytes"),
     }
-    let last = text.rsplit('.').next().unwrap_or_default();
-    if ends_in_number(last) && text.parse::<Ipv4Addr>().is_err() {
+    let text = std::str::from_utf8(text).map_err(|_| "the host is not ASCII")?;
+    if starts_with_digit && ends_in_number(text) && text.parse::<Ipv4Addr>().is_err() {
         return Err("the host ends in a number but is not a dotted IPv4 address");
     }
     Ok(text)
 }
 
-/// As the URL standard's "ends in a number" checker: `1`, `0x7f`, `0x`.
-fn ends_in_number(label: &str) -> bool {
+/// As the URL standard's "ends in a number" checker: `a.1`, `a.0x7f`, `0x`.
+fn ends_in_number(name: &str) -> bool {
+    let label = name.rsplit('.').next().unwrap_or_default();
     let digits = label.bytes().all(|b| b.is_ascii_digit());
     let hex = label.strip_prefix("0x").or_else(|| label.strip_prefix("0X"));
     digits || hex.is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
-fn port(text: &str) -> Result<u16, &'static str> {
-    let well_formed = text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');
-    if !well_formed {
-        return Err("the host's port is not a number from 1 to 65535");
-    }
-    text.parse().map_err(|_| "the host's port is not a number from 1 to 65535")
+fn port(text: &[u8]) -> Result<u16, &'static str> {
+    let digits = text.iter().all(u8::is_ascii_digit) && !text.starts_with(b"0");
+    let text = std::str::from_utf8(text).ok().filter(|_| digits);
+    text.and_then(|text| text.parse().ok()).ok_or("the host's port is not a number from 1 to 65535")
 }
 
 /// The authority of a request, from everything that names it: all must agree (RFC 9112 §3.2, RFC 9113 §8.3.1).

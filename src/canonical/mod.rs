@@ -222,7 +222,9 @@ fn form<'a>(method: &Method, raw: &'a [u8], protocol: Protocol) -> Result<Form<'
 
 fn absolute(raw: &[u8]) -> Result<Form<'_>, Denial> {
     let after = |scheme: &[u8]| {
-        raw.split_at_checked(scheme.len()).filter(|(s, _)| s.eq_ignore_ascii_case(scheme)).map(|(_, rest)| rest)
+        raw.split_at_checked(scheme.len())
+            .filter(|(s, _)| s.eq_ignore_ascii_case(scheme))
+            .map(|(_, rest)| rest)
     };
     let (default_port, rest) = match (after(b"http://"), after(b"https://")) {
         (Some(rest), _) => (80, rest),

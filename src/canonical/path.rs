@@ -2,8 +2,8 @@
 //!
 //! RFC 3986 §6.2.2: unreserved characters are decoded, other escapes are written in upper-case hex, dot segments are
 //! removed; beyond it, `//` becomes `/` before dot segments are looked at. Characters that RFC 3986 allows in no path
-//! (`"<>[]^{|}` and the grave accent) are percent-encoded: other proxies forward them as they are, and one form is what matters here. Escapes are
-//! decoded once: a second pass would turn `%252e` into `.` (RFC 3986 §2.4).
+//! (`"<>[]^{|}` and the grave accent) are percent-encoded: other proxies forward them as they are, and one form is what
+//! matters here. Escapes are decoded once: a second pass would turn `%252e` into `.` (RFC 3986 §2.4).
 
 use super::{Denial, Oddities};
 
@@ -26,7 +26,9 @@ enum Class {
 fn class(byte: u8) -> Class {
     match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'~' => Class::Plain,
-        b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@' => Class::Plain,
+        b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@' => {
+            Class::Plain
+        }
         b'.' => Class::Dot,
         b'/' => Class::Slash,
         b'%' => Class::Percent,
@@ -58,7 +60,8 @@ pub(super) fn plan(raw: &[u8]) -> Result<Plan<'_>, Denial> {
     {
         return Ok(Plan::Copy(text));
     }
-    let grows = raw.iter().filter(|b| matches!(class(**b), Class::Encode | Class::Backslash | Class::NonAscii));
+    let grows =
+        raw.iter().filter(|b| matches!(class(**b), Class::Encode | Class::Backslash | Class::NonAscii));
     Ok(Plan::Rewrite { raw, bytes_max: raw.len() + 1 + 2 * grows.count() })
 }
 
@@ -152,7 +155,10 @@ pub(crate) fn segment(raw: &[u8], out: &mut String, oddities: &mut Oddities) -> 
                 rest = character(*byte, tail, out, raw_byte)?;
             }
             Class::Refused => {
-                return Err(Denial::ambiguous("bad_path", "the path has a control character, a space or a `#`"));
+                return Err(Denial::ambiguous(
+                    "bad_path",
+                    "the path has a control character, a space or a `#`",
+                ));
             }
         }
     }

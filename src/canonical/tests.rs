@@ -322,7 +322,8 @@ fn oddities_are_tolerated_one_by_one() {
 
 #[test]
 fn parts_are_slices_of_one_buffer() {
-    let target = super::target(&Method::GET, b"/a/./b?c=d", None, &headers(&["A.b:81"]), Http11, 8192).unwrap();
+    let target =
+        super::target(&Method::GET, b"/a/./b?c=d", None, &headers(&["A.b:81"]), Http11, 8192).unwrap();
     assert_eq!(target.host(), "a.b");
     assert_eq!(target.port(), Some(81));
     assert_eq!(target.authority(), "a.b:81");

@@ -132,18 +132,20 @@ pub fn forward(
         fields.remove(&name);
     }
     let scheme = if client.https { "https" } else { "http" };
-    put(fields, X_FORWARDED_FOR, &chain);
+    let first = chain.split(',').next().unwrap_or_default();
+    let element = element(first, authority, scheme);
+    put(fields, X_FORWARDED_FOR, chain);
     fields.set(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
     if !authority.is_empty() {
         put(fields, X_FORWARDED_HOST, authority);
     }
     put(fields, X_FORWARDED_PORT, port(authority, client.https));
-    put(fields, header::FORWARDED, &element(client.address, authority, scheme));
+    put(fields, header::FORWARDED, element);
 }
 
 /// The value is made of addresses and a canonical authority: always valid.
-fn put(fields: &mut impl Fields, name: HeaderName, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
+fn put<V: TryInto<HeaderValue>>(fields: &mut impl Fields, name: HeaderName, value: V) {
+    if let Ok(value) = value.try_into() {
         fields.set(name, value);
     }
 }
@@ -167,12 +169,20 @@ fn chain(headers: &HeaderMap, peer: Option<SocketAddr>, client: &Client, trusted
 }
 
 /// Colons and brackets want quotes (RFC 7239 §6).
-fn element(client: IpAddr, authority: &str, scheme: &str) -> String {
-    let host = if authority.is_empty() { String::new() } else { format!(";host=\"{authority}\"") };
-    match client {
-        IpAddr::V4(client) => format!("for={client}{host};proto={scheme}"),
-        IpAddr::V6(client) => format!("for=\"[{client}]\"{host};proto={scheme}"),
+fn element(client: &str, authority: &str, scheme: &str) -> String {
+    let mut text = String::with_capacity(client.len() + authority.len() + 32);
+    let (before, after) = if client.contains(':') { ("for=\"[", "]\"") } else { ("for=", "") };
+    for part in [before, client, after] {
+        text.push_str(part);
     }
+    if !authority.is_empty() {
+        for part in [";host=\"", authority, "\""] {
+            text.push_str(part);
+        }
+    }
+    text.push_str(";proto=");
+    text.push_str(scheme);
+    text
 }
 
 fn port(authority: &str, https: bool) -> &str {
@@ -190,11 +200,14 @@ fn client_words(headers: &HeaderMap) -> Vec<HeaderName> {
 
 fn is_forwarding(name: &str) -> bool {
     let same = |a: u8, b: u8| a == b || (a == b'_' && b == b'-');
-    let begins = |prefix: &str| name.len() >= prefix.len() && name.bytes().zip(prefix.bytes()).all(|(a, b)| same(a, b));
+    let begins = |prefix: &str| {
+        name.len() >= prefix.len() && name.bytes().zip(prefix.bytes()).all(|(a, b)| same(a, b))
+    };
     // Most fields are told by their first byte.
     match name.as_bytes().first() {
         Some(b'c' | b'f' | b't' | b'x') => {
-            begins("x-forwarded-") || FORWARDING.iter().any(|known| known.len() == name.len() && begins(known))
+            begins("x-forwarded-")
+                || FORWARDING.iter().any(|known| known.len() == name.len() && begins(known))
         }
         _ => false,
     }

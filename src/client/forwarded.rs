@@ -101,7 +101,9 @@ fn address(text: &str) -> Option<IpAddr> {
 
 fn v6(text: &str) -> Option<IpAddr> {
     let text = match text.split_once('%') {
-        Some((address, zone)) if !zone.is_empty() && zone.bytes().all(|b| b.is_ascii_alphanumeric()) => address,
+        Some((address, zone)) if !zone.is_empty() && zone.bytes().all(|b| b.is_ascii_alphanumeric()) => {
+            address
+        }
         Some(_) => return None,
         None => text,
     };

@@ -5,7 +5,7 @@ mod forwarded;
 #[cfg(test)]
 mod tests;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use http::HeaderMap;
 use ipnet::IpNet;
@@ -81,7 +81,10 @@ pub(crate) fn network(text: &str) -> Result<IpNet, (String, String)> {
     };
     if parsed.addr() != parsed.network() {
         let cause = format!("`{text}` has bits set behind its prefix");
-        return Err((cause, format!("write `{}`, or `{}` for the one address", parsed.trunc(), parsed.addr())));
+        return Err((
+            cause,
+            format!("write `{}`, or `{}` for the one address", parsed.trunc(), parsed.addr()),
+        ));
     }
     Ok(match parsed {
         IpNet::V6(v6) if v6.prefix_len() >= 96 => match v6.addr().to_ipv4_mapped() {
@@ -98,7 +101,7 @@ pub(crate) fn network(text: &str) -> Result<IpNet, (String, String)> {
 /// the last there is). What is malformed ends the way: the last good hop is the client. `X-Forwarded-For` is read where
 /// there is one, else `Forwarded` (RFC 7239); a trusted proxy that writes the one must remove the other.
 pub fn determine(peer: Option<SocketAddr>, tls: bool, headers: &HeaderMap, trusted: &Trusted) -> Client {
-    let direct = peer.map_or(IpAddr::from([127, 0, 0, 1]), |peer| peer.ip().to_canonical());
+    let direct = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.ip().to_canonical());
     if !trusted.trusts_peer(peer) {
         return Client { address: direct, peer_trusted: false, https: tls };
     }

@@ -68,7 +68,11 @@ fn the_client_is_the_first_untrusted_hop_from_the_right() {
         ("10.0.0.1", &[("x-forwarded-for", "fe80::1%")], "10.0.0.1 trusted"),
         // Forwarded, where there is no X-Forwarded-For.
         ("10.0.0.1", &[("forwarded", "for=1.1.1.1")], "1.1.1.1 trusted"),
-        ("10.0.0.1", &[("forwarded", "for=6.6.6.6, For=\"1.1.1.1:80\";by=x, for=10.2.3.4")], "1.1.1.1 trusted"),
+        (
+            "10.0.0.1",
+            &[("forwarded", "for=6.6.6.6, For=\"1.1.1.1:80\";by=x, for=10.2.3.4")],
+            "1.1.1.1 trusted",
+        ),
         ("10.0.0.1", &[("forwarded", "for=\"[2001:db9::1]:80\";proto=https")], "2001:db9::1 trusted https"),
         ("10.0.0.1", &[("forwarded", "for=\"[2001:db8::1]\"")], "2001:db8::1 trusted"),
         ("10.0.0.1", &[("forwarded", "for=_hidden")], "10.0.0.1 trusted"),
@@ -81,7 +85,11 @@ fn the_client_is_the_first_untrusted_hop_from_the_right() {
         ("10.0.0.1", &[("x-forwarded-proto", "https")], "10.0.0.1 trusted https"),
         ("10.0.0.1", &[("x-forwarded-proto", "HTTPS")], "10.0.0.1 trusted https"),
         ("10.0.0.1", &[("x-forwarded-proto", "https, http")], "10.0.0.1 trusted"),
-        ("10.0.0.1", &[("x-forwarded-proto", "http"), ("x-forwarded-proto", "https")], "10.0.0.1 trusted https"),
+        (
+            "10.0.0.1",
+            &[("x-forwarded-proto", "http"), ("x-forwarded-proto", "https")],
+            "10.0.0.1 trusted https",
+        ),
         ("10.0.0.1", &[("x-forwarded-proto", "wss")], "10.0.0.1 trusted"),
         ("203.0.113.9", &[("x-forwarded-proto", "https")], "203.0.113.9"),
     ];
@@ -160,42 +168,54 @@ fn upstreams_are_told_what_is_known_and_nothing_else() {
     let mut fields = map(&forged);
     let client = determine(peer("203.0.113.9"), true, &fields, &proxies);
     forward(&mut fields, peer("203.0.113.9"), &client, &proxies, "a.example:8443");
-    assert_eq!(told(&fields), [
-        "accept: */*",
-        "forwarded: for=203.0.113.9;host=\"a.example:8443\";proto=https",
-        "x-forwarded-for: 203.0.113.9",
-        "x-forwarded-host: a.example:8443",
-        "x-forwarded-port: 8443",
-        "x-forwarded-proto: https",
-        "x-forwarder: kept",
-    ]);
+    assert_eq!(
+        told(&fields),
+        [
+            "accept: */*",
+            "forwarded: for=203.0.113.9;host=\"a.example:8443\";proto=https",
+            "x-forwarded-for: 203.0.113.9",
+            "x-forwarded-host: a.example:8443",
+            "x-forwarded-port: 8443",
+            "x-forwarded-proto: https",
+            "x-forwarder: kept",
+        ]
+    );
 
     let mut fields = map(&[("x-forwarded-for", "6.6.6.6, 2001:db8::1, 10.0.0.3")]);
     let client = determine(peer("10.0.0.2"), false, &fields, &proxies);
     forward(&mut fields, peer("10.0.0.2"), &client, &proxies, "[::1]");
-    assert_eq!(told(&fields), [
-        "forwarded: for=\"[2001:db8::1]\";host=\"[::1]\";proto=http",
-        "x-forwarded-for: 2001:db8::1, 10.0.0.3, 10.0.0.2",
-        "x-forwarded-host: [::1]",
-        "x-forwarded-port: 80",
-        "x-forwarded-proto: http",
-    ]);
+    assert_eq!(
+        told(&fields),
+        [
+            "forwarded: for=\"[2001:db8::1]\";host=\"[::1]\";proto=http",
+            "x-forwarded-for: 2001:db8::1, 10.0.0.3, 10.0.0.2",
+            "x-forwarded-host: [::1]",
+            "x-forwarded-port: 80",
+            "x-forwarded-proto: http",
+        ]
+    );
 
     let mut fields = map(&[("x-forwarded-for", "6.6.6.6")]);
     let client = determine(None, false, &fields, &proxies);
     forward(&mut fields, None, &client, &proxies, "");
-    assert_eq!(told(&fields), [
-        "forwarded: for=127.0.0.1;proto=http",
-        "x-forwarded-for: 127.0.0.1",
-        "x-forwarded-port: 80",
-        "x-forwarded-proto: http",
-    ]);
+    assert_eq!(
+        told(&fields),
+        [
+            "forwarded: for=127.0.0.1;proto=http",
+            "x-forwarded-for: 127.0.0.1",
+            "x-forwarded-port: 80",
+            "x-forwarded-proto: http",
+        ]
+    );
 }
 
 #[test]
 fn hop_by_hop_fields_end_here() {
     let sent = map(&[
-        ("connection", "close, X-Hop , authorization, cookie, content-type, x-forwarded-for, host, via, bad name"),
+        (
+            "connection",
+            "close, X-Hop , authorization, cookie, content-type, x-forwarded-for, host, via, bad name",
+        ),
         ("connection", "TE, upgrade, x-request-id"),
         ("x-hop", "gone"),
         ("keep-alive", "timeout=5"),

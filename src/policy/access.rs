@@ -83,21 +83,19 @@ impl Access {
     pub fn check(&self, address: IpAddr) -> Verdict<'_> {
         let address = plain(address);
         if let Some(site) = self.deny.find(address) {
-            return self.refuse("denied", format!("{address} is in `deny`"), site);
+            return refuse("denied", "the client's address is in `deny`", site);
         }
-        match &self.allow {
+        match self.allow.as_ref().map(|allow| allow.find(address)) {
             None => Verdict { outcome: Outcome::Pass, site: &self.site },
-            Some(allow) => match allow.find(address) {
-                Some(site) => Verdict { outcome: Outcome::Pass, site },
-                None => self.refuse("not_allowed", format!("{address} is not in `allow`"), &self.site),
-            },
+            Some(Some(site)) => Verdict { outcome: Outcome::Pass, site },
+            Some(None) => refuse("not_allowed", "the client's address is not in `allow`", &self.site),
         }
     }
+}
 
-    fn refuse<'a>(&self, reason: &'static str, message: String, site: &'a Site) -> Verdict<'a> {
-        let outcome = Outcome::Refuse { kind: Kind::AccessDenied, reason, message: message.into() };
-        Verdict { outcome, site }
-    }
+/// The address itself is in the record: nothing to build here, where scanners pay.
+fn refuse<'a>(reason: &'static str, message: &'static str, site: &'a Site) -> Verdict<'a> {
+    Verdict { outcome: Outcome::Refuse { kind: Kind::AccessDenied, reason, message: message.into() }, site }
 }
 
 /// An address as lists compare it: IPv4-mapped IPv6 is IPv4.
@@ -107,7 +105,8 @@ pub fn plain(address: IpAddr) -> IpAddr {
 
 /// Disjoint networks by their first address, for binary search.
 ///
-/// First and last addresses stand in arrays of their own: a search reads only these, 20 to 40 ns among 100,000 IPv4 entries.
+/// First and last addresses stand in arrays of their own, and a search reads only these: 62 ns (IPv4) and 85 ns (IPv6) a check
+/// against 100,000 entries (bench `access_v4`, `access_v6`).
 #[derive(Debug, Default)]
 struct Table {
     v4: Ranges<u32>,
@@ -275,7 +274,8 @@ mod tests {
     }
 
     fn config(allow: &[&str], deny: &[&str], file: Option<&str>) -> Spanned<Config> {
-        let lines = |from: u32, list: &[&str]| list.iter().zip(from..).map(|(t, line)| spanned(line, t)).collect();
+        let lines =
+            |from: u32, list: &[&str]| list.iter().zip(from..).map(|(t, line)| spanned(line, t)).collect();
         let value = Config {
             allow: lines(10, allow),
             deny: lines(20, deny),
@@ -369,9 +369,21 @@ mod tests {
     #[test]
     fn wrong_lists_are_errors_with_a_cure() {
         let rows: &[(&[&str], &[&str], &str)] = &[
-            (&[], &[], "t.yaml:1 the address list `office` has no entries; give it `allow`, `deny` or `file`"),
-            (&["10.0.0.1/8"], &[], "t.yaml:10 `10.0.0.1/8` has bits set behind its prefix; write `10.0.0.0/8`, or"),
-            (&[], &["2001:db8::1/32"], "t.yaml:20 `2001:db8::1/32` has bits set behind its prefix; write `2001:db8::/32`"),
+            (
+                &[],
+                &[],
+                "t.yaml:1 the address list `office` has no entries; give it `allow`, `deny` or `file`",
+            ),
+            (
+                &["10.0.0.1/8"],
+                &[],
+                "t.yaml:10 `10.0.0.1/8` has bits set behind its prefix; write `10.0.0.0/8`, or",
+            ),
+            (
+                &[],
+                &["2001:db8::1/32"],
+                "t.yaml:20 `2001:db8::1/32` has bits set behind its prefix; write `2001:db8::/32`",
+            ),
             (&["10.0.0.0/33"], &[], "t.yaml:10 `10.0.0.0/33` is neither an address nor a CIDR; write"),
             (&["10.0.0"], &[], "t.yaml:10 `10.0.0` is neither"),
             (&["010.0.0.1"], &[], "t.yaml:10 `010.0.0.1` is neither"),
@@ -395,23 +407,33 @@ mod tests {
         let mut build = Build::default();
         assert!(Access::compile("x", &config(&[], &["9.9.9.9"], path.to_str()), &mut build).is_none());
         let prefix = format!("{}:", path.display());
-        build.errors.errors().iter().map(|e| format!("{} {}", e.site, e.cause).replace(&prefix, "list:")).collect()
+        build
+            .errors
+            .errors()
+            .iter()
+            .map(|e| format!("{} {}", e.site, e.cause).replace(&prefix, "list:"))
+            .collect()
     }
 
     #[test]
     fn wrong_files_are_errors_with_their_lines() {
-        assert_eq!(errors_of_file(b"10.0.0.0/8\n10.0.0.1/8\nx\n\xff"), [
-            "list:2 `10.0.0.1/8` has bits set behind its prefix",
-            "list:3 `x` is neither an address nor a CIDR",
-            "list:4 `\u{fffd}` is neither an address nor a CIDR",
-        ]);
+        assert_eq!(
+            errors_of_file(b"10.0.0.0/8\n10.0.0.1/8\nx\n\xff"),
+            [
+                "list:2 `10.0.0.1/8` has bits set behind its prefix",
+                "list:3 `x` is neither an address nor a CIDR",
+                "list:4 `\u{fffd}` is neither an address nor a CIDR",
+            ]
+        );
         let errors = errors_of_file(&b"x\n".repeat(50));
         assert_eq!(errors.len(), 21);
         assert!(errors[20].contains("has 30 more lines that are wrong"));
         assert!(errors_of_file(b"# nothing\n\n")[0].contains("has no entries, so nobody could pass"));
 
         let mut build = Build::default();
-        assert!(Access::compile("x", &config(&["10.0.0.0/8"], &[], Some("/nowhere/list")), &mut build).is_none());
+        assert!(
+            Access::compile("x", &config(&["10.0.0.0/8"], &[], Some("/nowhere/list")), &mut build).is_none()
+        );
         assert!(build.errors.errors()[0].cause.starts_with("cannot read `/nowhere/list`: "));
         assert_eq!(build.files.watched().len(), 1, "watched all the same: it may come");
     }
@@ -419,14 +441,22 @@ mod tests {
     #[test]
     fn what_is_contained_is_warned_of() {
         let mut build = Build::default();
-        let config = config(&["10.1.0.0/16", "10.0.0.0/8", "10.2.0.0/16", "11.0.0.0/8"], &["1.1.1.1", "1.1.1.1"], None);
+        let config = config(
+            &["10.1.0.0/16", "10.0.0.0/8", "10.2.0.0/16", "11.0.0.0/8"],
+            &["1.1.1.1", "1.1.1.1"],
+            None,
+        );
         assert!(Access::compile("office", &config, &mut build).is_some());
-        let told: Vec<_> = build.errors.warnings().iter().map(|w| format!("{} {}", w.site, w.cause)).collect();
-        assert_eq!(told, [
-            "t.yaml:21 `1.1.1.1/32` is within `1.1.1.1/32` (t.yaml:20)",
-            "t.yaml:10 `10.1.0.0/16` is within `10.0.0.0/8` (t.yaml:11)",
-            "t.yaml:12 `10.2.0.0/16` is within `10.0.0.0/8` (t.yaml:11)",
-        ]);
+        let told: Vec<_> =
+            build.errors.warnings().iter().map(|w| format!("{} {}", w.site, w.cause)).collect();
+        assert_eq!(
+            told,
+            [
+                "t.yaml:21 `1.1.1.1/32` is within `1.1.1.1/32` (t.yaml:20)",
+                "t.yaml:10 `10.1.0.0/16` is within `10.0.0.0/8` (t.yaml:11)",
+                "t.yaml:12 `10.2.0.0/16` is within `10.0.0.0/8` (t.yaml:11)",
+            ]
+        );
     }
 
     fn any_network() -> impl Strategy<Value = IpNet> {

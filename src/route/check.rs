@@ -105,7 +105,9 @@ fn shadow(compiled: &[Compiled], route: usize, earlier: &[usize]) -> Option<usiz
     };
     match own.conditions.methods() {
         [] => takes(None),
-        methods => methods.iter().map(|method| takes(Some(method))).collect::<Option<Vec<_>>>()?.first().copied(),
+        methods => {
+            methods.iter().map(|method| takes(Some(method))).collect::<Option<Vec<_>>>()?.first().copied()
+        }
     }
 }
 
@@ -144,9 +146,9 @@ pub(super) fn preflight_groups(tree: &Tree, compiled: &[Compiled]) -> Vec<Vec<us
     for place in tree.places().filter(|place| place.len() > 1) {
         let mut here: Vec<Vec<usize>> = Vec::new();
         for route in place {
-            let (meeting, mut apart): (Vec<_>, Vec<_>) = here.into_iter().partition(|group| {
-                group.iter().any(|earlier| share_a_preflight(compiled, *earlier, *route))
-            });
+            let (meeting, mut apart): (Vec<_>, Vec<_>) = here
+                .into_iter()
+                .partition(|group| group.iter().any(|earlier| share_a_preflight(compiled, *earlier, *route)));
             let mut group = meeting.concat();
             group.push(*route);
             apart.push(group);

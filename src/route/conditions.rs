@@ -57,9 +57,10 @@ impl Conditions {
 
     /// All but the method.
     pub(super) fn hold(&self, headers: &HeaderMap, query: Option<&str>) -> bool {
-        let headers_hold = self.headers.iter().all(|(name, value)| {
-            value.holds(headers.get_all(name).iter().map(HeaderValue::as_bytes))
-        });
+        let headers_hold = self
+            .headers
+            .iter()
+            .all(|(name, value)| value.holds(headers.get_all(name).iter().map(HeaderValue::as_bytes)));
         headers_hold && self.hold_by_query(query)
     }
 
@@ -113,7 +114,12 @@ impl Value {
                 Ok(regex) => Some(Self::Regex(regex)),
                 Err(error) => {
                     let cause = format!("`{text}` is not a regular expression: {}", last_line(&error));
-                    build.errors.push(&written.site, &*written.path, cause, "see the syntax of the regex crate");
+                    build.errors.push(
+                        &written.site,
+                        &*written.path,
+                        cause,
+                        "see the syntax of the regex crate",
+                    );
                     None
                 }
             },
@@ -210,14 +216,19 @@ fn methods(written: &[Spanned<String>], build: &mut Build) -> Option<Vec<Method>
     for entry in written {
         let text = entry.as_str();
         let result = match Method::from_bytes(text.as_bytes()) {
-            _ if text == "*" => Err(("`*` is not a method".to_owned(), "leave `methods` out for any".to_owned())),
-            Err(_) => Err((format!("`{text}` is not a method"), "write `GET`, `POST` and the like".to_owned())),
+            _ if text == "*" => {
+                Err(("`*` is not a method".to_owned(), "leave `methods` out for any".to_owned()))
+            }
+            Err(_) => {
+                Err((format!("`{text}` is not a method"), "write `GET`, `POST` and the like".to_owned()))
+            }
             Ok(Method::TRACE | Method::CONNECT) => {
                 Err((format!("`{text}` never reaches a route"), "remove it".to_owned()))
             }
-            Ok(_) if is_ordinary(&text.to_ascii_uppercase()) && text != text.to_ascii_uppercase() => {
-                Err((format!("`{text}` is not a method: they are written in capitals"), format!("write `{}`", text.to_ascii_uppercase())))
-            }
+            Ok(_) if is_ordinary(&text.to_ascii_uppercase()) && text != text.to_ascii_uppercase() => Err((
+                format!("`{text}` is not a method: they are written in capitals"),
+                format!("write `{}`", text.to_ascii_uppercase()),
+            )),
             Ok(method) if methods.contains(&method) => {
                 Err((format!("the method `{text}` is given twice"), "remove one".to_owned()))
             }
@@ -247,15 +258,21 @@ fn headers(matches: &Match, build: &mut Build) -> Option<Vec<(HeaderName, Value)
     let mut sound = true;
     for (text, pattern) in &matches.headers {
         let name = match HeaderName::from_bytes(text.as_bytes()) {
-            Err(_) => Err((format!("`{text}` is not a header name"), "write letters, digits and `-`".to_owned())),
-            Ok(header::HOST) => Err(("`host` is not matched as a header".to_owned(), "use `hosts`".to_owned())),
-            Ok(name) if headers.iter().any(|(known, _)| *known == name) => {
-                Err((format!("the header `{text}` is given twice"), "remove one; case makes no difference".to_owned()))
+            Err(_) => {
+                Err((format!("`{text}` is not a header name"), "write letters, digits and `-`".to_owned()))
             }
+            Ok(header::HOST) => {
+                Err(("`host` is not matched as a header".to_owned(), "use `hosts`".to_owned()))
+            }
+            Ok(name) if headers.iter().any(|(known, _)| *known == name) => Err((
+                format!("the header `{text}` is given twice"),
+                "remove one; case makes no difference".to_owned(),
+            )),
             Ok(name) => match &pattern.value {
-                Pattern::Exact(value) if !could_be_sent(value) => {
-                    Err((format!("no request has `{text}: {value}`"), "write it without control characters and outer spaces".to_owned()))
-                }
+                Pattern::Exact(value) if !could_be_sent(value) => Err((
+                    format!("no request has `{text}: {value}`"),
+                    "write it without control characters and outer spaces".to_owned(),
+                )),
                 _ => Ok(name),
             },
         };

@@ -95,15 +95,8 @@ pub enum Found<'a> {
 }
 
 /// What `methods` of CORS stands for on a path that takes any method.
-const ORDINARY_METHODS: [Method; 7] = [
-    Method::GET,
-    Method::HEAD,
-    Method::POST,
-    Method::PUT,
-    Method::PATCH,
-    Method::DELETE,
-    Method::OPTIONS,
-];
+const ORDINARY_METHODS: [Method; 7] =
+    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
 
 impl Routes {
     /// Compiles all routes. None when `build.errors` says why: bad patterns, equal and overlapping routes without

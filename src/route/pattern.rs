@@ -81,14 +81,18 @@ fn host(text: &str) -> Result<HostPattern, Fault> {
             "write `*.example.org`, which is one label or more",
         ));
     }
-    let authority = Authority::parse(name.as_bytes())
-        .map_err(|what| fault(format!("`{text}` is not a host: {what}"), "write `api.example.com` or `*.example.org`"))?;
+    let authority = Authority::parse(name.as_bytes()).map_err(|what| {
+        fault(format!("`{text}` is not a host: {what}"), "write `api.example.com` or `*.example.org`")
+    })?;
     let mut canonical = String::new();
     authority.host.write(&mut canonical);
     if authority.port.is_some() {
         return Err(fault(
             format!("the host `{text}` names a port"),
-            format!("write `{}`; routes match any port", text.rsplit_once(':').map_or(text, |(host, _)| host)),
+            format!(
+                "write `{}`; routes match any port",
+                text.rsplit_once(':').map_or(text, |(host, _)| host)
+            ),
         ));
     }
     match (wildcard, authority.host) {
@@ -116,7 +120,10 @@ impl PathPattern {
 
     fn parse(text: &str) -> Result<Self, Fault> {
         let Some(inner) = text.strip_prefix('/') else {
-            return Err(fault(format!("the path `{text}` does not start with `/`"), format!("write `/{text}`")));
+            return Err(fault(
+                format!("the path `{text}` does not start with `/`"),
+                format!("write `/{text}`"),
+            ));
         };
         let mut segments = Vec::new();
         let mut names: Vec<Arc<str>> = Vec::new();
@@ -174,7 +181,10 @@ fn literal(path: &str, segment: &str, last: bool) -> Result<Segment, Fault> {
         return Err(fault(format!("the path `{path}` has `//`, which no request has"), "write one `/`"));
     }
     if segment.contains('?') {
-        return Err(fault(format!("the path `{path}` has a `?`"), "put conditions on the query under `query`"));
+        return Err(fault(
+            format!("the path `{path}` has a `?`"),
+            "put conditions on the query under `query`",
+        ));
     }
     let mut canonical = String::new();
     let mut oddities = Oddities::default();
@@ -185,7 +195,10 @@ fn literal(path: &str, segment: &str, last: bool) -> Result<Segment, Fault> {
         ));
     }
     if matches!(canonical.as_str(), "." | "..") {
-        return Err(fault(format!("the path `{path}` has dot segments, which no request has"), "write it without"));
+        return Err(fault(
+            format!("the path `{path}` has dot segments, which no request has"),
+            "write it without",
+        ));
     }
     // Raw UTF-8 is how a person writes what requests have encoded.
     if let Some(denial) = oddities.denial(Oddities::RAW_NON_ASCII) {

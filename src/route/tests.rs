@@ -22,7 +22,10 @@ fn written(line: usize, text: &str) -> (String, Spanned<Match>, Option<i32>) {
     }
     let place = words.next().unwrap();
     let (hosts, path) = match place.find('/') {
-        Some(at) => (&place[..at], Some(&place[at..])),
+        Some(at) => {
+            let (hosts, path) = place.split_at(at);
+            (hosts, Some(path))
+        }
         None => (place.trim_end_matches('…'), None),
     };
     matches.hosts = hosts.split(',').filter(|host| !host.is_empty()).map(spanned).collect();
@@ -104,14 +107,15 @@ fn request(text: &str) -> (Method, Target, HeaderMap) {
     let target = match place.strip_suffix('*') {
         Some(host) if !host.contains('/') => target(&method, host, "*"),
         _ => {
-            let slash = place.find('/').unwrap();
-            target(&method, &place[..slash], &place[slash..])
+            let (host, path) = place.split_at(place.find('/').unwrap());
+            target(&method, host, path)
         }
     };
     let mut headers = HeaderMap::new();
     for word in words {
         let (name, value) = word.split_once('=').unwrap();
-        headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
+        headers
+            .append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
     }
     (method, target, headers)
 }
@@ -158,49 +162,55 @@ fn paths() {
         "accent * /caf%c3%a9/%7Ex",
         "both * /users/me/posts/{post}",
     ];
-    check(&routes, &[
-        ("GET h/", "root"),
-        ("GET h/a/b", "exact"),
-        ("GET h/a/b/", "slash"),
-        ("GET h/a", "404"),
-        ("GET h/a/", "404"),
-        ("GET h/a/b/c", "404"),
-        ("GET h/a/./b", "exact"),
-        ("GET h/a//b", "exact"),
-        ("GET h/x/../a/%62", "exact"),
-        ("GET h/A/b", "404"),
-        ("GET h/users/7", "one id=7"),
-        ("GET h/users/me", "me"),
-        ("GET h/users/", "404"),
-        ("GET h/users", "404"),
-        ("GET h/users/7/", "404"),
-        ("GET h/users/a%2Cb", "one id=a%2Cb"),
-        ("GET h/users/me/posts/1", "both post=1"),
-        ("GET h/users/you/posts/1", "two id=you post=1"),
-        ("GET h/orders", "404"),
-        ("GET h/orders/", "rest rest="),
-        ("GET h/orders/1", "rest rest=1"),
-        ("GET h/orders/1/2/", "rest rest=1/2/"),
-        ("GET h/orders/new", "rest rest=new"),
-        ("GET h/orders/new/", "deep tail="),
-        ("GET h/orders/new/x", "deep tail=x"),
-        ("GET h/caf%C3%A9/~x", "accent"),
-    ]);
+    check(
+        &routes,
+        &[
+            ("GET h/", "root"),
+            ("GET h/a/b", "exact"),
+            ("GET h/a/b/", "slash"),
+            ("GET h/a", "404"),
+            ("GET h/a/", "404"),
+            ("GET h/a/b/c", "404"),
+            ("GET h/a/./b", "exact"),
+            ("GET h/a//b", "exact"),
+            ("GET h/x/../a/%62", "exact"),
+            ("GET h/A/b", "404"),
+            ("GET h/users/7", "one id=7"),
+            ("GET h/users/me", "me"),
+            ("GET h/users/", "404"),
+            ("GET h/users", "404"),
+            ("GET h/users/7/", "404"),
+            ("GET h/users/a%2Cb", "one id=a%2Cb"),
+            ("GET h/users/me/posts/1", "both post=1"),
+            ("GET h/users/you/posts/1", "two id=you post=1"),
+            ("GET h/orders", "404"),
+            ("GET h/orders/", "rest rest="),
+            ("GET h/orders/1", "rest rest=1"),
+            ("GET h/orders/1/2/", "rest rest=1/2/"),
+            ("GET h/orders/new", "rest rest=new"),
+            ("GET h/orders/new/", "deep tail="),
+            ("GET h/orders/new/x", "deep tail=x"),
+            ("GET h/caf%C3%A9/~x", "accent"),
+        ],
+    );
 }
 
 #[test]
 fn every_path() {
-    check(&["none * …", "rest GET x.example/{*all}", "opts OPTIONS y.example/{*all}", "z * z.example/a"], &[
-        ("GET h/", "none rest="),
-        ("GET h/a/b", "none rest=a/b"),
-        ("OPTIONS h*", "none rest="),
-        ("GET x.example/", "rest all="),
-        ("PUT x.example/a", "none rest=a"),
-        ("OPTIONS x.example*", "none rest="),
-        ("OPTIONS y.example*", "opts all="),
-        ("GET z.example/a", "z"),
-        ("GET z.example/b", "none rest=b"),
-    ]);
+    check(
+        &["none * …", "rest GET x.example/{*all}", "opts OPTIONS y.example/{*all}", "z * z.example/a"],
+        &[
+            ("GET h/", "none rest="),
+            ("GET h/a/b", "none rest=a/b"),
+            ("OPTIONS h*", "none rest="),
+            ("GET x.example/", "rest all="),
+            ("PUT x.example/a", "none rest=a"),
+            ("OPTIONS x.example*", "none rest="),
+            ("OPTIONS y.example*", "opts all="),
+            ("GET z.example/a", "z"),
+            ("GET z.example/b", "none rest=b"),
+        ],
+    );
 }
 
 #[test]
@@ -212,21 +222,24 @@ fn hosts() {
         "two * C.Example.com.,[2001:DB8:0::1]/{*p}",
         "any * /only",
     ];
-    check(&routes, &[
-        ("GET a.example.org/", "exact p="),
-        ("GET A.example.org.:8080/", "exact p="),
-        ("GET b.example.org/", "short p="),
-        ("GET x.b.example.org/", "long p="),
-        ("GET x.y.b.example.org/", "long p="),
-        ("GET x.y.example.org/", "short p="),
-        ("GET example.org/", "404"),
-        ("GET badexample.org/", "404"),
-        ("GET c.example.com/", "two p="),
-        ("GET [2001:db8::1]:1/", "two p="),
-        ("GET a.example.org/only", "exact p=only"),
-        ("GET other/only", "any"),
-        ("GET example.org/only", "any"),
-    ]);
+    check(
+        &routes,
+        &[
+            ("GET a.example.org/", "exact p="),
+            ("GET A.example.org.:8080/", "exact p="),
+            ("GET b.example.org/", "short p="),
+            ("GET x.b.example.org/", "long p="),
+            ("GET x.y.b.example.org/", "long p="),
+            ("GET x.y.example.org/", "short p="),
+            ("GET example.org/", "404"),
+            ("GET badexample.org/", "404"),
+            ("GET c.example.com/", "two p="),
+            ("GET [2001:db8::1]:1/", "two p="),
+            ("GET a.example.org/only", "exact p=only"),
+            ("GET other/only", "any"),
+            ("GET example.org/only", "any"),
+        ],
+    );
 }
 
 #[test]
@@ -238,35 +251,42 @@ fn a_more_specific_route_whose_conditions_fail_yields() {
         "wild * *.example/x/y h:w=+",
         "any GET,DELETE /x/{p}",
     ];
-    check(&routes, &[
-        ("GET a.example/x/y v=2", "literal"),
-        ("GET a.example/x/y", "any p=y"),
-        ("GET a.example/x/y?beta=1", "parameter p=y"),
-        ("POST a.example/x/y", "rest r=y"),
-        ("POST a.example/x/y?beta=1", "parameter p=y"),
-        ("PUT a.example/x/y w=1", "wild"),
-        ("PUT a.example/x/y", "405 DELETE, GET, HEAD, POST"),
-        ("PUT a.example/x/y v=2", "405 DELETE, GET, HEAD, POST"),
-        ("PUT a.example/x/z/z", "405 POST"),
-        ("GET b.example/x/y/z", "404"),
-    ]);
+    check(
+        &routes,
+        &[
+            ("GET a.example/x/y v=2", "literal"),
+            ("GET a.example/x/y", "any p=y"),
+            ("GET a.example/x/y?beta=1", "parameter p=y"),
+            ("POST a.example/x/y", "rest r=y"),
+            ("POST a.example/x/y?beta=1", "parameter p=y"),
+            ("PUT a.example/x/y w=1", "wild"),
+            ("PUT a.example/x/y", "405 DELETE, GET, HEAD, POST"),
+            ("PUT a.example/x/y v=2", "405 DELETE, GET, HEAD, POST"),
+            ("PUT a.example/x/z/z", "405 POST"),
+            ("GET b.example/x/y/z", "404"),
+        ],
+    );
 }
 
 #[test]
 fn methods() {
-    let routes = ["get GET /a", "post POST,PUT /a", "any * /b", "list PURGE /b", "head HEAD /c", "opt OPTIONS /d"];
-    check(&routes, &[
-        ("GET h/a", "get"),
-        ("HEAD h/a", "get"),
-        ("PUT h/a", "post"),
-        ("DELETE h/a", "405 GET, HEAD, POST, PUT"),
-        ("OPTIONS h/a", "405 GET, HEAD, POST, PUT"),
-        ("get h/a", "405 GET, HEAD, POST, PUT"),
-        ("PURGE h/b", "list"),
-        ("BREW h/b", "any"),
-        ("GET h/c", "405 HEAD"),
-        ("OPTIONS h/d", "opt"),
-    ]);
+    let routes =
+        ["get GET /a", "post POST,PUT /a", "any * /b", "list PURGE /b", "head HEAD /c", "opt OPTIONS /d"];
+    check(
+        &routes,
+        &[
+            ("GET h/a", "get"),
+            ("HEAD h/a", "get"),
+            ("PUT h/a", "post"),
+            ("DELETE h/a", "405 GET, HEAD, POST, PUT"),
+            ("OPTIONS h/a", "405 GET, HEAD, POST, PUT"),
+            ("get h/a", "405 GET, HEAD, POST, PUT"),
+            ("PURGE h/b", "list"),
+            ("BREW h/b", "any"),
+            ("GET h/c", "405 HEAD"),
+            ("OPTIONS h/d", "opt"),
+        ],
+    );
 }
 
 #[test]
@@ -280,40 +300,46 @@ fn header_and_query_conditions() {
         "more * /b h:authorization=+ h:x=+",
         "plain * /a",
     ];
-    check(&routes, &[
-        ("GET h/a x-version=1", "one"),
-        ("GET h/a x-version=2", "two"),
-        ("GET h/a x-version=3", "regex"),
-        ("GET h/a x-version=42", "regex"),
-        ("GET h/a x-version=423", "plain"),
-        ("GET h/a x-version=x3", "plain"),
-        ("GET h/a x-version=1 x-version=1", "one"),
-        ("GET h/a x-version=1 x-version=2", "plain"),
-        ("GET h/a", "plain"),
-        ("GET h/b", "absent"),
-        ("GET h/b authorization=x", "present"),
-        ("GET h/b authorization=x x=y", "more"),
-    ]);
-    check(&["query * /c q:beta=1", "space * /e q:name=~a.b", "flag * /f q:flag=+", "none * /d q:debug=-"], &[
-        ("GET h/c?beta=1", "query"),
-        ("GET h/c?x=y&beta=1&z", "query"),
-        ("GET h/c?%62eta=%31", "query"),
-        ("GET h/c?beta=2", "404"),
-        ("GET h/c?beta=1&beta=2", "404"),
-        ("GET h/c?Beta=1", "404"),
-        ("GET h/c?beta", "404"),
-        ("GET h/c", "404"),
-        ("GET h/e?name=a+b", "space"),
-        ("GET h/e?name=a%20b", "space"),
-        ("GET h/e?name=axb", "space"),
-        ("GET h/e?name=xaxb", "404"),
-        ("GET h/f?flag", "flag"),
-        ("GET h/f?flag=", "flag"),
-        ("GET h/f?x", "404"),
-        ("GET h/d", "none"),
-        ("GET h/d?x", "none"),
-        ("GET h/d?debug", "404"),
-    ]);
+    check(
+        &routes,
+        &[
+            ("GET h/a x-version=1", "one"),
+            ("GET h/a x-version=2", "two"),
+            ("GET h/a x-version=3", "regex"),
+            ("GET h/a x-version=42", "regex"),
+            ("GET h/a x-version=423", "plain"),
+            ("GET h/a x-version=x3", "plain"),
+            ("GET h/a x-version=1 x-version=1", "one"),
+            ("GET h/a x-version=1 x-version=2", "plain"),
+            ("GET h/a", "plain"),
+            ("GET h/b", "absent"),
+            ("GET h/b authorization=x", "present"),
+            ("GET h/b authorization=x x=y", "more"),
+        ],
+    );
+    check(
+        &["query * /c q:beta=1", "space * /e q:name=~a.b", "flag * /f q:flag=+", "none * /d q:debug=-"],
+        &[
+            ("GET h/c?beta=1", "query"),
+            ("GET h/c?x=y&beta=1&z", "query"),
+            ("GET h/c?%62eta=%31", "query"),
+            ("GET h/c?beta=2", "404"),
+            ("GET h/c?beta=1&beta=2", "404"),
+            ("GET h/c?Beta=1", "404"),
+            ("GET h/c?beta", "404"),
+            ("GET h/c", "404"),
+            ("GET h/e?name=a+b", "space"),
+            ("GET h/e?name=a%20b", "space"),
+            ("GET h/e?name=axb", "space"),
+            ("GET h/e?name=xaxb", "404"),
+            ("GET h/f?flag", "flag"),
+            ("GET h/f?flag=", "flag"),
+            ("GET h/f?x", "404"),
+            ("GET h/d", "none"),
+            ("GET h/d?x", "none"),
+            ("GET h/d?debug", "404"),
+        ],
+    );
 }
 
 #[test]
@@ -330,19 +356,22 @@ fn order_of_specificity() {
         "first GET,POST /q !2",
         "second POST,PUT /q !1",
     ];
-    check(&routes, &[
-        ("PUT h/a", "plain"),
-        ("GET h/a a=1 b=1", "methods"),
-        ("GET h/a?c=1", "methods-query"),
-        ("PUT h/a a=1 b=1", "headers"),
-        ("PUT h/a?c=1 a=1 b=1", "headers"),
-        ("PUT h/a?c=1 a=1", "query"),
-        ("PUT h/a a=1", "header"),
-        ("PUT h/p a=1", "high"),
-        ("PUT h/p", "low"),
-        ("POST h/q", "first"),
-        ("PUT h/q", "second"),
-    ]);
+    check(
+        &routes,
+        &[
+            ("PUT h/a", "plain"),
+            ("GET h/a a=1 b=1", "methods"),
+            ("GET h/a?c=1", "methods-query"),
+            ("PUT h/a a=1 b=1", "headers"),
+            ("PUT h/a?c=1 a=1 b=1", "headers"),
+            ("PUT h/a?c=1 a=1", "query"),
+            ("PUT h/a a=1", "header"),
+            ("PUT h/p a=1", "high"),
+            ("PUT h/p", "low"),
+            ("POST h/q", "first"),
+            ("PUT h/q", "second"),
+        ],
+    );
     let (routes, names) = compile(&routes).unwrap();
     let (method, target, headers) = request("GET h/a?c=1 a=1 b=1");
     let told: Vec<_> = routes.candidates(&method, &target, &headers).iter().map(|i| &*names[*i]).collect();
@@ -447,7 +476,8 @@ fn equals_are_errors_that_name_both() {
     ];
     for routes in equal {
         let errors = compile(routes).unwrap_err();
-        let expected = "t.yaml:2 routes `a` (t.yaml:1) and `b` are equally specific and some requests are for both";
+        let expected =
+            "t.yaml:2 routes `a` (t.yaml:1) and `b` are equally specific and some requests are for both";
         assert_eq!(errors.len(), 1, "{routes:?}: {errors:?}");
         assert!(errors[0].starts_with(expected), "{errors:?}");
     }
@@ -485,7 +515,8 @@ fn unreachable_routes_are_errors_that_name_both() {
         let errors = compile(routes).unwrap_err();
         assert_eq!(errors.len(), 1, "{routes:?}: {errors:?}");
         let by = if routes.len() == 3 { "`c` (t.yaml:3)" } else { "`a` (t.yaml:1)" };
-        let expected = format!("t.yaml:2 route `b` can never be reached: {by} takes every request it could have");
+        let expected =
+            format!("t.yaml:2 route `b` can never be reached: {by} takes every request it could have");
         assert!(errors[0].starts_with(&expected), "{errors:?}");
     }
     let reachable: &[&[&str]] = &[
@@ -505,9 +536,9 @@ fn unreachable_routes_are_errors_that_name_both() {
 /// Whether a path pattern matches, and how specific each of its segments is (0 literal, 1 parameter, 2 rest).
 fn oracle_path(pattern: Option<&str>, path: &str) -> Option<Vec<u8>> {
     let pattern = pattern.unwrap_or("/{*rest}");
-    let mut path_segments = path[1..].split('/');
+    let mut path_segments = path.split('/').skip(1);
     let mut kinds = Vec::new();
-    for segment in pattern[1..].split('/') {
+    for segment in pattern.split('/').skip(1) {
         if segment.starts_with("{*") {
             path_segments.next()?;
             kinds.push(2);
@@ -609,8 +640,7 @@ fn any_route() -> impl Strategy<Value = String> {
         if path.is_empty() { "/".to_owned() } else { path }
     });
     let methods = prop::sample::select(vec!["*", "*", "GET", "POST", "GET,POST", "HEAD", "OPTIONS"]);
-    let conditions =
-        prop::sample::subsequence(vec!["h:m=1", "h:n=+", "h:o=-", "q:u=1", "q:v=2"], 0..3);
+    let conditions = prop::sample::subsequence(vec!["h:m=1", "h:n=+", "h:o=-", "q:u=1", "q:v=2"], 0..3);
     (methods, hosts, path, conditions).prop_map(|(methods, hosts, path, conditions)| {
         let mut text = format!("{methods} {hosts}{path}");
         for condition in conditions {
@@ -628,13 +658,15 @@ fn any_request() -> impl Strategy<Value = String> {
     let slash = prop::bool::weighted(0.3);
     let query = prop::sample::select(vec!["", "", "?u=1", "?v=2", "?u=1&v=2", "?u=1&u=2"]);
     let headers = prop::sample::subsequence(vec!["m=1", "m=2", "n=x", "o=y"], 0..3);
-    (method, host, segments, slash, query, headers).prop_map(|(method, host, segments, slash, query, headers)| {
-        let mut path = format!("/{}", segments.join("/"));
-        if slash && !path.ends_with('/') {
-            path.push('/');
-        }
-        format!("{method} {host}{path}{query} {}", headers.join(" ")).trim_end().to_owned()
-    })
+    (method, host, segments, slash, query, headers).prop_map(
+        |(method, host, segments, slash, query, headers)| {
+            let mut path = format!("/{}", segments.join("/"));
+            if slash && !path.ends_with('/') {
+                path.push('/');
+            }
+            format!("{method} {host}{path}{query} {}", headers.join(" ")).trim_end().to_owned()
+        },
+    )
 }
 
 proptest! {

@@ -71,10 +71,18 @@ fn origins(config: &Spanned<Config>, build: &mut Build) -> Origins {
         push(build, any, fault("origins `*` cannot be used with credentials", "list the origins"));
     }
     if !config.origins.iter().all(|written| is_any(&written)) {
-        push(build, any, fault("`*` allows every origin, the others too", "write `\"*\"` alone, or list the origins"));
+        push(
+            build,
+            any,
+            fault("`*` allows every origin, the others too", "write `\"*\"` alone, or list the origins"),
+        );
     }
     if config.enforce_origin {
-        push(build, any, fault("`enforce_origin` refuses nothing where `*` is allowed", "list the origins, or remove it"));
+        push(
+            build,
+            any,
+            fault("`enforce_origin` refuses nothing where `*` is allowed", "list the origins, or remove it"),
+        );
     }
     origins
 }
@@ -93,14 +101,21 @@ fn methods(written: &[Spanned<String>], build: &mut Build) -> Vec<Method> {
 fn method(text: &str, known: &[Method]) -> Result<Method, Fault> {
     let upper = text.to_ascii_uppercase();
     if text == "*" {
-        return Err(fault("`*` is not a method", "list the methods, or leave `methods` out for those of the routes"));
+        return Err(fault(
+            "`*` is not a method",
+            "list the methods, or leave `methods` out for those of the routes",
+        ));
     }
     // Fetch, "forbidden method".
     if ["CONNECT", "TRACE", "TRACK"].contains(&upper.as_str()) {
         return Err(fault(format!("no page may use `{text}`"), "remove it"));
     }
-    if text != upper && ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"].contains(&upper.as_str()) {
-        return Err(fault(format!("`{text}` is not a method: they are written in capitals"), format!("write `{upper}`")));
+    if text != upper && ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"].contains(&upper.as_str())
+    {
+        return Err(fault(
+            format!("`{text}` is not a method: they are written in capitals"),
+            format!("write `{upper}`"),
+        ));
     }
     match Method::from_bytes(text.as_bytes()) {
         Err(_) => Err(fault(format!("`{text}` is not a method"), "write `GET`, `POST` and the like")),
@@ -146,9 +161,10 @@ fn names(written: &[Spanned<String>], build: &mut Build) -> Vec<HeaderName> {
             Err(_) => {
                 Err(fault(format!("`{}` is not a header name", **entry), "write letters, digits and `-`"))
             }
-            Ok(name) if names.contains(&name) => {
-                Err(fault(format!("the header `{}` is given twice", **entry), "remove one; case makes no difference"))
-            }
+            Ok(name) if names.contains(&name) => Err(fault(
+                format!("the header `{}` is given twice", **entry),
+                "remove one; case makes no difference",
+            )),
             Ok(name) => Ok(name),
         };
         match result {

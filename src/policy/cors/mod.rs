@@ -348,7 +348,8 @@ impl AllowedHeaders {
 /// A cache must not give one origin's answer to another.
 fn vary_by_origin(response: &mut impl Fields) {
     let lines = response.fields().get_all(header::VARY);
-    let mut names = lines.iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii));
+    let mut names =
+        lines.iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii));
     if names.any(|name| name == b"*" || name.eq_ignore_ascii_case(b"origin")) {
         return;
     }

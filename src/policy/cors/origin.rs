@@ -107,7 +107,10 @@ impl Origins {
             _ => inner.strip_suffix(r"\z").filter(|inner| !ends_in_escape(inner)),
         });
         let Some(inner) = inner else {
-            return Err(fault(format!("`{text}` is not anchored: it matches parts of other origins"), anchored_cure()));
+            return Err(fault(
+                format!("`{text}` is not anchored: it matches parts of other origins"),
+                anchored_cure(),
+            ));
         };
         // The anchors are also put around the whole, so that nothing in the pattern can loosen them.
         let regex = match Regex::new(text).and_then(|_| Regex::new(&format!(r"\A(?:{text})\z"))) {
@@ -115,7 +118,8 @@ impl Origins {
             Err(error) => {
                 let error = error.to_string();
                 let line = error.lines().last().unwrap_or_default();
-                let cause = format!("`{text}` is not a regular expression: {}", line.trim_start_matches("error: "));
+                let cause =
+                    format!("`{text}` is not a regular expression: {}", line.trim_start_matches("error: "));
                 return Err(fault(cause, "see the syntax of the regex crate"));
             }
         };
@@ -131,7 +135,10 @@ impl Origins {
         }
         self.regexes.push(regex);
         Ok(look.any_character.then(|| {
-            fault(format!("`{text}` has a `.` that matches any character"), r"write `\.` where a dot is meant")
+            fault(
+                format!("`{text}` has a `.` that matches any character"),
+                r"write `\.` where a dot is meant",
+            )
         }))
     }
 }
@@ -160,10 +167,15 @@ fn check(text: &str, origin: &str) -> Result<(), Fault> {
     };
     let lower = text.to_ascii_lowercase();
     if lower != text {
-        return Err(fault(format!("`{text}` has capitals, which no browser sends"), format!("write `{lower}`")));
+        return Err(fault(
+            format!("`{text}` has capitals, which no browser sends"),
+            format!("write `{lower}`"),
+        ));
     }
     let sound_scheme = scheme.starts_with(|c: char| c.is_ascii_lowercase())
-        && scheme.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.'));
+        && scheme
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.'));
     if !sound_scheme {
         return Err(fault(format!("`{text}` has no valid scheme"), "write `https://app.example.com`"));
     }
@@ -176,8 +188,9 @@ fn check(text: &str, origin: &str) -> Result<(), Fault> {
         let cure = "write the host in its ASCII form (`xn--…`)";
         return Err(fault(format!("`{text}` is not ASCII, as browsers send it"), cure));
     }
-    let authority = Authority::parse(rest.as_bytes())
-        .map_err(|what| fault(format!("`{text}` is not an origin: {what}"), "write `https://app.example.com`"))?;
+    let authority = Authority::parse(rest.as_bytes()).map_err(|what| {
+        fault(format!("`{text}` is not an origin: {what}"), "write `https://app.example.com`")
+    })?;
     let default_port = match scheme {
         "http" => Some(80),
         "https" => Some(443),

@@ -51,7 +51,8 @@ const OPEN_AUTHORIZATION: &str = "* | GET | * authorization | * | 0s";
 const CREDENTIALS: &str =
     "https://app.example.com https://*.example.org null | | X-Token | x-total ETag | credentials enforce 24h";
 const REGEX: &str = r"~^https://(a!b)\.example\.net(:[0-9]+)?$ | PURGE brew";
-const LOCAL: &str = "http://localhost:3000 http://*.localhost:3000 capacitor://localhost http://[::1]:8080 | GET";
+const LOCAL: &str =
+    "http://localhost:3000 http://*.localhost:3000 capacitor://localhost http://[::1]:8080 | GET";
 const SHADOW: &str = "https://app.example.com | GET | | | shadow enforce";
 
 /// What the routes of the path take, where the policy lists no methods.
@@ -243,7 +244,9 @@ fn preflights() {
                 assert_eq!(sorted(&answer), expected_fields(policy).replace("ORIGIN", origin), "{context}");
             }
             Preflight::Refuse { verdict, headers: [(name, value)] } => {
-                let Outcome::Refuse { kind, reason, .. } = verdict.outcome else { panic!("{context}: passed") };
+                let Outcome::Refuse { kind, reason, .. } = verdict.outcome else {
+                    panic!("{context}: passed")
+                };
                 assert_eq!((kind, reason, verdict.site.line), (Kind::CorsRefused, *expected, 1), "{context}");
                 assert_eq!(name, header::VARY);
                 let vary = expected_fields(policy).rsplit("vary: ").next().unwrap();
@@ -254,7 +257,8 @@ fn preflights() {
 }
 
 /// Policy, the request's origins, the upstream's fields → status (of 200) and fields.
-type ActualRow = (&'static str, &'static [&'static str], &'static [(&'static str, &'static str)], &'static str);
+type ActualRow =
+    (&'static str, &'static [&'static str], &'static [(&'static str, &'static str)], &'static str);
 
 const UPSTREAM_CORS: &[(&str, &str)] = &[
     ("access-control-allow-origin", "https://evil.example"),
@@ -269,7 +273,12 @@ const UPSTREAM_CORS: &[(&str, &str)] = &[
 
 const ACTUAL: &[ActualRow] = &[
     (WEB, &[], &[], "200 vary: Origin"),
-    (WEB, &["https://app.example.com"], &[], "200 access-control-allow-origin: https://app.example.com\nvary: Origin"),
+    (
+        WEB,
+        &["https://app.example.com"],
+        &[],
+        "200 access-control-allow-origin: https://app.example.com\nvary: Origin",
+    ),
     (WEB, &["https://evil.example"], &[], "200 vary: Origin"),
     (WEB, &["null"], &[], "200 vary: Origin"),
     (WEB, &["https://app.example.com", "https://app.example.com"], &[], "200 vary: Origin"),
@@ -343,7 +352,12 @@ const ACTUAL: &[ActualRow] = &[
         UPSTREAM_CORS,
         "200 access-control-allow-origin: https://app.example.com\netag: x\nvary: Origin",
     ),
-    (SHADOW, &["https://evil.example"], &[("access-control-allow-origin", "*")], "403 access-control-allow-origin: *"),
+    (
+        SHADOW,
+        &["https://evil.example"],
+        &[("access-control-allow-origin", "*")],
+        "403 access-control-allow-origin: *",
+    ),
     (SHADOW, &[], &[("access-control-allow-origin", "*")], "200 access-control-allow-origin: *"),
 ];
 
@@ -363,7 +377,11 @@ fn actual_requests() {
         // A refusal of the gateway's own bears the same.
         let mut response = fields(upstream);
         cors.apply(origin_of(&request), &mut response);
-        assert_eq!(format!("{status} {}", sorted(&response)), *expected, "{policy} ← {origins:?} {upstream:?}");
+        assert_eq!(
+            format!("{status} {}", sorted(&response)),
+            *expected,
+            "{policy} ← {origins:?} {upstream:?}"
+        );
     }
 }
 
@@ -387,7 +405,8 @@ fn only_a_preflight_is_one() {
 fn what_a_preflight_asks_for_is_bounded() {
     let cors = compile(OPEN);
     let ask = |lines: &[String]| {
-        let mut request = fields(&[("origin", "https://x.example"), ("access-control-request-method", "GET")]);
+        let mut request =
+            fields(&[("origin", "https://x.example"), ("access-control-request-method", "GET")]);
         for line in lines {
             request.append(header::ACCESS_CONTROL_REQUEST_HEADERS, HeaderValue::from_str(line).unwrap());
         }
@@ -411,22 +430,43 @@ fn wrong_policies_are_errors_with_a_cure() {
         ("* https://a.example", "10 `*` allows every origin, the others too; write `\"*\"` alone"),
         ("* | | | | enforce", "10 `enforce_origin` refuses nothing where `*` is allowed"),
         ("* *", "11 the origin `*` is given twice"),
-        ("https://a.example https://a.example", "11 the origin `https://a.example` is given twice; remove one"),
+        (
+            "https://a.example https://a.example",
+            "11 the origin `https://a.example` is given twice; remove one",
+        ),
         ("null null", "11 the origin `null` is given twice"),
         ("https://*.a.example https://*.a.example", "11 the origin `https://*.a.example` is given twice"),
         ("~^a$ ~^a$", "11 the origin `^a$` is given twice"),
-        ("https://a.example/", "10 `https://a.example/` has a path, which no origin has; write `https://a.example`"),
-        ("https://a.example/x?y", "10 `https://a.example/x?y` has a path, which no origin has; write `https://a.example`"),
-        ("https://A.example", "10 `https://A.example` has capitals, which no browser sends; write `https://a.example`"),
+        (
+            "https://a.example/",
+            "10 `https://a.example/` has a path, which no origin has; write `https://a.example`",
+        ),
+        (
+            "https://a.example/x?y",
+            "10 `https://a.example/x?y` has a path, which no origin has; write `https://a.example`",
+        ),
+        (
+            "https://A.example",
+            "10 `https://A.example` has capitals, which no browser sends; write `https://a.example`",
+        ),
         ("HTTPS://a.example", "10 `HTTPS://a.example` has capitals"),
-        ("https://a.example:443", "10 `https://a.example:443` names the default port, which no browser sends; write `https://a.example`"),
+        (
+            "https://a.example:443",
+            "10 `https://a.example:443` names the default port, which no browser sends; write `https://a.example`",
+        ),
         ("http://a.example:80", "10 `http://a.example:80` names the default port"),
-        ("https://*.a.example:443", "10 `https://*.a.example:443` names the default port, which no browser sends; write `https://*.a.example`"),
+        (
+            "https://*.a.example:443",
+            "10 `https://*.a.example:443` names the default port, which no browser sends; write `https://*.a.example`",
+        ),
         ("a.example", "10 `a.example` is not an origin; write `https://a.example`"),
         ("NULL", "10 `NULL` is not an origin"),
         ("://a.example", "10 `://a.example` has no valid scheme"),
         ("https://", "10 `https://` is not an origin: the host is empty"),
-        ("https://a.example.", "10 `https://a.example.` is not how browsers write it; write `https://a.example`"),
+        (
+            "https://a.example.",
+            "10 `https://a.example.` is not how browsers write it; write `https://a.example`",
+        ),
         ("https://[0::1]", "10 `https://[0::1]` is not how browsers write it; write `https://[::1]`"),
         ("https://u@a.example", "10 `https://u@a.example` is not an origin: the host has a character"),
         ("https://a.example:", "10 `https://a.example:` is not an origin: the host's port"),
@@ -437,11 +477,23 @@ fn wrong_policies_are_errors_with_a_cure() {
         ("https://a*.example", "10 `https://a*.example` has a `*` that is not"),
         ("*.example.com", "10 `*.example.com` has a `*` that is not its first label"),
         ("https://*.*.example.com", "10 `https://*.*.example.com` has more than one `*`"),
-        ("https://*.com", "10 `https://*.com` allows every site of a whole top-level domain; name at least two labels"),
-        ("https://*.example.com/", "10 `https://*.example.com/` has a path, which no origin has; write `https://*.example.com`"),
+        (
+            "https://*.com",
+            "10 `https://*.com` allows every site of a whole top-level domain; name at least two labels",
+        ),
+        (
+            "https://*.example.com/",
+            "10 `https://*.example.com/` has a path, which no origin has; write `https://*.example.com`",
+        ),
         ("https://*.", "10 `https://*.` is not an origin: the host is empty"),
-        ("~https://a", "10 `https://a` is not anchored: it matches parts of other origins; write `^https://a$`"),
-        ("~^https://a", "10 `^https://a` is not anchored: it matches parts of other origins; write `^https://a$`"),
+        (
+            "~https://a",
+            "10 `https://a` is not anchored: it matches parts of other origins; write `^https://a$`",
+        ),
+        (
+            "~^https://a",
+            "10 `^https://a` is not anchored: it matches parts of other origins; write `^https://a$`",
+        ),
         ("~https://a$", "10 `https://a$` is not anchored"),
         (r"~^https://a\$", r"10 `^https://a\$` is not anchored"),
         ("~^a!b$", "10 `^a|b$` is not anchored: `|` parts the anchors; write `^(?:a|b)$`"),
@@ -456,10 +508,19 @@ fn wrong_policies_are_errors_with_a_cure() {
         ("https://a.example | | x(y", "30 `x(y` is not a header name"),
         ("https://a.example | | x-a X-A", "31 the header `X-A` is given twice"),
         ("https://a.example | | * *", "31 `*` is given twice"),
-        ("https://a.example | | * | | credentials", "30 headers `*` cannot be used with credentials; list the headers"),
+        (
+            "https://a.example | | * | | credentials",
+            "30 headers `*` cannot be used with credentials; list the headers",
+        ),
         ("https://a.example | | | x(y", "40 `x(y` is not a header name"),
-        ("https://a.example | | | * | credentials", "40 `*` exposes nothing with credentials; list the headers"),
-        ("https://a.example | | | | 25h", "1 `max_age` is longer than any browser keeps it; write at most `24h`"),
+        (
+            "https://a.example | | | * | credentials",
+            "40 `*` exposes nothing with credentials; list the headers",
+        ),
+        (
+            "https://a.example | | | | 25h",
+            "1 `max_age` is longer than any browser keeps it; write at most `24h`",
+        ),
     ];
     for (text, expected) in rows {
         let mut build = Build::default();
