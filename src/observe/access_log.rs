@@ -515,7 +515,7 @@ mod tests {
         let mut record = full();
         record.target = Some(Arc::new(Target::of_canonical_parts(
             "a.example",
-            "/a\r\nforged\u{2028}\u{85}",
+            "/a",
             Some("access_token=s3cret"),
         )));
         record.parameters = vec![("p".into(), "x\r\n\"} {\"forged".into())];

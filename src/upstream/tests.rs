@@ -4,20 +4,15 @@ use super::*;
 use crate::config::{Build, Spanned};
 use crate::state::Live;
 
-/// As the tree's deserializer does it: what may be `none` is given with its place.
-pub(crate) fn decode(mut config: serde_json::Value) -> Config {
-    for key in ["health", "tls"] {
-        if let Some(value) = config.get_mut(key).filter(|value| value.is_object()) {
-            let path = format!("upstreams.o.{key}");
-            *value = json!({"file": "p.yaml", "line": 4, "column": 7, "path": path, "value": value.take()});
-        }
-    }
-    serde_json::from_value(config).unwrap()
+/// As a file would say it.
+pub(crate) fn decode(config: serde_json::Value) -> Config {
+    let mut loading = Build::default();
+    let loaded = crate::config::load_text("p.yaml", &config.to_string(), &|_| None, &mut loading);
+    loaded.unwrap_or_else(|| panic!("{}", loading.errors.render(&loading.sources)))
 }
 
 fn compile(config: serde_json::Value, live: &Live, build: &mut Build) -> Option<Arc<Upstream>> {
-    let config = decode(config);
-    let config = Spanned { value: config, site: Site::new("p.yaml", 3, 5), path: "upstreams.o".into() };
+    let config = Spanned { value: decode(config), site: Site::new("p.yaml", 3, 5), path: "upstreams.o".into() };
     Upstream::compile("o", &config, live, build)
 }
 

@@ -21,7 +21,7 @@ async fn replies_and_echoes() {
     client.send("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n").await;
     assert_eq!(client.head().await, "HTTP/1.1 100 Continue\r\n\r\n");
     client.send("12345").await;
-    assert_eq!(client.answer().await.body, b"{\"body_bytes\":5}");
+    assert!(client.answer().await.body.ends_with(b"\"body_bytes\":5}\n"));
     // A small unread body is drained, a large one closes.
     client.send("POST /reply HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n12345").await;
     assert!(client.answer().await.head.to_lowercase().contains("connection: keep-alive"));

@@ -74,7 +74,7 @@ async fn http2_is_forwarded_as_http1() {
 
     let (response, mut stream) = sender.send_request(request("POST", "/echo"), false).unwrap();
     stream.send_data("abcd".into(), true).unwrap();
-    assert_eq!(body(response.await.unwrap()).await.unwrap(), b"{\"body_bytes\":4}");
+    assert!(body(response.await.unwrap()).await.unwrap().ends_with(b"\"body_bytes\":4}\n"));
     assert_eq!(front.record().await.status, 200);
 }
 
