@@ -20,7 +20,7 @@ const ROWS: &[&[&str]] = &[
     &["reply"],
     &["template"],
     &["record"],
-    &["canonical", "client"],
+    &["canonical", "client", "framing"],
     &["identity", "request"],
     &["config"],
 ];

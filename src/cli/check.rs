@@ -14,7 +14,7 @@ use crate::state::Live;
 ///
 /// # Errors
 /// Where `out` or `err` cannot be written to.
-pub fn check(path: &Path, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<u8> {
+pub(super) fn check(path: &Path, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<u8> {
     let mut build = Build::default();
     let environment = |name: &str| std::env::var(name).ok();
     let document: Option<Document> = config::load(path, &environment, &mut build);

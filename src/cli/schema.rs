@@ -9,7 +9,7 @@ use crate::gateway::document::Document;
 ///
 /// # Errors
 /// Where `out` cannot be written to.
-pub fn schema(out: &mut dyn Write) -> io::Result<u8> {
+pub(super) fn schema(out: &mut dyn Write) -> io::Result<u8> {
     out.write_all(config::schema::<Document>().as_bytes())?;
     Ok(0)
 }

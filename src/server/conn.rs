@@ -32,6 +32,8 @@ const READ: usize = 32 * 1024;
 const PIPELINED: usize = 64 * 1024;
 /// Writes up to this size wait for the next flush: a head and its body leave in one send (14 % of the CPU a request).
 const COALESCED: usize = 16 * 1024;
+/// How long a client may leave what is written to it unread.
+const WRITE_STALL: Duration = Duration::from_secs(30);
 /// What closing may take while the client does not read.
 const CLOSING: Duration = Duration::from_secs(10);
 
@@ -78,6 +80,8 @@ pub(super) struct Conn {
     failed: bool,
     deadline: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Runs while a write waits for the client to read.
+    stall: Option<Pin<Box<Sleep>>>,
     open: Option<OpenConnection>,
 }
 
@@ -98,6 +102,7 @@ impl Conn {
             failed: false,
             deadline: None,
             timer: None,
+            stall: None,
             open: Some(open),
         }
     }
@@ -248,11 +253,27 @@ impl Conn {
         }
     }
 
+    /// Bounds a write that waits: every byte that goes out starts the time anew.
+    fn bound<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        match &written {
+            Poll::Pending => {
+                let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_STALL)));
+                ready!(stall.as_mut().poll(cx));
+                self.failed = true;
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
+            Poll::Ready(result) => {
+                self.failed |= result.is_err();
+                self.stall = None;
+                written
+            }
+        }
+    }
+
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.output.is_empty() {
-            let written = ready!(self.io.poll_write(cx, &self.output));
-            self.failed |= written.is_err();
-            match written? {
+            let written = self.io.poll_write(cx, &self.output);
+            match ready!(self.bound(cx, written))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 n => self.output.advance(n),
             }
@@ -291,9 +312,8 @@ impl AsyncWrite for Conn {
         }
         while !this.output.is_empty() {
             let waiting = this.output.len();
-            let written = ready!(this.io.poll_write_two(cx, &this.output, buf));
-            this.failed |= written.is_err();
-            match written? {
+            let written = this.io.poll_write_two(cx, &this.output, buf);
+            match ready!(this.bound(cx, written))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 n if n > waiting => {
                     this.output.clear();
@@ -302,14 +322,14 @@ impl AsyncWrite for Conn {
                 n => this.output.advance(n),
             }
         }
-        let written = ready!(this.io.poll_write(cx, buf));
-        this.failed |= written.is_err();
-        Poll::Ready(written)
+        let written = this.io.poll_write(cx, buf);
+        this.bound(cx, written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_drain(cx))?;
-        self.io.poll_flush(cx)
+        let flushed = self.io.poll_flush(cx);
+        self.bound(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

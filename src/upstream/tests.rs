@@ -12,7 +12,10 @@ pub(crate) fn decode(config: serde_json::Value) -> Config {
 }
 
 fn compile(config: serde_json::Value, live: &Live, build: &mut Build) -> Option<Arc<Upstream>> {
-    let config = Spanned { value: decode(config), site: Site::new("p.yaml", 3, 5), path: "upstreams.o".into() };
+    let mut loading = Build::default();
+    let config = crate::config::load_text("p.yaml", &config.to_string(), &|_| None, &mut loading);
+    build.errors.append(loading.errors);
+    let config = Spanned { value: config?, site: Site::new("p.yaml", 3, 5), path: "upstreams.o".into() };
     Upstream::compile("o", &config, live, build)
 }
 
@@ -25,7 +28,7 @@ fn every_mistake_is_an_error() {
     };
     for (config, path, part) in [
         (json!({"servers": []}), "upstreams.o.servers", "without servers"),
-        (json!({"servers": ["a"]}), "", "names no port"),
+        (json!({"servers": ["a"]}), "", "not an address with its port"),
         (json!({"servers": ["a:1", "A:1"]}), "", "already"),
         (json!({"servers": [{"address": "a:1", "weight": 0}]}), "upstreams.o.servers", "weight 0"),
         (json!({"servers": [{"address": "a:1", "weight": 1001}]}), ".weight", "too large"),

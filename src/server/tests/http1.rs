@@ -313,3 +313,14 @@ fn a_unix_socket_serves_and_leaves_no_file_behind() {
     drop(rig);
     assert!(!path.exists());
 }
+
+#[test]
+fn a_method_that_no_route_can_have_is_told_what_there_is() {
+    use crate::framing::{Limits, judge};
+    let limits = Limits { header_fields: 9, header_bytes: 999, field_bytes: 99, uri_bytes: 99 };
+    let denial = judge(b"TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", &limits).unwrap_err();
+    let refusal = crate::server::answer::refusal(denial);
+    assert_eq!(refusal.kind.status(), 405);
+    let (name, value) = &refusal.headers[0];
+    assert!(name == "allow" && value.to_str().unwrap().starts_with("GET, HEAD"));
+}
