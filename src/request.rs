@@ -68,6 +68,8 @@ pub struct Connection {
     pub local_port: Option<u16>,
     /// What the handshake settled; none on a plain listener.
     pub tls: Option<Arc<TlsFacts>>,
+    /// The https port that its listener redirected to when it was accepted: holds where the listener is no more.
+    pub redirect: Option<u16>,
     /// Which worker carries the connection: the shard of metrics and logs.
     pub worker: usize,
     /// Set by `proxy/` once a 101 goes out: from then on the stream is no longer HTTP.

@@ -275,5 +275,5 @@ fn connection(listener: &Listener, scheme: &str, authority: &str, client: Option
         ListenAddress::Tcp(address) => Some(address.port()),
         ListenAddress::Unix(_) => None,
     };
-    Connection { listener: Arc::clone(&listener.name), peer, local_port, tls, worker: 0, tunnel: AtomicBool::new(false), head_began: std::sync::Mutex::default() }
+    Connection { listener: Arc::clone(&listener.name), peer, local_port, tls, redirect: None, worker: 0, tunnel: AtomicBool::new(false), head_began: std::sync::Mutex::default() }
 }

@@ -92,6 +92,7 @@ impl Passage {
         let mut record = Record::new(connection.worker, gateway.generation, started, started_at);
         record.tls.clone_from(&connection.tls);
         record.client = connection.peer.map(|peer| peer.ip().to_canonical());
+        gateway.telling.metrics().begin(connection.worker);
         Self {
             gateway,
             record,
@@ -141,7 +142,7 @@ impl Passage {
         let listener = gateway.listener(&arrival.connection.listener);
         let client = self.client(arrival, listener);
         self.edge(&gateway, &client)?;
-        self.redirect_to_https(listener, &client, &target)?;
+        self.redirect_to_https(redirect_port(listener, arrival.connection), &client, &target)?;
         let route = self.route(&gateway, arrival, &target)?;
         self.oddities(route, &target)?;
         let request = Request {
@@ -208,8 +209,8 @@ impl Passage {
     }
 
     /// 308 keeps the method (RFC 9110 §15.4.9).
-    fn redirect_to_https(&mut self, listener: Option<&Arc<Listener>>, client: &Client, target: &Target) -> Result<(), Stop> {
-        let Some(RedirectToHttps::Port(port)) = listener.map(|listener| listener.redirect) else { return Ok(()) };
+    fn redirect_to_https(&mut self, port: Option<u16>, client: &Client, target: &Target) -> Result<(), Stop> {
+        let Some(port) = port else { return Ok(()) };
         if client.https {
             return Ok(()); // A trusted proxy in front has ended TLS already: redirecting would go in circles.
         }
@@ -457,6 +458,13 @@ impl Passage {
     }
 }
 
+/// A request is in flight until its passage is gone, however it ended.
+impl Drop for Passage {
+    fn drop(&mut self) {
+        self.gateway.telling.metrics().end(self.record.worker);
+    }
+}
+
 /// No policy of this version reads a body: it passes as it comes, in bounded pieces.
 fn admit_body(gateway: Arc<Gateway>, head: HeadAdmitted) -> Admitted {
     Admitted { gateway, route: head.route }
@@ -498,6 +506,15 @@ fn header_limits(headers: &HeaderMap, limits: &super::Settings) -> Result<(), Re
         return Err(Refusal::new(Kind::HeadersTooLarge, "head_too_large", message));
     }
     Ok(())
+}
+
+/// As the listener says now; as it said when the connection came, where it is no more.
+fn redirect_port(listener: Option<&Arc<Listener>>, connection: &Connection) -> Option<u16> {
+    match listener.map(|listener| listener.redirect) {
+        Some(RedirectToHttps::Port(port)) => Some(port),
+        Some(RedirectToHttps::No) => None,
+        None => connection.redirect,
+    }
 }
 
 fn denied(denial: Denial) -> Refusal {

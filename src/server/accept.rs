@@ -118,6 +118,7 @@ fn facts<A>(
             ListenAddress::Unix(_) => None,
         },
         tls,
+        redirect: endpoint.redirect(),
         worker: worker.index,
         tunnel: false.into(),
         head_began: Mutex::new(None),

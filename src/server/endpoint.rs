@@ -43,8 +43,12 @@ impl Endpoint {
         self.plan.store(Arc::new(plan));
     }
 
-    pub(super) fn redirect(&self) -> RedirectToHttps {
-        self.plan.load().redirect
+    /// The https port that plain requests are sent to.
+    pub(super) fn redirect(&self) -> Option<u16> {
+        match self.plan.load().redirect {
+            RedirectToHttps::Port(port) => Some(port),
+            RedirectToHttps::No => None,
+        }
     }
 
     /// Becomes true when connections shall end after their next answer.

@@ -13,8 +13,7 @@ use super::answer;
 use super::conn::{Conn, Fence};
 use super::endpoint::Endpoint;
 use super::worker::Worker;
-use crate::framing::{self, Body, Denial, Framing, Limits, Progress};
-use crate::gateway::document::RedirectToHttps;
+use crate::framing::{self, Body, Denial, Limits, Progress};
 use crate::gateway::{Gateway, Settings};
 use crate::reply::{Kind, Refusal, Reply};
 use crate::request::Protocol;
@@ -62,9 +61,6 @@ where
             Ok(framing) => framing,
             Err(denial) => return deny(conn, gateway, began, &head, denial).await,
         };
-        if let RedirectToHttps::Port(port) = endpoint.redirect() {
-            return redirect(conn, gateway, began, &framing, port).await;
-        }
         let (body, waits) = (framing.body, framing.expects_continue);
         conn.set_fence(Fence::from(body));
         let mut session = ServerSession::new_http1(conn);
@@ -160,16 +156,6 @@ async fn refuse(conn: Box<Conn>, gateway: Arc<Gateway>, began: Clock, refusal: R
     let mut passage = answer::passage(gateway, conn.connection(), Protocol::Http11, began);
     let reply = passage.refuse(refusal);
     let sent = write(conn, &reply, false).await;
-    answer::settle(passage, &reply, sent);
-}
-
-async fn redirect(conn: Box<Conn>, gateway: Arc<Gateway>, began: Clock, framing: &Framing<'_>, port: u16) {
-    let mut passage = answer::passage(gateway, conn.connection(), framing.protocol, began);
-    answer::note(&mut passage, framing);
-    let reply = answer::to_https(framing, port).unwrap_or_else(|| {
-        passage.refuse(Refusal::new(Kind::AmbiguousRequest, "host", "there is no host to redirect to"))
-    });
-    let sent = write(conn, &reply, framing.method == b"HEAD").await;
     answer::settle(passage, &reply, sent);
 }
 

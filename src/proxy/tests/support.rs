@@ -94,6 +94,7 @@ impl Front {
                         peer: Some(peer),
                         local_port: None,
                         tls: None,
+                        redirect: None,
                         worker: 0,
                         tunnel: AtomicBool::new(false),
                         head_began: std::sync::Mutex::default(),

@@ -22,6 +22,7 @@ async fn pair() -> (Conn, TcpStream, Arc<ListenerCounts>) {
         peer: Some(peer),
         local_port: None,
         tls: None,
+        redirect: None,
         worker: 0,
         tunnel: false.into(),
         head_began: Mutex::new(None),

@@ -2,7 +2,6 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use super::rig::{Client, Rig, plain, wait};
-use crate::gateway::document::RedirectToHttps;
 use crate::gateway::{ListenAddress, Listener};
 
 const HELLO: &str = "GET /hello HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -255,34 +254,6 @@ fn http10_and_close_are_respected() {
         let answer = client.answer().unwrap();
         assert!(answer.closes(), "{head}: {answer:?}");
         assert!(client.answer().is_none());
-    }
-}
-
-#[test]
-fn a_redirect_listener_only_redirects() {
-    let listener = |name: &str, port| Listener { redirect: RedirectToHttps::Port(port), ..plain(name) };
-    let rig = Rig::start(vec![listener("a", 443), listener("b", 8443)]);
-    let rows = [
-        (
-            "a",
-            "GET /x?y=%20 HTTP/1.1\r\nHost: Api.Example.com.:80\r\n\r\n",
-            "https://api.example.com/x?y=%20",
-        ),
-        ("b", "GET / HTTP/1.1\r\nHost: [::1]:8080\r\n\r\n", "https://[::1]:8443/"),
-        ("a", "GET http://b.example?q HTTP/1.1\r\nHost: a\r\n\r\n", "https://b.example/?q"),
-        ("a", "POST /p HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc", "https://a/p"),
-    ];
-    for (name, head, location) in rows {
-        let mut client = rig.client(name);
-        client.send(head);
-        let answer = client.answer().unwrap();
-        assert_eq!((answer.status, answer.closes()), (308, true), "{head}");
-        assert_eq!(answer.headers["location"], location);
-    }
-    for host in ["", "a b", "a/b", "a@b", "a:x", "[::1", "a..b"] {
-        let mut client = rig.client("a");
-        client.send(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
-        assert_eq!(client.answer().unwrap().status, 400, "{host}");
     }
 }
 
