@@ -33,6 +33,7 @@ class Server:
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}{path}"
         self.stop_signal = stop
         self.output = directory / "output"
+        self.access_log = directory / "access.log"
         with open(self.output, "wb") as output:
             # In a session of its own: Ctrl-C reaches this script, which stops what it started.
             self.process = subprocess.Popen(
@@ -67,6 +68,11 @@ class Server:
                 time.sleep(0.1)
         said = self.output.read_text(errors="replace")[-2000:]
         raise RuntimeError(f"{self.name} at {self.url} is not ready ({why})\n{said}")
+
+    def empty_log(self):
+        """Some hundred megabytes a minute are not kept: the directory may be in memory. Everyone here appends."""
+        if self.access_log.exists():
+            os.truncate(self.access_log, 0)
 
     def stop(self):
         """Ends it and what it started, by id."""
