@@ -1,5 +1,3 @@
-# syntax=docker/dockerfile:1
-#
 #   docker build -t portcullis .
 #   docker run --rm -p 8080:8080 -p 8443:8443 portcullis
 #   docker run --rm -v ./my.yaml:/etc/portcullis/portcullis.yaml:ro portcullis check --config /etc/portcullis/portcullis.yaml
