@@ -1,0 +1,250 @@
+"""The programs that are compared: their configurations, starting and stopping them."""
+
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import measure
+
+CORES = os.cpu_count() or 1
+# 40 bytes.
+BODY = '{"answer":"forty bytes of json, really"}'
+
+
+def free_port():
+    """A port of 127.0.0.1 that nobody has at this moment."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class Server:
+    """One program under test, listening at `url`."""
+
+    def __init__(self, name, directory, arguments, port, tls=False, path="/", stop=signal.SIGTERM):
+        self.name = name
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}{path}"
+        self.stop_signal = stop
+        self.output = directory / "output"
+        self.access_log = directory / "access.log"
+        with open(self.output, "wb") as output:
+            # In a session of its own: Ctrl-C reaches this script, which stops what it started.
+            self.process = subprocess.Popen(
+                arguments, cwd=directory, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    def wait_ready(self, seconds=20):
+        """Until it answers 200, else says what it printed."""
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        # Whatever proxy the environment names is not for the loopback.
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+        )
+        deadline = time.monotonic() + seconds
+        why = "no answer"
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                with opener.open(self.url, timeout=2) as answer:
+                    body = answer.read().decode()
+                if body != BODY:
+                    why = f"the answer was {body[:60]!r}"
+                    break
+                return
+            except (OSError, urllib.error.URLError) as error:
+                why = str(error)
+                time.sleep(0.1)
+        said = self.output.read_text(errors="replace")[-2000:]
+        raise RuntimeError(f"{self.name} at {self.url} is not ready ({why})\n{said}")
+
+    def empty_log(self):
+        """Some hundred megabytes a minute are not kept: the directory may be in memory. Everyone here appends."""
+        if self.access_log.exists():
+            os.truncate(self.access_log, 0)
+
+    def stop(self):
+        """Ends it and what it started, by id."""
+        if self.process.poll() is not None:
+            return
+        tree = measure.process_tree(self.pid)
+        self.process.send_signal(self.stop_signal)
+        try:
+            self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        for pid in tree[1:]:
+            # A worker that outlived its master; ids are not given again within these seconds.
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+
+class Bench:
+    """Starts servers, each in a directory of its own, and stops them all."""
+
+    def __init__(self, directory, binaries):
+        self.directory = Path(directory)
+        self.binaries = binaries
+        self.servers = []
+        self.certificate = None
+
+    def _place(self, name):
+        place = self.directory / name
+        place.mkdir()
+        return place
+
+    def _start(self, *arguments, **options):
+        server = Server(*arguments, **options)
+        self.servers.append(server)
+        server.wait_ready()
+        return server
+
+    def stop(self):
+        while self.servers:
+            self.servers.pop().stop()
+
+    def make_certificate(self):
+        """A P-256 certificate for everyone who speaks TLS here."""
+        place = self._place("tls")
+        self.certificate = (str(place / "cert.pem"), str(place / "key.pem"))
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+             "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+             "-out", self.certificate[0], "-keyout", self.certificate[1]],
+            check=True, capture_output=True,
+        )
+
+    def _nginx(self, name, workers, http, port, **options):
+        place = self._place(name)
+        user = "user root;" if os.getuid() == 0 else ""
+        temporary = "\n".join(
+            f"  {kind}_temp_path {place}/{kind};"
+            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        config = place / "nginx.conf"
+        config.write_text(
+            f"daemon off; {user} worker_processes {workers}; pid {place}/pid;\n"
+            f"error_log stderr warn;\nevents {{ worker_connections 4096; }}\n"
+            f"http {{\n{temporary}\n  keepalive_requests 1000000000; keepalive_timeout 1h;\n{http}\n}}\n"
+        )
+        program = [shutil.which("nginx"), "-e", "stderr", "-p", str(place), "-c", str(config)]
+        return self._start(name, place, program, port, **options)
+
+    def origin(self):
+        """nginx with one worker: 40 bytes for every path, connections kept, no log."""
+        self.origin_port = free_port()
+        return self._nginx(
+            "origin", 1,
+            f"  access_log off; default_type application/json;\n"
+            f"  server {{ listen 127.0.0.1:{self.origin_port}; location / {{ return 200 '{BODY}'; }} }}",
+            self.origin_port,
+        )
+
+    def nginx(self, name="nginx", tls=False):
+        """nginx as proxy: a worker a core, 128 idle upstream connections a worker, a buffered access log to a file."""
+        port = free_port()
+        listen = f"listen 127.0.0.1:{port};"
+        if tls:
+            cert, key = self.certificate
+            listen = (
+                f"listen 127.0.0.1:{port} ssl; ssl_certificate {cert}; ssl_certificate_key {key};"
+                " ssl_protocols TLSv1.3; ssl_session_cache shared:tls:1m;"
+            )
+        http = (
+            f"  access_log {self.directory}/{name}/access.log combined buffer=64k flush=1s;\n"
+            f"  upstream origin {{ server 127.0.0.1:{self.origin_port}; keepalive 128;"
+            f" keepalive_requests 1000000000; }}\n"
+            f"  server {{ {listen} location / {{ proxy_pass http://origin;"
+            ' proxy_http_version 1.1; proxy_set_header Connection ""; } }'
+        )
+        return self._nginx(name, CORES, http, port, tls=tls)
+
+    def floor(self, name="floor", tls=False):
+        """Bare Pingora with its default server. SIGTERM would make it sleep for minutes."""
+        port = free_port()
+        arguments = [self.binaries["floor"], f"127.0.0.1:{port}", f"127.0.0.1:{self.origin_port}"]
+        arguments += self.certificate if tls else ()
+        return self._start(name, self._place(name), arguments, port, tls=tls, stop=signal.SIGINT)
+
+    def haproxy(self, name="haproxy", tls=False):
+        """HAProxy: a thread a core, connections shared, no access log (it has none to files)."""
+        place, port = self._place(name), free_port()
+        bind = f"bind 127.0.0.1:{port}"
+        if tls:
+            cert, key = self.certificate
+            both = place / "both.pem"
+            both.write_text(Path(cert).read_text() + Path(key).read_text())
+            bind += f" ssl crt {both} alpn http/1.1 ssl-min-ver TLSv1.3"
+        config = place / "haproxy.cfg"
+        config.write_text(
+            f"global\n  nbthread {CORES}\n  maxconn 4096\n"
+            "defaults\n  mode http\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n"
+            f"frontend in\n  {bind}\n  default_backend origin\n"
+            f"backend origin\n  http-reuse always\n  server one 127.0.0.1:{self.origin_port} pool-max-conn 128\n"
+        )
+        return self._start(name, place, [shutil.which("haproxy"), "-db", "-f", str(config)], port, tls=tls)
+
+    def portcullis(self, name="portcullis", tls=False, routes=None):
+        """Portcullis: a worker a core, access log to a file as JSON, metrics on."""
+        place, port, status = self._place(name), free_port(), free_port()
+        listener = f"  - address: 127.0.0.1:{port}\n"
+        if tls:
+            cert, key = self.certificate
+            listener += f"    tls:\n      certificates: [{{cert: {cert}, key: {key}}}]\n"
+        config = place / "portcullis.yaml"
+        config.write_text(
+            f"server: {{workers: {CORES}, state: {place}/state, status: '127.0.0.1:{status}'}}\n"
+            f"log: {{level: warn, access: {{to: {place}/access.log, format: json}}}}\n"
+            f"listeners:\n{listener}"
+            f"upstreams:\n  origin: {{servers: ['127.0.0.1:{self.origin_port}']}}\n"
+            "defaults: {auth: none}\n"
+            f"routes:\n{_routes(routes)}"
+        )
+        arguments = [self.binaries["portcullis"], "run", "--config", str(config)]
+        path = route_path(0) if routes else "/"
+        return self._start(name, place, arguments, port, tls=tls, path=path)
+
+
+def _routes(count):
+    if not count:
+        return '  - {name: all, match: {path: "/{*rest}"}, upstream: origin}\n'
+    return "".join(
+        f'  - {{name: r{n}, match: {{path: "/api/service-{n:05}/{{*rest}}"}}, upstream: origin}}\n'
+        for n in range(count)
+    )
+
+
+def route_path(number):
+    """A path that the route of this number takes."""
+    return f"/api/service-{number:05}/orders/7"
+
+
+def wrk_script(count, path):
+    """A script for wrk that asks each of `count` routes in turn, in an order that is none."""
+    Path(path).write_text(
+        f"local count, at, requests = {count}, 0, {{}}\n"
+        "function init()\n"
+        "  for n = 0, count - 1 do\n"
+        "    requests[n] = wrk.format('GET', string.format('/api/service-%05d/orders/7', n))\n"
+        "  end\n"
+        "end\n"
+        "function request()\n"
+        "  at = (at + 7919) % count\n"
+        "  return requests[at]\n"
+        "end\n"
+    )
+    return str(path)
