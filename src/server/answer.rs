@@ -48,11 +48,6 @@ pub(super) fn passage(
     passage
 }
 
-/// Notes what a head has said, where it could be understood.
-pub(super) fn note(passage: &mut Passage, framing: &Framing<'_>) {
-    passage.record.method = Method::from_bytes(framing.method).ok();
-    passage.record.protocol = Some(framing.protocol);
-}
 
 /// Settles a request's record.
 pub(super) fn settle(mut passage: Passage, reply: &Reply, body_sent: usize) {
