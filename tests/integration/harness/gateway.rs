@@ -78,16 +78,18 @@ impl Running {
     }
 
     fn find_addresses(&mut self, text: &str) {
-        let expected = text.lines().filter(|line| line.trim_start().starts_with("- address:")).count();
+        let configured: Vec<_> = text.lines().filter_map(configured_address).collect();
         let with_status = !text.contains("status: none");
         let (listeners, status) = self.await_lines(|lines| {
-            let listeners = announced(lines, "listening on ");
-            let status = announced(lines, "status on ");
-            let all = listeners.len() >= expected && (!with_status || !status.is_empty());
-            all.then_some((listeners, status))
+            let announced = announced(lines);
+            let of = |address: &String| announced.iter().find(|own| same_host(address, own)).cloned();
+            let listeners: Option<Vec<_>> = configured.iter().map(of).collect();
+            let status = lines.iter().find_map(|line| status_address(line));
+            let all = !with_status || status.is_some();
+            listeners.filter(|_| all).map(|listeners| (listeners, status))
         });
         self.listeners = listeners;
-        self.status = status.first().and_then(|address| address.parse().ok());
+        self.status = status;
         if self.status.is_some() {
             eventually("/readyz to be 200", || (self.ready() == Some(200)).then_some(()));
         }
@@ -103,8 +105,8 @@ impl Running {
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(
                 !lines.1 && !left.is_zero(),
-                "the gateway {} without the lines the harness waits for (`listening on ADDRESS (listener NAME)` for \
-                 each listener, `status on ADDRESS`); it said:\n{}",
+                "the gateway {} without the lines the harness waits for (`listening on ADDRESS` for each listener, \
+                 `status on ADDRESS`); it said:\n{}",
                 if lines.1 { "ended" } else { "ran 20 s" },
                 lines.0.join("\n")
             );
@@ -133,10 +135,12 @@ impl Running {
         address.parse().unwrap_or_else(|_| panic!("listener {index} is at `{address}`, no IP address"))
     }
 
-    /// Where a listener added by a reload has said it is; `name` is its address as configured.
-    pub(crate) fn await_listener(&self, name: &str) -> SocketAddr {
-        let line = self.await_line(&format!("(listener {name})"));
-        announced(&[line], "listening on ").first().unwrap().parse().unwrap()
+    /// Where a listener added by a reload, on an IP address no other listener has, has said it is.
+    pub(crate) fn await_listener(&self, address: &str) -> SocketAddr {
+        let address = address.to_owned();
+        self.await_lines(|lines| announced(lines).into_iter().find(|own| same_host(&address, own)))
+            .parse()
+            .unwrap()
     }
 
     /// The status address.
@@ -252,14 +256,34 @@ impl Drop for Running {
     }
 }
 
-/// The addresses after a marker, up to the next blank: text lines and JSON objects alike.
-fn announced(lines: &[String], marker: &str) -> Vec<String> {
+/// What stands after `- address:`, without quotes.
+fn configured_address(line: &str) -> Option<String> {
+    let address = line.trim_start().strip_prefix("- address:")?;
+    Some(address.trim().trim_matches('\'').to_owned())
+}
+
+/// The addresses after `listening on`, in text lines and JSON objects alike.
+fn announced(lines: &[String]) -> Vec<String> {
     let end = |c: char| c.is_whitespace() || c == '"' || c == ',';
     lines
         .iter()
-        .filter_map(|line| line.split_once(marker))
+        .filter_map(|line| line.split_once("listening on "))
         .map(|(_, after)| after.split(end).next().unwrap_or_default().to_owned())
         .collect()
+}
+
+/// Whether an announced address is that of a configured one: equal but for a port that was 0.
+fn same_host(configured: &str, announced: &str) -> bool {
+    match configured.strip_suffix(":0") {
+        Some(host) => announced.rsplit_once(':').is_some_and(|(own, _)| own == host),
+        None => configured.trim_start_matches("unix:") == announced.trim_start_matches("unix:"),
+    }
+}
+
+/// The address in a line that announces the status address.
+fn status_address(line: &str) -> Option<SocketAddr> {
+    let (_, after) = line.split_once("status ")?;
+    after.split(|c: char| c.is_whitespace() || matches!(c, '"' | ',')).find_map(|word| word.parse().ok())
 }
 
 pub(super) fn signal_pid(pid: u32, signal: Signal) {
