@@ -1,5 +1,7 @@
 //! HTTP/2 at the door.
 
+use std::time::Duration;
+
 use crate::harness::{Authority, Http2, Nginx, Origin, Place, Running, curl};
 
 fn start(routes: &str) -> (Authority, Running) {
@@ -61,7 +63,7 @@ fn refusals_are_the_same_as_over_http1() {
 fn many_streams_at_once_reach_an_http1_origin() {
     let origin = Origin::each(|head, peer| {
         peer.drain_body(head);
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
         peer.answer(200, "from the origin")
     });
     let (authority, gateway) = start(&format!(
@@ -132,4 +134,38 @@ fn curl_goes_through_to_nginx_over_tls_1_3_and_http2() {
     let range = of(&["--range", "0-9", "--write-out", " %{response_code}", &url("/file.bin")]);
     assert_eq!(range, "xxxxxxxxxx 206");
     assert!(of(&["--head", &url("/file.bin")]).contains("100000"));
+}
+
+#[test]
+fn two_hosts_are_400() {
+    let (authority, gateway) = start(ROUTES);
+    let mut client = client(&authority, &gateway);
+    client.request("GET", "/hello", &[("host", "gate.example")], b"").expect(200);
+    client.request("GET", "/hello", &[("host", "other.example")], b"").expect(400);
+}
+
+#[test]
+fn draining_ends_streams_first_and_connections_then() {
+    let origin = Origin::each(|head, peer| {
+        peer.drain_body(head);
+        std::thread::sleep(Duration::from_millis(700));
+        peer.answer(200, "late")
+    });
+    let (authority, mut gateway) = start(&format!(
+        "upstreams: {{o: {{servers: ['{}']}}}}\nroutes:\n  - {{name: o, upstream: o}}\n",
+        origin.address()
+    ));
+    let mut busy = client(&authority, &gateway);
+    let mut idle = client(&authority, &gateway);
+    std::thread::scope(|scope| {
+        let gateway = &gateway;
+        scope.spawn(move || {
+            gateway.await_metric("portcullis_requests_in_flight", &[], 1.0);
+            gateway.signal(rustix::process::Signal::TERM);
+        });
+        assert_eq!(busy.get("/").expect(200).text(), "late");
+    });
+    assert!(idle.is_closed_within(Duration::from_secs(3)), "an idle HTTP/2 connection was not told to go");
+    assert!(busy.is_closed_within(Duration::from_secs(3)), "the connection stayed after its last stream");
+    assert_eq!(gateway.wait(Duration::from_secs(5)).code(), Some(0));
 }

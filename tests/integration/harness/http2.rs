@@ -9,6 +9,7 @@ use h2::client::SendRequest;
 use openssl::ssl::SslConnector;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 
 use super::exchange::Response;
 
@@ -16,6 +17,7 @@ use super::exchange::Response;
 pub(crate) struct Http2 {
     runtime: Runtime,
     sender: SendRequest<Bytes>,
+    connection: JoinHandle<()>,
     authority: String,
 }
 
@@ -24,19 +26,19 @@ impl Http2 {
     pub(crate) fn connect(address: SocketAddr, connector: &SslConnector, name: &str) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let ssl = connector.configure().unwrap().into_ssl(name).unwrap();
-        let sender = runtime.block_on(async {
+        let (sender, connection) = runtime.block_on(async {
             let stream = TcpStream::connect(address).await.unwrap();
             let mut tls = tokio_openssl::SslStream::new(ssl, stream).unwrap();
             Pin::new(&mut tls).connect().await.unwrap();
             assert_eq!(tls.ssl().selected_alpn_protocol(), Some(&b"h2"[..]), "ALPN");
             let (sender, connection) = h2::client::handshake(tls).await.unwrap();
-            tokio::spawn(async move {
+            let connection = tokio::spawn(async move {
                 // How the connection ends is told to each stream as well.
                 connection.await.ok();
             });
-            sender
+            (sender, connection)
         });
-        Self { runtime, sender, authority: name.to_owned() }
+        Self { runtime, sender, connection, authority: name.to_owned() }
     }
 
     pub(crate) fn get(&mut self, path: &str) -> Response {
@@ -55,6 +57,12 @@ impl Http2 {
         self.runtime.block_on(async {
             tokio::time::timeout(Duration::from_secs(20), exchange).await.expect("no answer in 20 s").unwrap()
         })
+    }
+
+    /// Whether the gateway ends the connection within this time.
+    pub(crate) fn is_closed_within(&mut self, limit: Duration) -> bool {
+        let connection = &mut self.connection;
+        self.runtime.block_on(async { tokio::time::timeout(limit, connection).await.is_ok() })
     }
 
     /// This many GETs at once.
