@@ -18,7 +18,7 @@ pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T
 
 /// A program of this machine, or of `target/tools`, where `scripts/test` unpacks what it fetches.
 pub(crate) fn find_tool(name: &str) -> Option<PathBuf> {
-    let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/usr/bin");
+    let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools");
     let paths = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&paths)
         .chain([PathBuf::from("/usr/sbin"), unpacked])
