@@ -1,0 +1,24 @@
+//! What the tests stand on: a real gateway process, real clients, real origins.
+
+mod access;
+mod certificates;
+mod exchange;
+mod gateway;
+mod http2;
+mod ledger;
+mod metrics;
+mod nginx;
+mod origin;
+mod place;
+mod tools;
+
+pub(crate) use certificates::{Authority, Pair, try_handshake};
+pub(crate) use exchange::{Connection, Response, connect_from, get};
+pub(crate) use gateway::Running;
+pub(crate) use http2::Http2;
+pub(crate) use ledger::Ledger;
+pub(crate) use metrics::Metrics;
+pub(crate) use nginx::Nginx;
+pub(crate) use origin::{Origin, Peer, Refusing, unanswering};
+pub(crate) use place::Place;
+pub(crate) use tools::{curl, eventually, find_tool, run};

@@ -1,0 +1,34 @@
+//! One binary of integration tests: the real `portcullis` as a process, real origins, real clients. Nothing here has a
+//! fixed port, so all of it runs in parallel. Where a tool of the machine is missing, a test prints what it skipped.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::print_stdout,
+    reason = "helpers stand beside the tests, where clippy does not see that they are tests"
+)]
+
+mod harness;
+
+mod access_lists;
+mod access_log;
+mod canonical;
+mod cors;
+mod draining;
+mod faults;
+mod forwarding;
+mod header_rules;
+mod http2;
+mod process;
+mod reload;
+mod replies;
+mod routing;
+mod selftest;
+mod sockets;
+mod streaming;
+mod telemetry;
+mod tls;
+mod upgrade;
+mod upstream;

@@ -1,0 +1,210 @@
+//! Exit statuses, and what a wrong file, key, address or permission looks like: one clear error each, nothing half started.
+
+use std::net::TcpListener;
+use std::process::Output;
+
+use crate::harness::{Authority, Place};
+
+fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[track_caller]
+fn ends_with(output: &Output, code: i32, parts: &[&str]) {
+    let said = errors(output);
+    assert_eq!(output.status.code(), Some(code), "stderr:\n{said}");
+    for part in parts {
+        assert!(said.contains(part), "`{part}` is missing in stderr:\n{said}");
+    }
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+const GOOD: &str =
+    "routes:\n  - {name: hello, match: {path: /hello, methods: [GET]}, respond: {body: hello}}\n";
+
+#[test]
+fn check_is_0_for_a_good_file_and_64_for_a_bad_one() {
+    let place = Place::new();
+    place.write("good.yaml", Place::with_base(GOOD));
+    place.write("bad.yaml", Place::with_base("ruotes: []\nlisteners: 3\n"));
+    ends_with(&place.portcullis(&["check", "--config", "good.yaml"]), 0, &[]);
+    ends_with(&place.portcullis(&["check", "--config", "bad.yaml"]), 64, &["bad.yaml:", "ruotes", "routes"]);
+    assert!(!place.path("state").exists(), "check made the state directory");
+}
+
+#[test]
+fn usage_and_a_missing_file_are_64() {
+    let place = Place::new();
+    ends_with(&place.portcullis(&["run", "--config", "none.yaml"]), 64, &["none.yaml"]);
+    ends_with(&place.portcullis(&["frobnicate"]), 64, &["frobnicate"]);
+    ends_with(&place.portcullis(&["check", "--nonsense"]), 64, &["--nonsense"]);
+    place.write("broken.yaml", "routes: [\n  - {");
+    ends_with(&place.portcullis(&["check", "--config", "broken.yaml"]), 64, &["broken.yaml:"]);
+    place.write("bytes.yaml", b"routes: \xff\xfe");
+    ends_with(&place.portcullis(&["check", "--config", "bytes.yaml"]), 64, &["bytes.yaml"]);
+    ends_with(&place.portcullis(&["check", "--config", "."]), 64, &[]);
+}
+
+#[test]
+fn run_with_a_bad_file_starts_nothing() {
+    let place = Place::new();
+    place.write(
+        "bad.yaml",
+        Place::with_base("routes:\n  - {name: hello, match: {path: hello}, respond: {}}\n"),
+    );
+    let output = place.portcullis(&["run", "--config", "bad.yaml"]);
+    ends_with(&output, 64, &["bad.yaml:", "hello"]);
+    assert!(!errors(&output).contains("listening on"), "{}", errors(&output));
+}
+
+#[test]
+fn a_taken_port_is_1_and_says_which() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let place = Place::new();
+    place.write(
+        "taken.yaml",
+        Place::with_base(GOOD).replacen("127.0.0.1:0\ndefaults", &format!("{address}\ndefaults"), 1),
+    );
+    ends_with(&place.portcullis(&["run", "--config", "taken.yaml"]), 1, &[&address]);
+    place.write("status.yaml", Place::with_base(GOOD).replacen("'127.0.0.1:0'", &format!("'{address}'"), 1));
+    ends_with(&place.portcullis(&["run", "--config", "status.yaml"]), 1, &[&address]);
+}
+
+#[test]
+fn an_address_of_another_machine_is_1() {
+    let place = Place::new();
+    // TEST-NET-1 (RFC 5737): no machine has it.
+    place.write(
+        "far.yaml",
+        Place::with_base(GOOD).replacen("127.0.0.1:0\ndefaults", "192.0.2.1:8080\ndefaults", 1),
+    );
+    ends_with(&place.portcullis(&["run", "--config", "far.yaml"]), 1, &["192.0.2.1:8080"]);
+}
+
+#[test]
+fn a_public_status_address_wants_a_word() {
+    let place = Place::new();
+    place.write("open.yaml", Place::with_base(GOOD).replace("'127.0.0.1:0'", "'0.0.0.0:0'"));
+    ends_with(&place.portcullis(&["check", "--config", "open.yaml"]), 64, &["status_public"]);
+}
+
+#[test]
+fn certificates_that_are_missing_broken_or_strangers_are_64() {
+    let place = Place::new();
+    let authority = Authority::new();
+    authority.issue(&["a.example"]).write(&place, "a");
+    authority.issue(&["b.example"]).write(&place, "b");
+    place.write("junk.crt", "-----BEGIN CERTIFICATE-----\nbm8=\n-----END CERTIFICATE-----\n");
+    let with = |cert: &str, key: &str| {
+        let tls = format!("127.0.0.1:0\n    tls: {{certificates: [{{cert: {cert}, key: {key}}}]}}\ndefaults");
+        place.write("tls.yaml", Place::with_base(GOOD).replacen("127.0.0.1:0\ndefaults", &tls, 1));
+        place.portcullis(&["check", "--config", "tls.yaml"])
+    };
+    ends_with(&with("a.crt", "a.key"), 0, &[]);
+    ends_with(&with("missing.crt", "a.key"), 64, &["tls.yaml:", "missing.crt"]);
+    ends_with(&with("a.crt", "b.key"), 64, &["tls.yaml:", "key"]);
+    ends_with(&with("junk.crt", "a.key"), 64, &["tls.yaml:", "junk.crt"]);
+    ends_with(&with("a.key", "a.key"), 64, &["tls.yaml:"]);
+}
+
+#[test]
+fn a_log_and_a_state_that_cannot_be_written_are_errors_at_the_start() {
+    let place = Place::new();
+    place.write("log.yaml", Place::with_base(GOOD).replace("./access.log", "/proc/none/access.log"));
+    let output = place.portcullis(&["run", "--config", "log.yaml"]);
+    assert!(matches!(output.status.code(), Some(1 | 64)), "{:?} {}", output.status, errors(&output));
+    assert!(errors(&output).contains("/proc/none/access.log"), "{}", errors(&output));
+    let state = Place::with_base(GOOD).replace("./state", "/proc/none/state").replacen(
+        "127.0.0.1:0\ndefaults",
+        "127.0.0.1:0\n    tls: {certificates: generate}\ndefaults",
+        1,
+    );
+    place.write("state.yaml", state);
+    let output = place.portcullis(&["run", "--config", "state.yaml"]);
+    assert!(matches!(output.status.code(), Some(1 | 64)), "{:?} {}", output.status, errors(&output));
+    assert!(errors(&output).contains("/proc/none/state"), "{}", errors(&output));
+}
+
+#[test]
+fn nothing_is_public_by_omission() {
+    let place = Place::new();
+    place.write("silent.yaml", Place::with_base(GOOD).replace("defaults: {auth: none}\n", ""));
+    ends_with(&place.portcullis(&["check", "--config", "silent.yaml"]), 64, &["auth"]);
+}
+
+#[test]
+fn environment_and_files_are_read_into_scalars() {
+    let place = Place::new();
+    place.write("word.txt", "from a file\n");
+    place.write(
+        "words.yaml",
+        Place::with_base(
+            "routes:\n  - {name: word, respond: {status: '${env:PORTCULLIS_MISSING_WORD}', body: '${file:word.txt}'}}\n",
+        ),
+    );
+    ends_with(
+        &place.portcullis(&["check", "--config", "words.yaml"]),
+        64,
+        &["words.yaml:", "PORTCULLIS_MISSING_WORD"],
+    );
+    let gateway = place.start("routes:\n  - {name: word, respond: {body: '${file:word.txt}'}}\n");
+    assert_eq!(gateway.get("/").text().trim_end(), "from a file");
+}
+
+#[test]
+fn explain_is_0_for_a_pass_2_for_a_refusal_and_64_for_a_mistake() {
+    let place = Place::new();
+    place.write(
+        "e.yaml",
+        Place::with_base(
+            "policies: {access: {office: {allow: [10.0.0.0/8]}}}
+routes:
+  - {name: open, match: {path: /open}, respond: {body: open}}
+  - {name: office, match: {path: /office}, access: office, respond: {body: office}}
+",
+        ),
+    );
+    let explain =
+        |arguments: &[&str]| place.portcullis(&[&["explain", "--config", "e.yaml"], arguments].concat());
+    let pass = explain(&["http://example.com/open"]);
+    ends_with(&pass, 0, &[]);
+    assert!(String::from_utf8_lossy(&pass.stdout).contains("open"), "{pass:?}");
+    let refused = explain(&["--client", "192.0.2.9", "http://example.com/office"]);
+    ends_with(&refused, 2, &[]);
+    let way = String::from_utf8_lossy(&refused.stdout).into_owned();
+    for part in ["access.office", "ACCESS_DENIED", "e.yaml:"] {
+        assert!(way.contains(part), "`{part}` is missing in:\n{way}");
+    }
+    ends_with(&explain(&["--client", "10.1.2.3", "http://example.com/office"]), 0, &[]);
+    ends_with(&explain(&["http://example.com/nowhere"]), 2, &[]);
+    ends_with(&explain(&["no url"]), 64, &[]);
+    let json = explain(&["--json", "-X", "GET", "-H", "X-A: 1", "http://example.com/open"]);
+    ends_with(&json, 0, &[]);
+    serde_json::from_slice::<serde_json::Value>(&json.stdout).expect("explain --json writes JSON");
+}
+
+#[test]
+fn schema_and_version_are_for_machines_too() {
+    let place = Place::new();
+    let schema = place.portcullis(&["schema"]);
+    ends_with(&schema, 0, &[]);
+    let schema: serde_json::Value = serde_json::from_slice(&schema.stdout).expect("the schema is JSON");
+    assert!(schema["properties"]["routes"].is_object());
+    let version = place.portcullis(&["version"]);
+    ends_with(&version, 0, &[]);
+    assert!(String::from_utf8_lossy(&version.stdout).contains(env!("CARGO_PKG_VERSION")));
+    ends_with(&place.portcullis(&["--help"]), 0, &[]);
+}
+
+#[test]
+fn sigterm_is_0() {
+    crate::harness::Running::with(GOOD).stop();
+}
+
+#[test]
+fn run_to_needs_no_file() {
+    // The one address that `run --to` is promised to use is fixed; what can be tried beside other tests is a wrong URL.
+    let place = Place::new();
+    ends_with(&place.portcullis(&["run", "--to", "not a url"]), 64, &[]);
+}
