@@ -13,13 +13,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use portcullis::config::{self, Build};
+use portcullis::gateway::Gateway;
 use portcullis::gateway::document::Document;
+use portcullis::state::Live;
 use serde_json::Value;
 
 /// What an operator is told about a file; empty where nothing is wrong.
 fn check_file(path: &Path) -> String {
     let mut build = Build::default();
-    let _: Option<Document> = config::load(path, &environment, &mut build);
+    let document: Option<Document> = config::load(path, &environment, &mut build);
+    if let Some(document) = document {
+        Gateway::compile(&document, &Live::default(), 1, &mut build);
+    }
     build.errors.render(&build.sources)
 }
 

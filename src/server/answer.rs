@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use http::{HeaderValue, Method, header};
+use http::{HeaderValue, header};
 
-use crate::framing::{Cause, Denial, Framing};
+use crate::framing::{Cause, Denial};
 use crate::gateway::{Gateway, Passage};
 use crate::reply::{Kind, Refusal, Reply};
 use crate::request::{Connection, Protocol};
