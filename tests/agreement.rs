@@ -42,7 +42,7 @@ impl Dice {
     }
 }
 
-const HOSTS: [&str; 5] = ["[]", "[api.example.com]", "['*.example.com']", "['*.com', shop.test]", "[a.b.example.com]"];
+const HOSTS: [&str; 7] = ["[]", "[]", "[]", "[api.example.com]", "['*.example.com']", "['*.com', shop.test]", "[a.b.example.com]"];
 const PATHS: [&str; 9] = [
     "/{*rest}",
     "/orders",
@@ -99,8 +99,17 @@ fn configuration(dice: &mut Dice, origin: SocketAddr) -> String {
             dice.pick(&ACTIONS),
         );
     }
+    if dice.chance(60) {
+        text.push_str("  - {name: rest, priority: -1, upstream: origin}\n");
+    }
     text
 }
+
+const ODD_PATHS: &[&str] = &[
+        "/", "/orders", "/orders/", "/orders/7", "/orders/7/items", "/orders/%37", "//orders//7", "/orders/../a/b", "/orders/./7",
+        "/a/b", "/a/c", "/a/", "/a/%62", "/a%2fb", "/a/..;/b", "/..", "/%2e%2e/orders", "/caf%c3%a9/1", "/caf%C3%A9/", "/%00", "/%zz",
+        "/%ff", "/a/b%5cc", "/orders/a%20b", "/~u/x", "/a;b/c", "/orders/7/items/", "/ORDERS",
+    ];
 
 struct Sent {
     method: &'static str,
@@ -112,11 +121,9 @@ struct Sent {
 fn request(dice: &mut Dice) -> Sent {
     let method = dice.pick(&["GET", "GET", "GET", "HEAD", "POST", "DELETE", "PUT", "OPTIONS", "OPTIONS", "PATCH"]);
     let host = dice.pick(&["api.example.com", "API.example.com.", "a.b.example.com", "example.com", "shop.test", "x.com:8080", "[::1]", "localhost"]);
-    let path = dice.pick(&[
-        "/", "/orders", "/orders/", "/orders/7", "/orders/7/items", "/orders/%37", "//orders//7", "/orders/../a/b", "/orders/./7",
-        "/a/b", "/a/c", "/a/", "/a/%62", "/a%2fb", "/a/..;/b", "/..", "/%2e%2e/orders", "/caf%c3%a9/1", "/caf%C3%A9/", "/%00", "/%zz",
-        "/%ff", "/a/b%5cc", "/orders/a%20b", "/~u/x", "/a;b/c", "/orders/7/items/", "/ORDERS",
-    ]);
+    let ordinary = ["/orders", "/orders/7", "/orders/7/items", "/a/b", "/a/c", "/a/b/c", "/", "/elsewhere/x"];
+    let odd = dice.chance(40);
+    let path = dice.pick(if odd { &ODD_PATHS[..] } else { &ordinary[..] });
     let query = dice.pick(&["", "", "", "?beta=1", "?beta=2", "?", "?x=%2f&beta=1", "?a=b?c"]);
     let mut headers = Vec::new();
     if dice.chance(45) {

@@ -82,7 +82,9 @@ fn published() -> tempfile::TempDir {
     for name in ["api.example.com", "shop.example.org", "internal-ca"] {
         let (certificate, key) = self_signed(name);
         fs::write(tls.join(format!("{name}.crt")), certificate).unwrap();
-        fs::write(tls.join(format!("{name}.key")), key).unwrap();
+        let path = tls.join(format!("{name}.key"));
+        fs::write(&path, key).unwrap();
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     }
     directory
 }

@@ -170,6 +170,9 @@ impl Server {
             signals::listen(handle.commands.clone()).map_err(Error::Signals)?;
             watch::start(control.watched(), handle.commands.clone());
         }
+        if let Some(address) = &handle.status {
+            log::info!("status on {address}");
+        }
         if let Some(socket) = status_socket {
             admin::start(socket, Arc::clone(&status)).map_err(Error::Threads)?;
         }

@@ -21,17 +21,17 @@ struct Said {
 
 impl Said {
     fn hear(&self, line: String) {
-        self.lines.lock().unwrap().0.push(line);
+        self.lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner).0.push(line);
         self.more.notify_all();
     }
 
     fn end(&self) {
-        self.lines.lock().unwrap().1 = true;
+        self.lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner).1 = true;
         self.more.notify_all();
     }
 
     fn all(&self) -> String {
-        self.lines.lock().unwrap().0.join("\n")
+        self.lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner).0.join("\n")
     }
 }
 
@@ -97,7 +97,7 @@ impl Running {
 
     fn await_lines<T>(&self, find: impl Fn(&[String]) -> Option<T>) -> T {
         let deadline = Instant::now() + Duration::from_secs(20);
-        let mut lines = self.said.lines.lock().unwrap();
+        let mut lines = self.said.lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         loop {
             if let Some(found) = find(&lines.0) {
                 return found;
