@@ -21,10 +21,9 @@ use serde_json::Value;
 /// What an operator is told about a file; empty where nothing is wrong.
 fn check_file(path: &Path) -> String {
     let mut build = Build::default();
-    let document: Option<Document> = config::load(path, &environment, &mut build);
-    if let Some(document) = document {
-        Gateway::compile(&document, &Live::default(), 1, &mut build);
-    }
+    config::load_then(path, &environment, &mut build, |document: &Document, build| {
+        Gateway::compile(document, &Live::default(), 1, build)
+    });
     build.errors.render(&build.sources)
 }
 

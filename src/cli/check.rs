@@ -17,18 +17,17 @@ use crate::state::Live;
 pub(super) fn check(path: &Path, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<u8> {
     let mut build = Build::default();
     let environment = |name: &str| std::env::var(name).ok();
-    let document: Option<Document> = config::load(path, &environment, &mut build);
-    if let Some(document) = &document {
-        Gateway::compile(document, &Live::default(), 1, &mut build);
-    }
+    let counted = config::load_then(path, &environment, &mut build, |document: &Document, build| {
+        Gateway::compile(document, &Live::default(), 1, build)?;
+        Some((document.routes.len(), document.upstreams.len()))
+    });
     err.write_all(build.errors.render(&build.sources).as_bytes())?;
-    match document {
-        Some(document) if build.errors.is_empty() => {
-            let (routes, upstreams) = (document.routes.len(), document.upstreams.len());
+    match counted {
+        Some((routes, upstreams)) => {
             writeln!(out, "{}: good; routes: {routes}, upstreams: {upstreams}", path.display())?;
             Ok(0)
         }
-        _ => Ok(64),
+        None => Ok(64),
     }
 }
 

@@ -15,9 +15,9 @@ use crate::state::Live;
 /// 0: would pass; 2: would be refused; 64: usage or configuration.
 pub(super) fn explain(asked: &Explain, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     let mut build = Build::default();
-    let gateway = asked.file.load(&mut build).and_then(|document| {
-        let live = Live::new(state_directory(&document, &build));
-        Gateway::compile(&document, &live, 0, &mut build)
+    let gateway = asked.file.compile(&mut build, |document, build| {
+        let live = Live::new(state_directory(document, build));
+        Gateway::compile(document, &live, 0, build)
     });
     let Some(gateway) = gateway else {
         let _ = write!(err, "{}", build.errors.render(&build.sources));

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Build, load, load_text};
+use crate::config::{Build, load_text, load_then};
 use crate::gateway::document::Document;
 
 /// Usage or configuration (sysexits.h, EX_USAGE).
@@ -119,8 +119,9 @@ impl ConfigFile {
         PathBuf::from(there.unwrap_or(USUAL[0]))
     }
 
-    fn load(&self, build: &mut Build) -> Option<Document> {
-        load(&self.path(), &environment, build)
+    /// Loads, and compiles what was loaded.
+    fn compile<R>(&self, build: &mut Build, compile: impl FnOnce(&Document, &mut Build) -> Option<R>) -> Option<R> {
+        load_then(&self.path(), &environment, build, compile)
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::{Run, USAGE, document_to};
 use crate::config::Build;
+use crate::gateway::document::Document;
 use crate::gateway::{Gateway, state_directory};
 use crate::observe::{Metrics, Polled, Sample, Settings};
 use crate::proxy::Gate;
@@ -31,10 +32,10 @@ pub(super) fn run(asked: &Run, err: &mut dyn Write) -> u8 {
         }
     };
     let mut build = Build::default();
-    let compiled = asked.document(&mut build).and_then(|document| {
-        let live = Arc::new(Live::new(state_directory(&document, &build)));
+    let compiled = asked.compile(&mut build, |document, build| {
+        let live = Arc::new(Live::new(state_directory(document, build)));
         live.set_runtime(back_office.handle().clone());
-        Gateway::compile(&document, &live, 1, &mut build).map(|gateway| (Arc::new(gateway), live))
+        Gateway::compile(document, &live, 1, build).map(|gateway| (Arc::new(gateway), live))
     });
     let _ = write!(err, "{}", build.errors.render(&build.sources));
     let Some((gateway, live)) = compiled else { return USAGE };
@@ -94,10 +95,10 @@ fn serve(
 }
 
 impl Run {
-    fn document(&self, build: &mut Build) -> Option<crate::gateway::document::Document> {
+    fn compile<R>(&self, build: &mut Build, compile: impl FnOnce(&Document, &mut Build) -> Option<R>) -> Option<R> {
         match &self.to {
-            Some(url) => document_to(url, build),
-            None => self.file.load(build),
+            Some(url) => document_to(url, build).and_then(|document| compile(&document, build)),
+            None => self.file.compile(build, compile),
         }
     }
 }
@@ -115,9 +116,7 @@ fn reload(asked: &Run, live: Arc<Live>, current: Current) -> crate::server::Relo
     let asked = asked.clone();
     Box::new(move |generation| {
         let mut build = Build::default();
-        let gateway = asked
-            .document(&mut build)
-            .and_then(|document| Gateway::compile(&document, &live, generation, &mut build));
+        let gateway = asked.compile(&mut build, |document, build| Gateway::compile(document, &live, generation, build));
         let told = build.errors.render(&build.sources);
         let files = watched(&build);
         let lines = told.lines().map(ToOwned::to_owned).filter(|line| !line.is_empty()).collect();
@@ -129,7 +128,10 @@ fn reload(asked: &Run, live: Arc<Live>, current: Current) -> crate::server::Relo
                 live.sweep();
                 Ok(Loaded { gateway, files, warnings: lines })
             }
-            None => Err(Refused { errors: lines, files }),
+            None => {
+                live.sweep();
+                Err(Refused { errors: lines, files })
+            }
         }
     })
 }

@@ -70,6 +70,19 @@ impl Errors {
         &self.warnings
     }
 
+    /// Takes over what another collection found of places that nothing is known of yet: not of a key above or below one that
+    /// has an error already.
+    pub(super) fn append_apart(&mut self, other: Self) {
+        let known: Vec<String> = self.errors.iter().map(|error| error.path.clone()).collect();
+        let below = |a: &str, b: &str| {
+            a.strip_prefix(b).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        // What is only absent may be so because it could not be understood.
+        let apart = |error: &Diagnostic| error.site.line > 0 && !known.iter().any(|path| below(path, &error.path) || below(&error.path, path));
+        self.errors.extend(other.errors.into_iter().filter(apart));
+        self.warnings.extend(other.warnings.into_iter().filter(apart));
+    }
+
     /// Takes over what another collection found.
     pub fn append(&mut self, other: Self) {
         self.errors.extend(other.errors);

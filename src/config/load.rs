@@ -1,6 +1,7 @@
 //! Text → document, in two passes: the whole is read and checked, then decoded.
 
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use serde::de::DeserializeOwned;
 use super::decoder::decode;
 use super::includes::Loader;
 use super::shape::Shape;
-use super::tree::Node;
+use super::tree::{Node, Trail, Value};
 use super::validate::validate;
 use super::{Build, Errors};
 
@@ -37,22 +38,83 @@ pub fn load_text<T: DeserializeOwned + JsonSchema + Any>(
     checked(build, |shape, build| Loader::new(shape, env, build).text(&name.into(), text))
 }
 
+/// As [`load`], and hands the document on to `compile`.
+///
+/// Where the load fails, what can be understood all the same goes to `compile` too, so that its errors are told in the same
+/// breath (a reference to nothing beside a misspelt key); its result is thrown away then. What it says of a place that the
+/// load has complained about already is left out.
+pub fn load_then<T: DeserializeOwned + JsonSchema + Any, R>(
+    path: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+    build: &mut Build,
+    compile: impl FnOnce(&T, &mut Build) -> Option<R>,
+) -> Option<R> {
+    let (document, sound) = read_and_check(build, |shape, build| Loader::new(shape, env, build).file(path, None));
+    let document = document?;
+    if sound {
+        return compile(&document, build);
+    }
+    let known = std::mem::take(&mut build.errors);
+    compile(&document, build);
+    let more = std::mem::replace(&mut build.errors, known);
+    build.errors.append_apart(more);
+    None
+}
+
 /// `build` may bring errors along that are not ours; ours alone decide.
 fn checked<T: DeserializeOwned + JsonSchema + Any>(
     build: &mut Build,
     read: impl FnOnce(&Shape, &mut Build) -> Option<Node>,
 ) -> Option<T> {
+    match read_and_check(build, read) {
+        (document, true) => document,
+        (_, false) => None,
+    }
+}
+
+/// The document, and whether it is sound: one that is not has lost what was complained about.
+fn read_and_check<T: DeserializeOwned + JsonSchema + Any>(
+    build: &mut Build,
+    read: impl FnOnce(&Shape, &mut Build) -> Option<Node>,
+) -> (Option<T>, bool) {
     let shape: Arc<Shape> = Shape::of::<T>();
     let brought: Errors = std::mem::take(&mut build.errors);
-    let tree = read(&shape, build);
+    let mut tree = read(&shape, build);
     if let Some(tree) = &tree {
         validate(tree, &shape, &mut build.errors);
     }
-    let document = match &tree {
-        Some(tree) if build.errors.is_empty() => decode(tree, &mut build.errors),
-        _ => None,
+    let sound = build.errors.is_empty();
+    let document = match &mut tree {
+        None => None,
+        Some(tree) if sound => decode(tree, &mut build.errors),
+        Some(tree) => {
+            let paths: BTreeSet<&str> = build.errors.errors().iter().map(|error| error.path.as_str()).collect();
+            prune(tree, Trail::Root, &paths);
+            decode(tree, &mut Errors::default())
+        }
     };
+    let sound = sound && build.errors.is_empty();
     let found = std::mem::replace(&mut build.errors, brought);
     build.errors.append(found);
-    document
+    (document, sound)
+}
+
+/// Takes away the keys that were complained about. Elements of lists stay, so that paths stay true.
+fn prune(node: &mut Node, trail: Trail<'_>, complaints: &BTreeSet<&str>) {
+    match &mut node.value {
+        Value::Scalar(_) | Value::Broken => {}
+        Value::List(items) => {
+            for (index, item) in items.iter_mut().enumerate() {
+                prune(item, Trail::Index(&trail, index), complaints);
+            }
+        }
+        Value::Map(entries) => entries.retain_mut(|entry| {
+            let trail = Trail::Key(&trail, &entry.key);
+            let sound = !complaints.contains(trail.to_string().as_str()) && !matches!(entry.value.value, Value::Broken);
+            if sound {
+                prune(&mut entry.value, trail, complaints);
+            }
+            sound
+        }),
+    }
 }

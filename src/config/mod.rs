@@ -30,7 +30,7 @@ mod wording;
 
 pub use build::{Build, Files};
 pub use errors::{Diagnostic, Errors};
-pub use load::{load, load_text};
+pub use load::{load, load_text, load_then};
 pub use render::Sources;
 pub use schema::schema;
 pub use shapes::{OrNone, Pattern};
