@@ -105,7 +105,7 @@ fn the_drain_window_is_the_most_it_takes() {
         std::thread::sleep(Duration::from_secs(20));
         false
     });
-    let text = Place::with_base(&to(&origin)).replace("drain: 20s", "drain: 1s");
+    let text = Place::with_base(&to(&origin)).replace("drain: 80s", "drain: 1s");
     let mut gateway = Place::new().start_whole(&text);
     let mut connection = Connection::open(gateway.address());
     connection.write("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n");
