@@ -52,6 +52,7 @@ fn an_idle_connection_gets_one_more_answer_and_its_farewell() {
     response.expect(200);
     assert!(response.closes(), "no Connection: close while draining: {response:?}");
     assert!(connection.is_closed());
+    drop(connection);
     // Nobody is left: neither the keep-alive time nor the drain window is waited for.
     let began = Instant::now();
     assert_eq!(gateway.wait(Duration::from_secs(5)).code(), Some(0));
