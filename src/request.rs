@@ -74,6 +74,8 @@ pub struct Connection {
     pub worker: usize,
     /// Set by `proxy/` once a 101 goes out: from then on the stream is no longer HTTP.
     pub tunnel: AtomicBool,
+    /// Set when its listener drains: the next head that goes out says `Connection: close`.
+    pub leaving: Arc<AtomicBool>,
     /// When the first byte of the head now served came; HTTP/1 only, see [`Connection::request_started`].
     pub head_began: Mutex<Option<Instant>>,
 }
@@ -92,6 +94,11 @@ impl Connection {
     /// When the first byte of the request now served came; none on HTTP/2, where requests overlap.
     pub fn request_started(&self) -> Option<Instant> {
         *self.head_began.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the connection shall end after the response on its way.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
     }
 
     /// Whether a protocol switch has happened.

@@ -42,7 +42,8 @@ impl Dice {
     }
 }
 
-const HOSTS: [&str; 7] = ["[]", "[]", "[]", "[api.example.com]", "['*.example.com']", "['*.com', shop.test]", "[a.b.example.com]"];
+const HOSTS: [&str; 7] =
+    ["[]", "[]", "[]", "[api.example.com]", "['*.example.com']", "['*.com', shop.test]", "[a.b.example.com]"];
 const PATHS: [&str; 9] = [
     "/{*rest}",
     "/orders",
@@ -106,10 +107,35 @@ fn configuration(dice: &mut Dice, origin: SocketAddr) -> String {
 }
 
 const ODD_PATHS: &[&str] = &[
-        "/", "/orders", "/orders/", "/orders/7", "/orders/7/items", "/orders/%37", "//orders//7", "/orders/../a/b", "/orders/./7",
-        "/a/b", "/a/c", "/a/", "/a/%62", "/a%2fb", "/a/..;/b", "/..", "/%2e%2e/orders", "/caf%c3%a9/1", "/caf%C3%A9/", "/%00", "/%zz",
-        "/%ff", "/a/b%5cc", "/orders/a%20b", "/~u/x", "/a;b/c", "/orders/7/items/", "/ORDERS",
-    ];
+    "/",
+    "/orders",
+    "/orders/",
+    "/orders/7",
+    "/orders/7/items",
+    "/orders/%37",
+    "//orders//7",
+    "/orders/../a/b",
+    "/orders/./7",
+    "/a/b",
+    "/a/c",
+    "/a/",
+    "/a/%62",
+    "/a%2fb",
+    "/a/..;/b",
+    "/..",
+    "/%2e%2e/orders",
+    "/caf%c3%a9/1",
+    "/caf%C3%A9/",
+    "/%00",
+    "/%zz",
+    "/%ff",
+    "/a/b%5cc",
+    "/orders/a%20b",
+    "/~u/x",
+    "/a;b/c",
+    "/orders/7/items/",
+    "/ORDERS",
+];
 
 struct Sent {
     method: &'static str,
@@ -119,28 +145,59 @@ struct Sent {
 }
 
 fn request(dice: &mut Dice) -> Sent {
-    let method = dice.pick(&["GET", "GET", "GET", "HEAD", "POST", "DELETE", "PUT", "OPTIONS", "OPTIONS", "PATCH"]);
-    let host = dice.pick(&["api.example.com", "API.example.com.", "a.b.example.com", "example.com", "shop.test", "x.com:8080", "[::1]", "localhost"]);
+    let method =
+        dice.pick(&["GET", "GET", "GET", "HEAD", "POST", "DELETE", "PUT", "OPTIONS", "OPTIONS", "PATCH"]);
+    let host = dice.pick(&[
+        "api.example.com",
+        "API.example.com.",
+        "a.b.example.com",
+        "example.com",
+        "shop.test",
+        "x.com:8080",
+        "[::1]",
+        "localhost",
+    ]);
     let ordinary = ["/orders", "/orders/7", "/orders/7/items", "/a/b", "/a/c", "/a/b/c", "/", "/elsewhere/x"];
     let odd = dice.chance(40);
     let path = dice.pick(if odd { &ODD_PATHS[..] } else { &ordinary[..] });
     let query = dice.pick(&["", "", "", "?beta=1", "?beta=2", "?", "?x=%2f&beta=1", "?a=b?c"]);
     let mut headers = Vec::new();
     if dice.chance(45) {
-        let origin = dice.pick(&["https://app.example.com", "https://x.example.org", "https://evil.test", "null", "https://a.test", "https://app.example.com.evil.test"]);
+        let origin = dice.pick(&[
+            "https://app.example.com",
+            "https://x.example.org",
+            "https://evil.test",
+            "null",
+            "https://a.test",
+            "https://app.example.com.evil.test",
+        ]);
         headers.push(("origin", origin));
     }
     if dice.chance(if method == "OPTIONS" { 70 } else { 4 }) {
-        headers.push(("access-control-request-method", dice.pick(&["GET", "PUT", "POST", "DELETE", "PATCH"])));
+        headers
+            .push(("access-control-request-method", dice.pick(&["GET", "PUT", "POST", "DELETE", "PATCH"])));
     }
     if dice.chance(20) {
-        headers.push(("access-control-request-headers", dice.pick(&["content-type", "X-A, content-type", "x-evil", ""])));
+        headers.push((
+            "access-control-request-headers",
+            dice.pick(&["content-type", "X-A, content-type", "x-evil", ""]),
+        ));
     }
     if dice.chance(30) {
         headers.push(("x-version", dice.pick(&["2", "31", "two"])));
     }
     if dice.chance(50) {
-        headers.push(("x-forwarded-for", dice.pick(&["10.0.0.9", "10.1.2.3", "192.0.2.7", "2001:db8::1", "not-an-address", "1.2.3.4, 10.0.0.1"])));
+        headers.push((
+            "x-forwarded-for",
+            dice.pick(&[
+                "10.0.0.9",
+                "10.1.2.3",
+                "192.0.2.7",
+                "2001:db8::1",
+                "not-an-address",
+                "1.2.3.4, 10.0.0.1",
+            ]),
+        ));
     }
     if dice.chance(10) {
         headers.push(("accept", "text/plain"));
@@ -176,7 +233,10 @@ fn serve(mut stream: TcpStream) {
         let head_only = parts.next() == Some("HEAD");
         let target = parts.next().unwrap_or_default().to_owned();
         let body = if head_only { "" } else { &target };
-        let answer = format!("HTTP/1.1 200 OK\r\nx-target: {target}\r\ncontent-length: {}\r\n\r\n{body}", target.len());
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nx-target: {target}\r\ncontent-length: {}\r\n\r\n{body}",
+            target.len()
+        );
         if stream.write_all(answer.as_bytes()).is_err() {
             return;
         }
@@ -229,7 +289,8 @@ struct Answer {
 fn ask(address: SocketAddr, sent: &Sent) -> Answer {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let mut text = format!("{} {} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n", sent.method, sent.target, sent.host);
+    let mut text =
+        format!("{} {} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n", sent.method, sent.target, sent.host);
     for (name, value) in &sent.headers {
         let _ = write!(text, "{name}: {value}\r\n");
     }
@@ -240,7 +301,8 @@ fn ask(address: SocketAddr, sent: &Sent) -> Answer {
     let all = String::from_utf8_lossy(&all).into_owned();
     let (head, body) = all.split_once("\r\n\r\n").unwrap_or((&all, ""));
     let mut lines = head.lines();
-    let status = lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|s| s.parse().ok()).unwrap_or(0);
+    let status =
+        lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|s| s.parse().ok()).unwrap_or(0);
     let headers = lines
         .filter_map(|line| line.split_once(':'))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
@@ -256,9 +318,10 @@ fn compile(text: &str) -> Option<Arc<Gateway>> {
 }
 
 fn explained(gateway: &Arc<Gateway>, sent: &Sent, runtime: &tokio::runtime::Runtime) -> Explanation {
-    let headers = sent.headers.iter().map(|(name, value)| {
-        (HeaderName::from_str(name).unwrap(), HeaderValue::from_str(value).unwrap())
-    });
+    let headers = sent
+        .headers
+        .iter()
+        .map(|(name, value)| (HeaderName::from_str(name).unwrap(), HeaderValue::from_str(value).unwrap()));
     let question = Question {
         method: Method::from_str(sent.method).unwrap(),
         url: format!("http://{}{}", sent.host, sent.target),
@@ -272,7 +335,10 @@ fn explained(gateway: &Arc<Gateway>, sent: &Sent, runtime: &tokio::runtime::Runt
 fn difference(explanation: &Explanation, answer: &Answer, sent: &Sent) -> Option<String> {
     let expected = explanation.status.unwrap_or(200);
     if answer.status != expected {
-        return Some(format!("explain says {expected} ({}), the gateway {}", explanation.outcome, answer.status));
+        return Some(format!(
+            "explain says {expected} ({}), the gateway {}",
+            explanation.outcome, answer.status
+        ));
     }
     if let Some(upstream) = &explanation.upstream {
         let seen = answer.headers.get("x-target").map_or("nothing", String::as_str);
@@ -289,9 +355,20 @@ fn difference(explanation: &Explanation, answer: &Answer, sent: &Sent) -> Option
     }
     let told: BTreeMap<_, _> = explanation.response_headers.iter().cloned().collect();
     if explanation.upstream.is_none() {
-        for name in ["access-control-allow-origin", "access-control-allow-methods", "vary", "location", "allow", "x-r"] {
+        for name in [
+            "access-control-allow-origin",
+            "access-control-allow-methods",
+            "vary",
+            "location",
+            "allow",
+            "x-r",
+        ] {
             if told.get(name) != answer.headers.get(name) {
-                return Some(format!("{name}: explain {:?}, the gateway {:?}", told.get(name), answer.headers.get(name)));
+                return Some(format!(
+                    "{name}: explain {:?}, the gateway {:?}",
+                    told.get(name),
+                    answer.headers.get(name)
+                ));
             }
         }
     }
@@ -329,7 +406,13 @@ fn explain_and_the_running_gateway_agree() {
             break;
         }
     }
-    println!("{compared} requests over {configurations} configurations in {:?}: {refused} refused, {forwarded} forwarded", begun.elapsed());
+    println!(
+        "{compared} requests over {configurations} configurations in {:?}: {refused} refused, {forwarded} forwarded",
+        begun.elapsed()
+    );
     assert!(compared >= 2_000, "only {compared} requests were compared");
-    assert!(refused > 200 && forwarded > 200, "the generator grew lopsided: {refused} refused, {forwarded} forwarded");
+    assert!(
+        refused > 200 && forwarded > 200,
+        "the generator grew lopsided: {refused} refused, {forwarded} forwarded"
+    );
 }

@@ -24,7 +24,8 @@ pub(super) fn explain(asked: &Explain, out: &mut dyn Write, err: &mut dyn Write)
         return USAGE;
     };
     let explained = question(asked).and_then(|question| {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|error| error.to_string())?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().build().map_err(|error| error.to_string())?;
         runtime.block_on(ask(&Arc::new(gateway), &question))
     });
     let explanation = match explained {
@@ -35,7 +36,9 @@ pub(super) fn explain(asked: &Explain, out: &mut dyn Write, err: &mut dyn Write)
         }
     };
     let written = if asked.json {
-        serde_json::to_string_pretty(&explanation).map_err(std::io::Error::other).and_then(|text| writeln!(out, "{text}"))
+        serde_json::to_string_pretty(&explanation)
+            .map_err(std::io::Error::other)
+            .and_then(|text| writeln!(out, "{text}"))
     } else {
         tell(&explanation, &asked.method, &asked.url, out)
     };
@@ -47,12 +50,15 @@ pub(super) fn explain(asked: &Explain, out: &mut dyn Write, err: &mut dyn Write)
 }
 
 fn question(asked: &Explain) -> Result<Question, String> {
-    let method = Method::from_str(&asked.method).map_err(|_| format!("`{}` is not a method", asked.method))?;
+    let method =
+        Method::from_str(&asked.method).map_err(|_| format!("`{}` is not a method", asked.method))?;
     let mut headers = Vec::with_capacity(asked.headers.len());
     for line in &asked.headers {
         let (name, value) = line.split_once(':').ok_or_else(|| format!("`{line}` is not `name: value`"))?;
-        let name = HeaderName::from_str(name.trim()).map_err(|_| format!("`{name}` is not a field's name"))?;
-        let value = HeaderValue::from_str(value.trim()).map_err(|_| format!("the value of `{name}` is not printable"))?;
+        let name =
+            HeaderName::from_str(name.trim()).map_err(|_| format!("`{name}` is not a field's name"))?;
+        let value = HeaderValue::from_str(value.trim())
+            .map_err(|_| format!("the value of `{name}` is not printable"))?;
         headers.push((name, value));
     }
     Ok(Question { method, url: asked.url.clone(), headers, client: Some(asked.client) })
@@ -70,10 +76,21 @@ fn tell(explanation: &Explanation, method: &str, url: &str, out: &mut dyn Write)
     }
     for would in &explanation.would {
         let policy = would.policy.as_deref().unwrap_or("gateway");
-        writeln!(out, "  shadowed: {policy} would refuse: {} [{}]", would.message, would.site.as_deref().unwrap_or("-"))?;
+        writeln!(
+            out,
+            "  shadowed: {policy} would refuse: {} [{}]",
+            would.message,
+            would.site.as_deref().unwrap_or("-")
+        )?;
     }
     if let Some(upstream) = &explanation.upstream {
-        writeln!(out, "  upstream {} ({}) would be asked for {}", upstream.name, upstream.servers.join(", "), upstream.target)?;
+        writeln!(
+            out,
+            "  upstream {} ({}) would be asked for {}",
+            upstream.name,
+            upstream.servers.join(", "),
+            upstream.target
+        )?;
         for change in &upstream.headers {
             writeln!(out, "    {change}")?;
         }

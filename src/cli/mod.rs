@@ -120,7 +120,11 @@ impl ConfigFile {
     }
 
     /// Loads, and compiles what was loaded.
-    fn compile<R>(&self, build: &mut Build, compile: impl FnOnce(&Document, &mut Build) -> Option<R>) -> Option<R> {
+    fn compile<R>(
+        &self,
+        build: &mut Build,
+        compile: impl FnOnce(&Document, &mut Build) -> Option<R>,
+    ) -> Option<R> {
         load_then(&self.path(), &environment, build, compile)
     }
 }
@@ -137,7 +141,12 @@ fn document_to(url: &str, build: &mut Build) -> Option<Document> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']');
     if !matches!(scheme, "http" | "https") || authority.is_empty() || !authority.chars().all(plain) {
         let cure = "write such as `http://127.0.0.1:3000`: a scheme and a host, no path";
-        build.errors.push(&crate::config::Site::new("--to", 0, 0), "", format!("`{url}` cannot be forwarded to"), cure);
+        build.errors.push(
+            &crate::config::Site::new("--to", 0, 0),
+            "",
+            format!("`{url}` cannot be forwarded to"),
+            cure,
+        );
         return None;
     }
     let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());

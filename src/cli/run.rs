@@ -95,7 +95,11 @@ fn serve(
 }
 
 impl Run {
-    fn compile<R>(&self, build: &mut Build, compile: impl FnOnce(&Document, &mut Build) -> Option<R>) -> Option<R> {
+    fn compile<R>(
+        &self,
+        build: &mut Build,
+        compile: impl FnOnce(&Document, &mut Build) -> Option<R>,
+    ) -> Option<R> {
         match &self.to {
             Some(url) => document_to(url, build).and_then(|document| compile(&document, build)),
             None => self.file.compile(build, compile),
@@ -116,7 +120,8 @@ fn reload(asked: &Run, live: Arc<Live>, current: Current) -> crate::server::Relo
     let asked = asked.clone();
     Box::new(move |generation| {
         let mut build = Build::default();
-        let gateway = asked.compile(&mut build, |document, build| Gateway::compile(document, &live, generation, build));
+        let gateway =
+            asked.compile(&mut build, |document, build| Gateway::compile(document, &live, generation, build));
         let told = build.errors.render(&build.sources);
         let files = watched(&build);
         let lines = told.lines().map(ToOwned::to_owned).filter(|line| !line.is_empty()).collect();
@@ -141,7 +146,11 @@ fn poll(metrics: &Metrics, counts: &Arc<Counts>, current: &Current) {
     let (counts, current) = (Arc::clone(counts), Arc::clone(current));
     metrics.poll(move |samples| {
         let mut tell = |family, labels: &[&str], value: f64| {
-            samples.push(Sample { family, labels: labels.iter().map(|label| (*label).to_owned()).collect(), value });
+            samples.push(Sample {
+                family,
+                labels: labels.iter().map(|label| (*label).to_owned()).collect(),
+                value,
+            });
         };
         for (name, listener) in counts.listeners() {
             tell(Polled::Connections, &[&name], count(listener.open()));
@@ -157,7 +166,8 @@ fn poll(metrics: &Metrics, counts: &Arc<Counts>, current: &Current) {
                 tell(Polled::UpstreamHealthy, &[upstream.name(), server], if healthy { 1.0 } else { 0.0 });
             }
             for on in RetryOn::ALL {
-                let retries = upstream.retries().find(|(word, _)| *word == on.as_str()).map_or(0, |(_, number)| number);
+                let retries =
+                    upstream.retries().find(|(word, _)| *word == on.as_str()).map_or(0, |(_, number)| number);
                 tell(Polled::Retries, &[upstream.name(), on.as_str()], count(retries));
             }
         }

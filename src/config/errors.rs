@@ -78,7 +78,10 @@ impl Errors {
             a.strip_prefix(b).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
         };
         // What is only absent may be so because it could not be understood.
-        let apart = |error: &Diagnostic| error.site.line > 0 && !known.iter().any(|path| below(path, &error.path) || below(&error.path, path));
+        let apart = |error: &Diagnostic| {
+            error.site.line > 0
+                && !known.iter().any(|path| below(path, &error.path) || below(&error.path, path))
+        };
         self.errors.extend(other.errors.into_iter().filter(apart));
         self.warnings.extend(other.warnings.into_iter().filter(apart));
     }

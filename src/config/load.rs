@@ -49,7 +49,8 @@ pub fn load_then<T: DeserializeOwned + JsonSchema + Any, R>(
     build: &mut Build,
     compile: impl FnOnce(&T, &mut Build) -> Option<R>,
 ) -> Option<R> {
-    let (document, sound) = read_and_check(build, |shape, build| Loader::new(shape, env, build).file(path, None));
+    let (document, sound) =
+        read_and_check(build, |shape, build| Loader::new(shape, env, build).file(path, None));
     let document = document?;
     if sound {
         return compile(&document, build);
@@ -88,7 +89,8 @@ fn read_and_check<T: DeserializeOwned + JsonSchema + Any>(
         None => None,
         Some(tree) if sound => decode(tree, &mut build.errors),
         Some(tree) => {
-            let paths: BTreeSet<&str> = build.errors.errors().iter().map(|error| error.path.as_str()).collect();
+            let paths: BTreeSet<&str> =
+                build.errors.errors().iter().map(|error| error.path.as_str()).collect();
             prune(tree, Trail::Root, &paths);
             decode(tree, &mut Errors::default())
         }
@@ -110,7 +112,8 @@ fn prune(node: &mut Node, trail: Trail<'_>, complaints: &BTreeSet<&str>) {
         }
         Value::Map(entries) => entries.retain_mut(|entry| {
             let trail = Trail::Key(&trail, &entry.key);
-            let sound = !complaints.contains(trail.to_string().as_str()) && !matches!(entry.value.value, Value::Broken);
+            let sound = !complaints.contains(trail.to_string().as_str())
+                && !matches!(entry.value.value, Value::Broken);
             if sound {
                 prune(&mut entry.value, trail, complaints);
             }

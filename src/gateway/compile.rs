@@ -30,7 +30,12 @@ pub(super) struct Shelf {
     pub(super) upstreams: BTreeMap<String, Arc<Upstream>>,
 }
 
-pub(super) fn compile(document: &Document, live: &Live, generation: u64, build: &mut Build) -> Option<Gateway> {
+pub(super) fn compile(
+    document: &Document,
+    live: &Live,
+    generation: u64,
+    build: &mut Build,
+) -> Option<Gateway> {
     let settings = settings(&document.server, build);
     let listeners = listeners(&document.listeners, build);
     let shelf = shelf(document, live, build);
@@ -53,7 +58,9 @@ pub(super) fn compile(document: &Document, live: &Live, generation: u64, build: 
     let upstreams: Vec<_> = shelf.upstreams.values().cloned().collect();
     let pools: Vec<_> = upstreams
         .iter()
-        .map(|upstream| (Arc::clone(upstream.name()), upstream.servers().map(|(name, _)| Arc::from(name)).collect()))
+        .map(|upstream| {
+            (Arc::clone(upstream.name()), upstream.servers().map(|(name, _)| Arc::from(name)).collect())
+        })
         .collect();
     let telling = Telling::compile(&facts, &pools, &policies(document), &document.log, live, build);
     if !build.errors.is_empty() {
@@ -93,12 +100,19 @@ fn settings(server: &Spanned<Server>, build: &mut Build) -> Option<Settings> {
             format!("make `drain` at least `timeouts.keep_alive` ({}s) and the longest request", keep_alive.as_secs()),
         );
     }
-    for (name, time) in
-        [("handshake", server.timeouts.handshake), ("head", server.timeouts.head), ("keep_alive", server.timeouts.keep_alive)]
-    {
+    for (name, time) in [
+        ("handshake", server.timeouts.handshake),
+        ("head", server.timeouts.head),
+        ("keep_alive", server.timeouts.keep_alive),
+    ] {
         if time.0.is_zero() {
             let path = format!("server.timeouts.{name}");
-            build.errors.push(&server.site, path, "a deadline of zero would end every connection", "write a duration such as `10s`");
+            build.errors.push(
+                &server.site,
+                path,
+                "a deadline of zero would end every connection",
+                "write a duration such as `10s`",
+            );
         }
     }
     let bytes = |size: crate::config::units::Size| usize::try_from(size.0).unwrap_or(usize::MAX);
@@ -108,10 +122,15 @@ fn settings(server: &Spanned<Server>, build: &mut Build) -> Option<Settings> {
         ("field_bytes", bytes(limits.field_bytes), 256 << 10),
         ("uri_bytes", bytes(limits.uri_bytes), 64 << 10),
     ] {
-        if !(256..=most).contains(&size) {
+        if !(64..=most).contains(&size) {
             let path = format!("server.limits.{name}");
             let cause = format!("{size} bytes are out of range");
-            build.errors.push(&server.site, path, cause, format!("write a size from `256B` to `{}KiB`", most >> 10));
+            build.errors.push(
+                &server.site,
+                path,
+                cause,
+                format!("write a size from `64B` to `{}KiB`", most >> 10),
+            );
         }
     }
     Some(Settings {
@@ -150,7 +169,12 @@ fn status_address(written: &Spanned<String>, server: &Server, build: &mut Build)
 fn listen_address(written: &Spanned<String>, build: &mut Build) -> Option<ListenAddress> {
     if let Some(path) = written.strip_prefix("unix:") {
         if path.is_empty() {
-            build.errors.push(&written.site, &*written.path, "a Unix socket without a path", "write `unix:/run/portcullis.sock`");
+            build.errors.push(
+                &written.site,
+                &*written.path,
+                "a Unix socket without a path",
+                "write `unix:/run/portcullis.sock`",
+            );
             return None;
         }
         return Some(ListenAddress::Unix(build.files.resolve(&written.site, path)));
@@ -176,7 +200,12 @@ fn listeners(written: &[Spanned<ListenerConfig>], build: &mut Build) -> Vec<Arc<
     let mut listeners = Vec::new();
     if written.is_empty() {
         let cure = "write `listeners:` with at least one `- address: 127.0.0.1:8080`";
-        build.errors.push(&Site::default_value(), "listeners", "there is no listener: nothing could be served", cure);
+        build.errors.push(
+            &Site::default_value(),
+            "listeners",
+            "there is no listener: nothing could be served",
+            cure,
+        );
     }
     for config in written {
         let Some(address) = listen_address(&config.address, build) else { continue };
@@ -197,7 +226,12 @@ fn listeners(written: &[Spanned<ListenerConfig>], build: &mut Build) -> Vec<Arc<
     listeners
 }
 
-fn listener(name: &str, config: &Spanned<ListenerConfig>, address: ListenAddress, build: &mut Build) -> Option<Listener> {
+fn listener(
+    name: &str,
+    config: &Spanned<ListenerConfig>,
+    address: ListenAddress,
+    build: &mut Build,
+) -> Option<Listener> {
     let tls = match &config.tls {
         None => None,
         Some(tls) => certificates::compile(&tls.certificates, build)
@@ -205,7 +239,12 @@ fn listener(name: &str, config: &Spanned<ListenerConfig>, address: ListenAddress
     };
     if let (RedirectToHttps::Port(_), Some(tls)) = (config.redirect_to_https, &config.tls) {
         let path = format!("{}.redirect_to_https", config.path);
-        build.errors.push(&tls.site, path, "a listener with `tls` is https already", "set `redirect_to_https` on a plain listener");
+        build.errors.push(
+            &tls.site,
+            path,
+            "a listener with `tls` is https already",
+            "set `redirect_to_https` on a plain listener",
+        );
     }
     if let RedirectToHttps::Port(0) = config.redirect_to_https {
         let path = format!("{}.redirect_to_https", config.path);
@@ -249,7 +288,12 @@ fn name_is_sound(kind: &str, name: &str, site: &Site, build: &mut Build) {
     let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
     if matches!(name, "none" | "inherit") {
         let path = format!("{kind}.{name}");
-        build.errors.push(site, path, format!("`{name}` is a word of the configuration, not a name"), "choose another name");
+        build.errors.push(
+            site,
+            path,
+            format!("`{name}` is a word of the configuration, not a name"),
+            "choose another name",
+        );
     } else if name.is_empty() || name.len() > 64 || !name.chars().all(sound) {
         let path = format!("{kind}.{name}");
         let cure = "use 1 to 64 letters, digits, `_` and `-`";
@@ -279,9 +323,14 @@ pub(super) fn find<'a, T>(
     }
     let nearest = names.iter().min_by_key(|other| strsim::damerau_levenshtein(other, name)).copied();
     let cure = match nearest {
-        Some(nearest) if strsim::damerau_levenshtein(nearest, name) <= 3 => format!("did you mean `{nearest}`?"),
+        Some(nearest) if strsim::damerau_levenshtein(nearest, name) <= 3 => {
+            format!("did you mean `{nearest}`?")
+        }
         _ if names.is_empty() => format!("define it under `{kind}`"),
-        _ => format!("define it under `{kind}`, or use one of: {}", names.into_iter().collect::<Vec<_>>().join(", ")),
+        _ => format!(
+            "define it under `{kind}`, or use one of: {}",
+            names.into_iter().collect::<Vec<_>>().join(", ")
+        ),
     };
     build.errors.push(&name.site, &*name.path, format!("there is no `{}` under `{kind}`", name.value), cure);
     None
@@ -290,7 +339,12 @@ pub(super) fn find<'a, T>(
 fn routes(document: &Document, shelf: &Shelf, build: &mut Build) -> Vec<Route> {
     if document.routes.is_empty() {
         let cure = "write `routes:` with at least one route";
-        build.errors.push(&Site::default_value(), "routes", "there is no route: every request would be answered 404", cure);
+        build.errors.push(
+            &Site::default_value(),
+            "routes",
+            "there is no route: every request would be answered 404",
+            cure,
+        );
     }
     let mut seen: BTreeMap<&str, &Site> = BTreeMap::new();
     let mut routes = Vec::with_capacity(document.routes.len());
@@ -298,7 +352,12 @@ fn routes(document: &Document, shelf: &Shelf, build: &mut Build) -> Vec<Route> {
         name_is_sound(&format!("routes[{index}].name"), &config.name, &config.name.site, build);
         if let Some(first) = seen.insert(&config.name.value, &config.site) {
             let cause = format!("the name `{}` is given twice; first at {first}", config.name.value);
-            build.errors.push(&config.name.site, &*config.name.path, cause, "give each route a name of its own");
+            build.errors.push(
+                &config.name.site,
+                &*config.name.path,
+                cause,
+                "give each route a name of its own",
+            );
         }
         routes.push(Route::compile(index, config, document, shelf, build));
     }
@@ -307,19 +366,30 @@ fn routes(document: &Document, shelf: &Shelf, build: &mut Build) -> Vec<Route> {
 
 /// Names that nothing uses are worth a word: often a typo elsewhere.
 fn unused(document: &Document, build: &mut Build) {
-    let used: BTreeSet<_> = document.routes.iter().filter_map(|route| route.upstream.as_ref()).map(|name| &name.value).collect();
+    let used: BTreeSet<_> =
+        document.routes.iter().filter_map(|route| route.upstream.as_ref()).map(|name| &name.value).collect();
     for (name, config) in &document.upstreams {
         if !used.contains(name) {
             let path = format!("upstreams.{name}");
-            build.errors.warn(&config.site, path, "no route uses this upstream", "name it in a route's `upstream`, or remove it");
+            build.errors.warn(
+                &config.site,
+                path,
+                "no route uses this upstream",
+                "name it in a route's `upstream`, or remove it",
+            );
         }
     }
 }
 
 /// Every policy that can refuse, with its reasons, so that the series are there from the load on.
 fn policies(document: &Document) -> Vec<(Arc<str>, &'static [&'static str])> {
-    const GATEWAY_REASONS: &[&str] = &["no_route", "method_not_allowed", "path_oddity", "no_healthy_server", "connect_refused"];
-    let access = document.policies.access.keys().map(|name| (format!("access.{name}"), &["denied", "not_allowed"][..]));
+    const GATEWAY_REASONS: &[&str] =
+        &["no_route", "method_not_allowed", "path_oddity", "no_healthy_server", "connect_refused"];
+    let access = document
+        .policies
+        .access
+        .keys()
+        .map(|name| (format!("access.{name}"), &["denied", "not_allowed"][..]));
     let cors = document.policies.cors.keys().map(|name| (format!("cors.{name}"), cors::REASONS));
     let own = std::iter::once((GATEWAY.to_owned(), GATEWAY_REASONS));
     own.chain(access).chain(cors).map(|(name, reasons)| (Arc::from(name), reasons)).collect()

@@ -179,7 +179,12 @@ fn tell(
                 let first = servers.first().cloned().unwrap_or_default();
                 let mut seen = arrival.headers.clone();
                 let target = passage.upstream_head(admitted, &first, &mut seen);
-                ToldUpstream { name: (**pool.name()).into(), servers, target, headers: changes(arrival.headers, &seen) }
+                ToldUpstream {
+                    name: (**pool.name()).into(),
+                    servers,
+                    target,
+                    headers: changes(arrival.headers, &seen),
+                }
             });
         }
     }
@@ -235,7 +240,8 @@ fn changes(before: &HeaderMap, after: &HeaderMap) -> Vec<String> {
 
 /// Scheme, authority and the rest as typed.
 fn split(url: &str) -> Result<(&str, &str, &str), String> {
-    let (scheme, rest) = url.split_once("://").ok_or_else(|| format!("`{url}` is not a URL; write https://host/path"))?;
+    let (scheme, rest) =
+        url.split_once("://").ok_or_else(|| format!("`{url}` is not a URL; write https://host/path"))?;
     if !matches!(scheme, "http" | "https") {
         return Err(format!("`{scheme}` is neither http nor https"));
     }
@@ -275,5 +281,15 @@ fn connection(listener: &Listener, scheme: &str, authority: &str, client: Option
         ListenAddress::Tcp(address) => Some(address.port()),
         ListenAddress::Unix(_) => None,
     };
-    Connection { listener: Arc::clone(&listener.name), peer, local_port, tls, redirect: None, worker: 0, tunnel: AtomicBool::new(false), head_began: std::sync::Mutex::default() }
+    Connection {
+        listener: Arc::clone(&listener.name),
+        peer,
+        local_port,
+        tls,
+        redirect: None,
+        worker: 0,
+        leaving: Arc::default(),
+        tunnel: AtomicBool::new(false),
+        head_began: std::sync::Mutex::default(),
+    }
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::certificates::Certificate;
-use crate::client::Trusted;
 use super::document::{MinVersion, RedirectToHttps};
+use crate::client::Trusted;
 use crate::config::{Site, Spanned};
 
 /// Where to listen.

@@ -96,4 +96,3 @@ impl Gateway {
         self.listeners.iter().find(|listener| *listener.name == *name)
     }
 }
-

@@ -88,7 +88,12 @@ impl Admitted {
 
 impl Passage {
     /// A request that begins.
-    pub fn new(gateway: Arc<Gateway>, connection: &Connection, started: Instant, started_at: SystemTime) -> Self {
+    pub fn new(
+        gateway: Arc<Gateway>,
+        connection: &Connection,
+        started: Instant,
+        started_at: SystemTime,
+    ) -> Self {
         let mut record = Record::new(connection.worker, gateway.generation, started, started_at);
         record.tls.clone_from(&connection.tls);
         record.client = connection.peer.map(|peer| peer.ip().to_canonical());
@@ -128,9 +133,11 @@ impl Passage {
                     "the redirect's target came out as no header value",
                 ))),
             },
-            Some(Action::Missing) | None => {
-                Admission::Reply(self.refuse(Refusal::new(Kind::InternalError, "no_action", "the route has no action")))
-            }
+            Some(Action::Missing) | None => Admission::Reply(self.refuse(Refusal::new(
+                Kind::InternalError,
+                "no_action",
+                "the route has no action",
+            ))),
         }
     }
 
@@ -144,7 +151,7 @@ impl Passage {
         self.edge(&gateway, &client)?;
         self.redirect_to_https(redirect_port(listener, arrival.connection), &client, &target)?;
         let route = self.route(&gateway, arrival, &target)?;
-        self.oddities(route, &target)?;
+        tolerated(&target)?;
         let request = Request {
             method: arrival.method,
             target: &target,
@@ -176,7 +183,8 @@ impl Passage {
                 .into());
         }
         let Arrival { method, target, authority, headers, protocol, .. } = *arrival;
-        let target = canonical::target(method, target, authority, headers, protocol, limits.uri_bytes).map_err(denied)?;
+        let target = canonical::target(method, target, authority, headers, protocol, limits.uri_bytes)
+            .map_err(denied)?;
         self.effects.note(|| {
             let query = target.query().map(|query| format!("?{query}")).unwrap_or_default();
             step("canonical", "pass", format!("{} {}{query}", target.host(), target.path()))
@@ -229,7 +237,14 @@ impl Passage {
         let mut headers = HeaderMap::new();
         match HeaderValue::from_str(&location) {
             Ok(value) => headers.insert(LOCATION, value),
-            Err(_) => return Err(Refusal::new(Kind::AmbiguousRequest, "target_invalid", "the target fits no header").into()),
+            Err(_) => {
+                return Err(Refusal::new(
+                    Kind::AmbiguousRequest,
+                    "target_invalid",
+                    "the target fits no header",
+                )
+                .into());
+            }
         };
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         self.effects.note(|| step("redirect_to_https", "answer", location));
@@ -266,14 +281,21 @@ impl Passage {
                     self.record.route = Some(Arc::clone(&route.facts));
                     self.effects.note(|| Step {
                         site: Some(route.facts.site.clone()),
-                        ..step("route", "pass", format!("{} ({})", route.facts.name, route.facts.resource_path))
+                        ..step(
+                            "route",
+                            "pass",
+                            format!("{} ({})", route.facts.name, route.facts.resource_path),
+                        )
                     });
                 }
                 let parameters = parameters.iter(target.path());
-                self.record.parameters.extend(parameters.map(|(name, value)| (Arc::clone(name), value.into())));
+                self.record
+                    .parameters
+                    .extend(parameters.map(|(name, value)| (Arc::clone(name), value.into())));
                 Ok(index)
             }
             Found::MethodNotAllowed { allow } => {
+                tolerated(target)?; // A path with two readings has none that a 405 or 404 could speak of.
                 let message = format!("{} has no route for this method; it has {allow}", target.path());
                 let mut refusal = Refusal::new(Kind::MethodNotAllowed, "method_not_allowed", message);
                 if let Ok(value) = HeaderValue::from_str(&allow) {
@@ -282,27 +304,25 @@ impl Passage {
                 Err(refusal.into())
             }
             Found::NotFound => {
+                tolerated(target)?;
                 let message = format!("no route for {}{}", target.host(), target.path());
                 Err(Refusal::new(Kind::RouteNotFound, "no_route", message).into())
             }
         }
     }
 
-    /// What has two readings is refused: this version has no route that tolerates it.
-    fn oddities(&mut self, _route: usize, target: &Target) -> Result<(), Stop> {
-        match target.oddities().denial(Oddities::default()) {
-            Some(denial) => Err(denied(denial).into()),
-            None => Ok(()),
-        }
-    }
-
     /// The order of the policies on a request's head, and why: lists cost least, so they come first; a preflight bears no
     /// credentials, so it is answered before anything would ask for them.
-    #[expect(clippy::unused_async, reason = "introspection, forward-auth and strict shared limits will wait here")]
+    #[expect(
+        clippy::unused_async,
+        reason = "introspection, forward-auth and strict shared limits will wait here"
+    )]
     async fn admit_head(&mut self, route: usize, request: &Request<'_>) -> Result<HeadAdmitted, Stop> {
         let gateway = Arc::clone(&self.gateway);
         let Some(entry) = gateway.entries.get(route) else {
-            return Err(Refusal::new(Kind::InternalError, "no_route", "the route left its own snapshot").into());
+            return Err(
+                Refusal::new(Kind::InternalError, "no_route", "the route left its own snapshot").into()
+            );
         };
         if let Some(access) = &entry.access {
             self.effects.judge(access.name(), access.mode(), access.check(request.client_ip()))?;
@@ -315,7 +335,8 @@ impl Passage {
                             site: Some(cors.site().clone()),
                             ..step(Arc::clone(cors.name()), "answer", "the preflight")
                         });
-                        let reply = Reply { status: StatusCode::NO_CONTENT, headers, body: bytes::Bytes::new() };
+                        let reply =
+                            Reply { status: StatusCode::NO_CONTENT, headers, body: bytes::Bytes::new() };
                         return Err(Stop::Answered(Box::new(reply)));
                     }
                     Preflight::Refuse { verdict, headers } => {
@@ -339,7 +360,8 @@ impl Passage {
         self.upstream_head(admitted, "", &mut seen);
         let mut fields = serde_json::Map::new();
         for name in seen.keys() {
-            let values: Vec<_> = seen.get_all(name).iter().map(|v| String::from_utf8_lossy(v.as_bytes())).collect();
+            let values: Vec<_> =
+                seen.get_all(name).iter().map(|v| String::from_utf8_lossy(v.as_bytes())).collect();
             fields.insert(name.as_str().to_owned(), values.join(", ").into());
         }
         let target = self.record.target.as_deref();
@@ -364,8 +386,15 @@ impl Passage {
     ///
     /// Removes hop-by-hop fields and what only proxies may say, sets forwarding fields, Via and request id, applies the
     /// route's header rules, and last the Host (`server_name` is the chosen server's own `host:port`).
-    pub fn upstream_head(&mut self, admitted: &Admitted, server_name: &str, fields: &mut impl Fields) -> String {
-        let (Some(route), Some(target)) = (admitted.route(), self.record.target.clone()) else { return "/".to_owned() };
+    pub fn upstream_head(
+        &mut self,
+        admitted: &Admitted,
+        server_name: &str,
+        fields: &mut impl Fields,
+    ) -> String {
+        let (Some(route), Some(target)) = (admitted.route(), self.record.target.clone()) else {
+            return "/".to_owned();
+        };
         client::strip_hop_by_hop(fields, upgrade(route, fields));
         if let Some(client) = &self.client {
             let nobody = Trusted::default();
@@ -380,7 +409,9 @@ impl Passage {
         for rules in &route.headers {
             rules.request(&self.record, fields);
         }
-        let Action::Forward { upstream, path } = &route.action else { return path_and_query(target.path(), &target) };
+        let Action::Forward { upstream, path } = &route.action else {
+            return path_and_query(target.path(), &target);
+        };
         if let Ok(host) = host_for(upstream.host(), server_name, &target).parse::<HeaderValue>() {
             fields.set(HOST, host);
         }
@@ -444,6 +475,11 @@ impl Passage {
         self.finish_reply(reply)
     }
 
+    /// Whether the request was refused because it could not be understood.
+    pub fn is_ambiguous(&self) -> bool {
+        self.record.error.as_ref().is_some_and(|error| error.response_type == Kind::AmbiguousRequest.name())
+    }
+
     /// The logging phase, once for every request: access log and metrics. Later calls do nothing.
     pub fn settle(&mut self) {
         if std::mem::replace(&mut self.settled, true) {
@@ -482,7 +518,11 @@ impl From<Refusal> for Stop {
     }
 }
 
-fn step(name: impl Into<Arc<str>>, outcome: &'static str, detail: impl Into<std::borrow::Cow<'static, str>>) -> Step {
+fn step(
+    name: impl Into<Arc<str>>,
+    outcome: &'static str,
+    detail: impl Into<std::borrow::Cow<'static, str>>,
+) -> Step {
     Step { name: name.into(), outcome: outcome.into(), detail: detail.into(), site: None }
 }
 
@@ -493,19 +533,27 @@ fn header_limits(headers: &HeaderMap, limits: &super::Settings) -> Result<(), Re
         let field = name.as_str().len() + value.len() + 4;
         bytes += field;
         if field > limits.field_bytes {
-            let message = format!("a field has {field} bytes; `server.limits.field_bytes` is {}", limits.field_bytes);
+            let message =
+                format!("a field has {field} bytes; `server.limits.field_bytes` is {}", limits.field_bytes);
             return Err(Refusal::new(Kind::HeadersTooLarge, "field_too_large", message));
         }
     }
     if headers.len() > limits.header_fields {
-        let message = format!("{} fields; `server.limits.header_fields` is {}", headers.len(), limits.header_fields);
+        let message =
+            format!("{} fields; `server.limits.header_fields` is {}", headers.len(), limits.header_fields);
         return Err(Refusal::new(Kind::HeadersTooLarge, "too_many_fields", message));
     }
     if bytes > limits.header_bytes {
-        let message = format!("{bytes} bytes of fields; `server.limits.header_bytes` is {}", limits.header_bytes);
+        let message =
+            format!("{bytes} bytes of fields; `server.limits.header_bytes` is {}", limits.header_bytes);
         return Err(Refusal::new(Kind::HeadersTooLarge, "head_too_large", message));
     }
     Ok(())
+}
+
+/// No route of this version tolerates what has two readings.
+fn tolerated(target: &Target) -> Result<(), Refusal> {
+    target.oddities().denial(Oddities::default()).map_or(Ok(()), |denial| Err(denied(denial)))
 }
 
 /// As the listener says now; as it said when the connection came, where it is no more.

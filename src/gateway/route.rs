@@ -33,9 +33,15 @@ pub(super) struct Route {
 /// What a route does with a request that may pass.
 #[derive(Debug)]
 pub(super) enum Action {
-    Forward { upstream: Arc<Upstream>, path: UpstreamPath },
+    Forward {
+        upstream: Arc<Upstream>,
+        path: UpstreamPath,
+    },
     Respond(Reply),
-    Redirect { to: Template, status: StatusCode },
+    Redirect {
+        to: Template,
+        status: StatusCode,
+    },
     Echo,
     /// Only while errors are collected: such a gateway is never made.
     Missing,
@@ -69,7 +75,8 @@ impl Route {
         let cors = config.cors.as_ref().unwrap_or(&defaults.cors).as_option();
         Self {
             facts: super::compile::facts(index, config),
-            access: access.and_then(|n| find(n, &shelf.access, policies.access.keys(), "policies.access", build)),
+            access: access
+                .and_then(|n| find(n, &shelf.access, policies.access.keys(), "policies.access", build)),
             cors: cors.and_then(|n| find(n, &shelf.cors, policies.cors.keys(), "policies.cors", build)),
             headers: headers(config, document)
                 .into_iter()
@@ -104,14 +111,29 @@ fn labels_are_sound(config: &Spanned<RouteConfig>, build: &mut Build) {
         let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
         if name.is_empty() || name.len() > 64 || !name.chars().all(sound) {
             let cause = format!("`{name}` cannot be a label's name");
-            build.errors.push(&value.site, &*value.path, cause, "use 1 to 64 letters, digits, `_`, `-` and `.`");
+            build.errors.push(
+                &value.site,
+                &*value.path,
+                cause,
+                "use 1 to 64 letters, digits, `_`, `-` and `.`",
+            );
         }
         if value.len() > 256 || value.chars().any(char::is_control) {
-            build.errors.push(&value.site, &*value.path, "this label's value is too long or holds control characters", "use at most 256 printable bytes");
+            build.errors.push(
+                &value.site,
+                &*value.path,
+                "this label's value is too long or holds control characters",
+                "use at most 256 printable bytes",
+            );
         }
     }
     if config.labels.len() > 32 {
-        build.errors.push(&config.site, format!("{}.labels", config.path), "more than 32 labels", "keep the ones that logs are searched by");
+        build.errors.push(
+            &config.site,
+            format!("{}.labels", config.path),
+            "more than 32 labels",
+            "keep the ones that logs are searched by",
+        );
     }
 }
 
@@ -136,13 +158,26 @@ fn upgrade(config: &Spanned<RouteConfig>, build: &mut Build) -> Box<[Box<str>]> 
         if protocol.is_empty() || !protocol.bytes().all(token) {
             let cause = format!("`{}` is not the name of a protocol", protocol.value);
             build.errors.push(&protocol.site, &*protocol.path, cause, "write `websocket`");
-        } else if matches!(protocol.to_ascii_lowercase().as_str(), "h2c" | "h2" | "http/2.0" | "tls/1.0" | "http/1.1") {
+        } else if matches!(
+            protocol.to_ascii_lowercase().as_str(),
+            "h2c" | "h2" | "http/2.0" | "tls/1.0" | "http/1.1"
+        ) {
             let cause = format!("switching to `{}` would carry requests past every check", protocol.value);
-            build.errors.push(&protocol.site, &*protocol.path, cause, "list protocols such as `websocket` only");
+            build.errors.push(
+                &protocol.site,
+                &*protocol.path,
+                cause,
+                "list protocols such as `websocket` only",
+            );
         }
     }
     if let (Some(first), None) = (config.upgrade.first(), &config.upstream) {
-        build.errors.push(&first.site, &*first.path, "only a route with an `upstream` can switch protocols", "remove `upgrade`");
+        build.errors.push(
+            &first.site,
+            &*first.path,
+            "only a route with an `upstream` can switch protocols",
+            "remove `upgrade`",
+        );
     }
     config.upgrade.iter().map(|protocol| protocol.to_ascii_lowercase().into()).collect()
 }
@@ -164,14 +199,25 @@ fn action(config: &Spanned<RouteConfig>, document: &Document, shelf: &Shelf, bui
         [_] => {}
         [(first, _), (second, site), ..] => {
             let cause = format!("the route `{name}` has two actions: `{first}` and `{second}`");
-            build.errors.push(site, format!("{}.{second}", config.path), cause, "keep one; a second route can do the other");
+            build.errors.push(
+                site,
+                format!("{}.{second}", config.path),
+                cause,
+                "keep one; a second route can do the other",
+            );
         }
     }
     if let (Some(path), None) = (&config.value.path, &config.upstream) {
-        build.errors.push(&path.site, &*path.path, "`path` says what an upstream sees, and there is none", "remove it, or add `upstream`");
+        build.errors.push(
+            &path.site,
+            &*path.path,
+            "`path` says what an upstream sees, and there is none",
+            "remove it, or add `upstream`",
+        );
     }
     if let Some(upstream) = &config.upstream {
-        let path = config.value.path.as_ref().map(|rule| upstream_path(rule, config, build)).unwrap_or_default();
+        let path =
+            config.value.path.as_ref().map(|rule| upstream_path(rule, config, build)).unwrap_or_default();
         return match find(upstream, &shelf.upstreams, document.upstreams.keys(), "upstreams", build) {
             Some(upstream) => Action::Forward { upstream, path },
             None => Action::Missing,
@@ -185,7 +231,12 @@ fn action(config: &Spanned<RouteConfig>, document: &Document, shelf: &Shelf, bui
     }
     match &config.echo {
         Some(echo) if !echo.value => {
-            build.errors.push(&echo.site, &*echo.path, "`echo: false` does nothing", "remove it, or write `echo: true`");
+            build.errors.push(
+                &echo.site,
+                &*echo.path,
+                "`echo: false` does nothing",
+                "remove it, or write `echo: true`",
+            );
             Action::Missing
         }
         Some(_) => Action::Echo,
@@ -200,22 +251,41 @@ fn upstream_path(rule: &Spanned<PathRule>, config: &RouteConfig, build: &mut Bui
         let plain = |b: u8| b.is_ascii_graphic() && !b"?#\\{}\"<>^`|".contains(&b);
         if !text.starts_with('/') || !text.bytes().all(plain) || text.contains("//") || text.contains("/.") {
             let cause = format!("`{}` is not a path prefix in canonical form", text.value);
-            build.errors.push(&text.site, &*text.path, cause, "begin with `/`; leave out `//`, dot segments, `?` and `#`");
+            build.errors.push(
+                &text.site,
+                &*text.path,
+                cause,
+                "begin with `/`; leave out `//`, dot segments, `?` and `#`",
+            );
         }
         trimmed.into()
     };
     if let Some(template) = &rule.template {
         if rule.strip.is_some() || rule.prefix.is_some() {
-            build.errors.push(&template.site, &*template.path, "`template` writes the whole path; `strip` and `prefix` would be ignored", "keep one of the two ways");
+            build.errors.push(
+                &template.site,
+                &*template.path,
+                "`template` writes the whole path; `strip` and `prefix` would be ignored",
+                "keep one of the two ways",
+            );
         }
         if !template.starts_with('/') {
-            build.errors.push(&template.site, &*template.path, "a path begins with `/`", format!("write `/{}`", template.value));
+            build.errors.push(
+                &template.site,
+                &*template.path,
+                "a path begins with `/`",
+                format!("write `/{}`", template.value),
+            );
         }
         return template_of(template, config, build).map(UpstreamPath::Template).unwrap_or_default();
     }
     let strip = borders(&rule.strip, build);
     let prefix = borders(&rule.prefix, build);
-    if strip.is_empty() && prefix.is_empty() { UpstreamPath::Keep } else { UpstreamPath::Replace { strip, prefix } }
+    if strip.is_empty() && prefix.is_empty() {
+        UpstreamPath::Keep
+    } else {
+        UpstreamPath::Replace { strip, prefix }
+    }
 }
 
 /// A template whose `{route.NAME}`s this route has.
@@ -249,7 +319,12 @@ fn respond(written: &Spanned<Respond>, build: &mut Build) -> Option<Reply> {
         Ok(value) => headers.insert(CONTENT_TYPE, value),
         Err(_) => {
             let site = &written.content_type.site;
-            build.errors.push(site, &*written.content_type.path, "this is not a media type", "write such as `application/json`");
+            build.errors.push(
+                site,
+                &*written.content_type.path,
+                "this is not a media type",
+                "write such as `application/json`",
+            );
             None
         }
     };
@@ -260,13 +335,24 @@ fn respond(written: &Spanned<Respond>, build: &mut Build) -> Option<Reply> {
                 build.errors.push(&value.site, &*value.path, cause, "remove it");
             }
             (Ok(name), Ok(value)) => drop(headers.insert(name, value)),
-            _ => build.errors.push(&value.site, &*value.path, "this is not a header field", "use a token for its name and printable text for its value"),
+            _ => build.errors.push(
+                &value.site,
+                &*value.path,
+                "this is not a header field",
+                "use a token for its name and printable text for its value",
+            ),
         }
     }
-    let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
+    let bodiless =
+        matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
     if bodiless && !written.body.is_empty() {
         let path = format!("{}.body", written.path);
-        build.errors.push(&written.site, path, format!("a {} answer has no body", status.as_u16()), "remove `body`, or use status 200");
+        build.errors.push(
+            &written.site,
+            path,
+            format!("a {} answer has no body", status.as_u16()),
+            "remove `body`, or use status 200",
+        );
     }
     if bodiless {
         headers.remove(CONTENT_TYPE);
@@ -280,7 +366,14 @@ fn respond(written: &Spanned<Respond>, build: &mut Build) -> Option<Reply> {
 fn framing(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
-        "content-length" | "transfer-encoding" | "connection" | "keep-alive" | "upgrade" | "te" | "trailer" | "proxy-connection"
+        "content-length"
+            | "transfer-encoding"
+            | "connection"
+            | "keep-alive"
+            | "upgrade"
+            | "te"
+            | "trailer"
+            | "proxy-connection"
     )
 }
 
@@ -288,13 +381,23 @@ fn redirect(written: &Spanned<Redirect>, config: &RouteConfig, build: &mut Build
     let status = &written.status;
     if !matches!(status.value, 301 | 302 | 303 | 307 | 308) {
         let cause = format!("{} is not a redirect", status.value);
-        build.errors.push(&status.site, format!("{}.status", written.path), cause, "write 301, 302, 303, 307 or 308");
+        build.errors.push(
+            &status.site,
+            format!("{}.status", written.path),
+            cause,
+            "write 301, 302, 303, 307 or 308",
+        );
         return None;
     }
     let to = template_of(&written.to, config, build)?;
     if !(written.to.starts_with('/') || written.to.contains("://") || written.to.starts_with('{')) {
         let cause = format!("`{}` is neither a URL nor a path", written.to.value);
-        build.errors.push(&written.to.site, &*written.to.path, cause, "write `https://{domainName}/new` or `/new`");
+        build.errors.push(
+            &written.to.site,
+            &*written.to.path,
+            cause,
+            "write `https://{domainName}/new` or `/new`",
+        );
     }
     Some(Action::Redirect { to, status: StatusCode::from_u16(status.value).ok()? })
 }
@@ -327,7 +430,9 @@ pub(super) fn check_preflights(document: &Document, build: &mut Build) {
     for routes in groups.values() {
         for (at, first) in routes.iter().enumerate() {
             let Some(second) = routes.iter().skip(at + 1).find(|second| {
-                methods_overlap(first, second) && policy(first) != policy(second) && differ_in_conditions(first, second)
+                methods_overlap(first, second)
+                    && policy(first) != policy(second)
+                    && differ_in_conditions(first, second)
             }) else {
                 continue;
             };

@@ -513,11 +513,8 @@ mod tests {
     #[test]
     fn secrets_and_line_breaks_never_reach_the_log() {
         let mut record = full();
-        record.target = Some(Arc::new(Target::of_canonical_parts(
-            "a.example",
-            "/a",
-            Some("access_token=s3cret"),
-        )));
+        record.target =
+            Some(Arc::new(Target::of_canonical_parts("a.example", "/a", Some("access_token=s3cret"))));
         record.parameters = vec![("p".into(), "x\r\n\"} {\"forged".into())];
         record.error = Some(ErrorFacts { message: "odd\nbytes".into(), ..record.error.unwrap() });
         let template = Template::parse("{path} {route.p} {error.message} {identity.userAgent}").unwrap();

@@ -60,6 +60,10 @@ impl Gate {
     /// Answers from here, whole.
     async fn reply(&self, session: &mut Session, ctx: &mut Ctx, reply: Reply) -> Result<bool> {
         if let Some(stage) = &mut ctx.stage {
+            // A connection on which something could not be understood is not understood any further.
+            if stage.connection.is_leaving() || stage.passage.is_ambiguous() {
+                session.as_downstream_mut().set_keepalive(None);
+            }
             stage.passage.record.status = reply.status.as_u16();
             stage.note_own(ctx.started, Instant::now());
         }
@@ -244,6 +248,9 @@ impl ProxyHttp for Gate {
         let version = session.req_header().version;
         framing.restore(head, version);
         if version == Version::HTTP_10 && !head.headers.contains_key(http::header::CONTENT_LENGTH) {
+            session.as_downstream_mut().set_keepalive(None);
+        }
+        if stage.connection.is_leaving() && !tunnel {
             session.as_downstream_mut().set_keepalive(None);
         }
         if tunnel {

@@ -119,6 +119,7 @@ fn facts<A>(
         },
         tls,
         redirect: endpoint.redirect(),
+        leaving: endpoint.leaving(),
         worker: worker.index,
         tunnel: false.into(),
         head_began: Mutex::new(None),

@@ -48,7 +48,6 @@ pub(super) fn passage(
     passage
 }
 
-
 /// Settles a request's record.
 pub(super) fn settle(mut passage: Passage, reply: &Reply, body_sent: usize) {
     let record = &mut passage.record;

@@ -1,6 +1,7 @@
 //! A listener, alive: shared by the workers, changed by reloads.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -19,6 +20,8 @@ pub(super) struct Endpoint {
     pub(super) counts: Arc<ListenerCounts>,
     plan: ArcSwap<Plan>,
     draining: watch::Sender<bool>,
+    /// The same for those who look and do not wait.
+    leaving: Arc<AtomicBool>,
 }
 
 /// What a reload can change on a listener that stays.
@@ -32,7 +35,7 @@ impl Endpoint {
     pub(super) fn new(name: Arc<str>, local: ListenAddress, plan: Plan, counts: &Counts) -> Self {
         let counts = counts.listener(&name);
         let plan = ArcSwap::from_pointee(plan);
-        Self { name, local, counts, plan, draining: watch::Sender::new(false) }
+        Self { name, local, counts, plan, draining: watch::Sender::new(false), leaving: Arc::default() }
     }
 
     pub(super) fn plan(&self) -> Arc<Plan> {
@@ -56,7 +59,13 @@ impl Endpoint {
         self.draining.subscribe()
     }
 
+    /// As [`Self::draining`], for those who only look.
+    pub(super) fn leaving(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.leaving)
+    }
+
     pub(super) fn drain(&self) {
+        self.leaving.store(true, Ordering::Release);
         self.draining.send_replace(true);
     }
 }

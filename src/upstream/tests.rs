@@ -63,7 +63,7 @@ fn every_mistake_is_an_error() {
 #[test]
 fn says_what_is_only_odd() {
     let mut build = Build::default();
-    let config = json!({"servers": ["a:1"], "timeouts": {"read": "2m"}});
+    let config = json!({"servers": ["a:1"], "timeouts": {"connect": "2m", "read": "1h"}});
     assert!(compile(config, &Live::default(), &mut build).is_some());
     assert!(build.errors.is_empty());
     assert_eq!(build.errors.warnings().len(), 1);

@@ -129,7 +129,10 @@ fn what_has_two_readings_is_400_and_never_reaches_the_origin() {
     for (what, head) in heads {
         let response = gateway.send(head);
         assert_eq!(response.status, 400, "{what}: {response:?}");
-        assert!(response.closes() || *what == "another host in the target", "{what}: the connection stays");
+        // Where it is uncertain where a message ends, nothing after it can be trusted.
+        let about_framing = ["LF", "CR", "folded", "colon", "length", "chunked", "coding", "no HTTP"];
+        let must_close = about_framing.iter().any(|part| what.contains(part));
+        assert!(response.closes() || !must_close, "{what}: the connection stays");
     }
     assert_eq!(origin.connections(), 0, "the origin saw {:?}", origin.heads());
 }
@@ -161,14 +164,14 @@ fn heads_are_bounded() {
 fn the_bounds_of_heads_are_the_operators() {
     let text = crate::harness::Place::with_base("routes:\n  - {name: all, respond: {body: ok}}\n").replace(
         "workers: 2",
-        "workers: 2, limits: {header_fields: 5, header_bytes: 2KiB, field_bytes: 1KiB, uri_bytes: 100B}",
+        "workers: 2, limits: {header_fields: 5, header_bytes: 2KiB, field_bytes: 1KiB, uri_bytes: 256B}",
     );
     let gateway = crate::harness::Place::new().start_whole(&text);
     let with = |fields: &str| format!("GET / HTTP/1.1\r\nHost: example.com\r\n{fields}\r\n");
     gateway.send(with("X-A: 1\r\n")).expect(200);
     gateway.send(with(&"X-A: 1\r\n".repeat(6))).expect(431);
     gateway.send(with(&format!("X-A: {}\r\n", "a".repeat(1500)))).expect(431);
-    gateway.send(format!("GET /{} HTTP/1.1\r\nHost: example.com\r\n\r\n", "a".repeat(200))).expect(414);
+    gateway.send(format!("GET /{} HTTP/1.1\r\nHost: example.com\r\n\r\n", "a".repeat(300))).expect(414);
 }
 
 #[test]

@@ -52,6 +52,7 @@ fn an_idle_connection_gets_one_more_answer_and_its_farewell() {
     response.expect(200);
     assert!(response.closes(), "no Connection: close while draining: {response:?}");
     assert!(connection.is_closed());
+    drop(connection);
     // Nobody is left: neither the keep-alive time nor the drain window is waited for.
     let began = Instant::now();
     assert_eq!(gateway.wait(Duration::from_secs(5)).code(), Some(0));
@@ -94,7 +95,13 @@ fn while_it_drains_readyz_fails_and_nothing_new_is_accepted() {
     told.send(()).unwrap();
     let response = connection.response();
     assert_eq!(response.text(), "late");
-    assert!(response.closes(), "{response:?}");
+    if !response.closes() {
+        // It had begun before the drain; then the next one is the last.
+        told.send(()).unwrap();
+        let next = connection.get("/");
+        assert!(next.text() == "late" && next.closes(), "{next:?}");
+    }
+    drop(connection);
     assert_eq!(gateway.wait(Duration::from_secs(5)).code(), Some(0));
 }
 
@@ -105,7 +112,7 @@ fn the_drain_window_is_the_most_it_takes() {
         std::thread::sleep(Duration::from_secs(20));
         false
     });
-    let text = Place::with_base(&to(&origin)).replace("drain: 20s", "drain: 1s");
+    let text = Place::with_base(&to(&origin)).replace("drain: 80s", "drain: 1s");
     let mut gateway = Place::new().start_whole(&text);
     let mut connection = Connection::open(gateway.address());
     connection.write("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n");

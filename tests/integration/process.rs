@@ -148,6 +148,13 @@ fn environment_and_files_are_read_into_scalars() {
         64,
         &["words.yaml:", "PORTCULLIS_MISSING_WORD"],
     );
+    // A plain one is typed after it has been put in: 201 is a number here.
+    let plain = "routes:\n  - name: word\n    respond:\n      status: ${env:PORTCULLIS_WORD_STATUS}\n";
+    place.write("plain.yaml", Place::with_base(plain));
+    let mut command = place.command();
+    command.args(["check", "--config", "plain.yaml"]);
+    ends_with(&crate::harness::run(command.env("PORTCULLIS_WORD_STATUS", "201"), b""), 0, &[]);
+    ends_with(&crate::harness::run(command.env("PORTCULLIS_WORD_STATUS", "many"), b""), 64, &["plain.yaml:"]);
     let gateway = place.start("routes:\n  - {name: word, respond: {body: '${file:word.txt}'}}\n");
     assert_eq!(gateway.get("/").text().trim_end(), "from a file");
 }
@@ -207,4 +214,13 @@ fn run_to_needs_no_file() {
     // The one address that `run --to` is promised to use is fixed; what can be tried beside other tests is a wrong URL.
     let place = Place::new();
     ends_with(&place.portcullis(&["run", "--to", "not a url"]), 64, &[]);
+}
+
+#[test]
+fn the_status_address_can_be_turned_off() {
+    let text = Place::with_base(GOOD).replace("status: '127.0.0.1:0'", "status: none");
+    let mut gateway = Place::new().start_whole(&text);
+    gateway.get("/hello").expect(200);
+    gateway.stop();
+    assert!(!gateway.said().contains("status on"), "{}", gateway.said());
 }

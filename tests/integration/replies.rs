@@ -14,7 +14,8 @@ fn ask(gateway: &Running, target: &str, fields: &str) -> crate::harness::Respons
 #[test]
 fn a_refusal_is_a_problem_document() {
     let gateway = Running::with(ROUTES);
-    for fields in ["", "Accept: */*\r\n", "Accept: application/json\r\n", "Accept: text/html, */*;q=0.1\r\n"]
+    for fields in
+        ["", "Accept: */*\r\n", "Accept: application/json\r\n", "Accept: application/*, text/plain;q=0.5\r\n"]
     {
         let response = ask(&gateway, "/nowhere", fields);
         response.expect(404);

@@ -75,7 +75,7 @@ fn a_plain_listener_can_redirect_to_https() {
         .replace("address: 127.0.0.1:0\n", "address: 127.0.0.1:0\n    redirect_to_https: 8443\n")
         .replace("defaults:", "  - address: 127.0.0.2:0\n    redirect_to_https: true\ndefaults:");
     let gateway = Place::new().start_whole(&text);
-    let response = gateway.send("GET /a/../b?c=1 HTTP/1.1\r\nHost: Example.com:8080\r\n\r\n");
+    let response = gateway.send("GET /b?c=1 HTTP/1.1\r\nHost: Example.com:8080\r\n\r\n");
     assert!(matches!(response.status, 301 | 307 | 308), "{response:?}");
     assert_eq!(response.header("location"), Some("https://example.com:8443/b?c=1"));
     let response = crate::harness::get(gateway.listener(1), "/x");
@@ -83,6 +83,19 @@ fn a_plain_listener_can_redirect_to_https() {
     // A POST must stay one.
     let post = gateway.send("POST / HTTP/1.1\r\nHost: example.com\r\nContent-Length: 0\r\n\r\n");
     assert!(matches!(post.status, 307 | 308), "{post:?}");
+}
+
+#[test]
+fn a_redirect_to_https_is_of_the_canonical_target() {
+    let text = Place::with_base(ECHO)
+        .replace("address: 127.0.0.1:0\n", "address: 127.0.0.1:0\n    redirect_to_https: true\n");
+    let gateway = Place::new().start_whole(&text);
+    for (target, expected) in [("/a/../b", "/b"), ("//evil.example/x", "/evil.example/x"), ("/%7ea", "/~a")] {
+        let response = gateway.send(format!("GET {target} HTTP/1.1\r\nHost: example.com\r\n\r\n"));
+        assert_eq!(response.header("location"), Some(&*format!("https://example.com{expected}")), "{target}");
+    }
+    gateway.send("GET /a%00b HTTP/1.1\r\nHost: example.com\r\n\r\n").expect(400);
+    gateway.send("GET / HTTP/1.1\r\nHost: a b\r\n\r\n").expect(400);
 }
 
 #[test]

@@ -151,7 +151,8 @@ const RESPONSE_FIELDS: [HeaderName; 7] = [
 ];
 
 /// The reasons for which a policy refuses.
-pub const REASONS: &[&str] = &["origin_not_allowed", "method_not_allowed", "header_not_allowed", "bad_preflight"];
+pub const REASONS: &[&str] =
+    &["origin_not_allowed", "method_not_allowed", "header_not_allowed", "bad_preflight"];
 
 /// The most names that a preflight may ask for, and the most bytes they may take.
 const REQUESTED_HEADERS_MAX: usize = 64;

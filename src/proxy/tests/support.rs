@@ -95,6 +95,7 @@ impl Front {
                         local_port: None,
                         tls: None,
                         redirect: None,
+                        leaving: Arc::default(),
                         worker: 0,
                         tunnel: AtomicBool::new(false),
                         head_began: std::sync::Mutex::default(),

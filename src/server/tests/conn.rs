@@ -23,6 +23,7 @@ async fn pair() -> (Conn, TcpStream, Arc<ListenerCounts>) {
         local_port: None,
         tls: None,
         redirect: None,
+        leaving: Arc::default(),
         worker: 0,
         tunnel: false.into(),
         head_began: Mutex::new(None),

@@ -17,11 +17,11 @@ use pingora_proxy::{HttpProxy, ProxyHttp, Session, http_proxy};
 
 use crate::config::Site;
 use crate::gateway::document::{MinVersion, RedirectToHttps};
-use crate::gateway::{ListenAddress, Listener, ListenerTls, Settings};
 use crate::gateway::testing;
+use crate::gateway::{ListenAddress, Listener, ListenerTls, Settings};
 use crate::request::Connection;
-use crate::state::Live;
 use crate::server::{BackOffice, Counts, Error, Handle, Loaded, Options, Refused, Server};
+use crate::state::Live;
 
 /// Answers by path: `/hello`, `/read` (reads the body), `/early` (does not), `/slow`, `/facts`; the rest goes to the origin.
 pub(super) struct App {

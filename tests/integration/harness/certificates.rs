@@ -33,6 +33,8 @@ impl Pair {
     pub(crate) fn write(&self, place: &Place, name: &str) -> (PathBuf, PathBuf) {
         let certificate = place.write(&format!("{name}.crt"), self.certificate.to_pem().unwrap());
         let key = place.write(&format!("{name}.key"), self.key.private_key_to_pem_pkcs8().unwrap());
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
         (certificate, key)
     }
 }

@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
@@ -20,18 +20,23 @@ struct Said {
 }
 
 impl Said {
+    /// A test that fails while it waits must not take the lock with it: the words are wanted all the more then.
+    fn lock(&self) -> MutexGuard<'_, (Vec<String>, bool)> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn hear(&self, line: String) {
-        self.lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner).0.push(line);
+        self.lock().0.push(line);
         self.more.notify_all();
     }
 
     fn end(&self) {
-        self.lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner).1 = true;
+        self.lock().1 = true;
         self.more.notify_all();
     }
 
     fn all(&self) -> String {
-        self.lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner).0.join("\n")
+        self.lock().0.join("\n")
     }
 }
 
@@ -97,7 +102,7 @@ impl Running {
 
     fn await_lines<T>(&self, find: impl Fn(&[String]) -> Option<T>) -> T {
         let deadline = Instant::now() + Duration::from_secs(20);
-        let mut lines = self.said.lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut lines = self.said.lock();
         loop {
             if let Some(found) = find(&lines.0) {
                 return found;
@@ -110,7 +115,12 @@ impl Running {
                 if lines.1 { "ended" } else { "ran 20 s" },
                 lines.0.join("\n")
             );
-            lines = self.said.more.wait_timeout(lines, left.min(Duration::from_millis(200))).unwrap().0;
+            lines = self
+                .said
+                .more
+                .wait_timeout(lines, left.min(Duration::from_millis(200)))
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 

@@ -9,7 +9,7 @@ use super::gateway::Running;
 
 /// What most tests say the same: one plain listener, the status address, an access log in a file, public routes.
 const BASE: &str = "\
-server: {status: '127.0.0.1:0', state: ./state, workers: 2, drain: 20s}
+server: {status: '127.0.0.1:0', state: ./state, workers: 2, drain: 80s}
 log: {access: {to: ./access.log}}
 listeners:
   - address: 127.0.0.1:0
