@@ -170,11 +170,11 @@ impl Fields for HeaderMap {
     }
 
     fn append(&mut self, name: HeaderName, value: HeaderValue) {
-        HeaderMap::append(self, name, value);
+        Self::append(self, name, value);
     }
 
     fn remove(&mut self, name: &HeaderName) {
-        HeaderMap::remove(self, name);
+        Self::remove(self, name);
     }
 }
 

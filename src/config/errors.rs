@@ -86,6 +86,11 @@ impl Errors {
         self.warnings.extend(other.warnings.into_iter().filter(apart));
     }
 
+    /// All of them, to be told at a better place.
+    pub(super) fn diagnostics_mut(&mut self) -> impl Iterator<Item = &mut Diagnostic> {
+        self.errors.iter_mut().chain(&mut self.warnings)
+    }
+
     /// Takes over what another collection found.
     pub fn append(&mut self, other: Self) {
         self.errors.extend(other.errors);

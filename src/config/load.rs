@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::decoder::decode;
 use super::includes::Loader;
+use super::places::Places;
 use super::shape::Shape;
 use super::tree::{Node, Trail, Value};
 use super::validate::validate;
@@ -49,17 +50,24 @@ pub fn load_then<T: DeserializeOwned + JsonSchema + Any, R>(
     build: &mut Build,
     compile: impl FnOnce(&T, &mut Build) -> Option<R>,
 ) -> Option<R> {
-    let (document, sound) =
+    let Loaded { document, places, sound } =
         read_and_check(build, |shape, build| Loader::new(shape, env, build).file(path, None));
     let document = document?;
-    if sound {
-        return compile(&document, build);
-    }
     let known = std::mem::take(&mut build.errors);
-    compile(&document, build);
-    let more = std::mem::replace(&mut build.errors, known);
-    build.errors.append_apart(more);
-    None
+    let compiled = compile(&document, build);
+    let mut more = std::mem::replace(&mut build.errors, known);
+    if let Some(places) = &places {
+        places.refine(&mut more);
+    }
+    if !sound {
+        build.errors.append_apart(more);
+        return None;
+    }
+    if let Some(places) = &places {
+        places.place_the_absent(&mut more);
+    }
+    build.errors.append(more);
+    compiled
 }
 
 /// `build` may bring errors along that are not ours; ours alone decide.
@@ -67,20 +75,26 @@ fn checked<T: DeserializeOwned + JsonSchema + Any>(
     build: &mut Build,
     read: impl FnOnce(&Shape, &mut Build) -> Option<Node>,
 ) -> Option<T> {
-    match read_and_check(build, read) {
-        (document, true) => document,
-        (_, false) => None,
-    }
+    let Loaded { document, sound, .. } = read_and_check(build, read);
+    document.filter(|_| sound)
 }
 
-/// The document, and whether it is sound: one that is not has lost what was complained about.
+/// What a load came to.
+struct Loaded<T> {
+    document: Option<T>,
+    places: Option<Places>,
+    /// A document that is not sound has lost what was complained about.
+    sound: bool,
+}
+
 fn read_and_check<T: DeserializeOwned + JsonSchema + Any>(
     build: &mut Build,
     read: impl FnOnce(&Shape, &mut Build) -> Option<Node>,
-) -> (Option<T>, bool) {
+) -> Loaded<T> {
     let shape: Arc<Shape> = Shape::of::<T>();
     let brought: Errors = std::mem::take(&mut build.errors);
     let mut tree = read(&shape, build);
+    let places = tree.as_ref().map(Places::of);
     if let Some(tree) = &tree {
         validate(tree, &shape, &mut build.errors);
     }
@@ -98,7 +112,7 @@ fn read_and_check<T: DeserializeOwned + JsonSchema + Any>(
     let sound = sound && build.errors.is_empty();
     let found = std::mem::replace(&mut build.errors, brought);
     build.errors.append(found);
-    (document, sound)
+    Loaded { document, places, sound }
 }
 
 /// Takes away the keys that were complained about. Elements of lists stay, so that paths stay true.

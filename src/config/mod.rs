@@ -13,6 +13,7 @@ mod includes;
 mod join;
 mod load;
 mod parse;
+mod places;
 mod render;
 mod scalars;
 mod schema;

@@ -68,7 +68,7 @@ pub(super) fn compile(
     }
     Some(Gateway {
         generation,
-        hash: build.files.hash().into(),
+        hash: build.files.hash(),
         settings: settings?,
         listeners,
         edge_access,

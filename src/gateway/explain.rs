@@ -275,7 +275,7 @@ fn connection(listener: &Listener, scheme: &str, authority: &str, client: Option
     });
     let peer = match (&listener.address, client) {
         (ListenAddress::Unix(_), None) => None,
-        (_, client) => Some(SocketAddr::new(client.unwrap_or(Ipv4Addr::LOCALHOST.into()), 0)),
+        (_, client) => Some(SocketAddr::new(client.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), 0)),
     };
     let local_port = match listener.address {
         ListenAddress::Tcp(address) => Some(address.port()),

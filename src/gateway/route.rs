@@ -436,7 +436,7 @@ pub(super) fn check_preflights(document: &Document, build: &mut Build) {
             }) else {
                 continue;
             };
-            let says = |name: Option<String>| name.map_or("none".to_owned(), |name| format!("`{name}`"));
+            let says = |name: Option<String>| name.map_or_else(|| "none".to_owned(), |name| format!("`{name}`"));
             build.errors.push(
                 second.cors.as_ref().and_then(|c| c.as_option()).map_or(&second.site, |name| &name.site),
                 format!("{}.cors", second.path),

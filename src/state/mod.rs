@@ -8,13 +8,18 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio::runtime::Handle;
 
+/// A kind, and how the thing was defined.
+type Definition = (&'static str, String);
+/// Whatever it is, its kind's finder knows the type.
+type Thing = Arc<dyn Any + Send + Sync>;
+
 /// Live things by kind and definition: a reload that finds an equal definition finds the same thing again.
 ///
 /// Entries nobody else holds are dropped by [`Live::sweep`], some time after a reload.
 #[derive(Default)]
 pub struct Live {
     directory: PathBuf,
-    things: Mutex<HashMap<(&'static str, String), Arc<dyn Any + Send + Sync>>>,
+    things: Mutex<HashMap<Definition, Thing>>,
     runtime: OnceLock<Handle>,
 }
 
