@@ -1,5 +1,6 @@
 //! What a compile step is given: a place for its errors, and the way to files.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fmt::Write as _;
@@ -90,6 +91,17 @@ impl fmt::Debug for Files {
     }
 }
 
+/// Why a file could not be read, in an operator's words.
+pub fn unreadable(error: &io::Error) -> Cow<'static, str> {
+    match error.kind() {
+        io::ErrorKind::NotFound => "no such file".into(),
+        io::ErrorKind::PermissionDenied => "permission denied".into(),
+        io::ErrorKind::IsADirectory => "it is a directory".into(),
+        io::ErrorKind::FileTooLarge => "larger than 16 MiB".into(),
+        _ => error.to_string().into(),
+    }
+}
+
 /// Why a text could not be read.
 #[derive(Debug)]
 pub(super) enum Problem {
@@ -105,13 +117,7 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotUtf8 { .. } => f.write_str("not UTF-8"),
-            Self::Io(error) => match error.kind() {
-                io::ErrorKind::NotFound => f.write_str("no such file"),
-                io::ErrorKind::PermissionDenied => f.write_str("permission denied"),
-                io::ErrorKind::IsADirectory => f.write_str("it is a directory"),
-                io::ErrorKind::FileTooLarge => f.write_str("larger than 16 MiB"),
-                _ => write!(f, "{error}"),
-            },
+            Self::Io(error) => f.write_str(&unreadable(error)),
         }
     }
 }

@@ -31,12 +31,7 @@ impl Errors {
         cause: impl Into<String>,
         cure: impl Into<String>,
     ) {
-        self.errors.push(Diagnostic {
-            site: site.clone(),
-            path: path.into(),
-            cause: cause.into(),
-            cure: cure.into(),
-        });
+        add(&mut self.errors, site, path.into(), cause.into(), cure.into());
     }
 
     /// Notes something that loads but is worth saying.
@@ -47,12 +42,7 @@ impl Errors {
         cause: impl Into<String>,
         cure: impl Into<String>,
     ) {
-        self.warnings.push(Diagnostic {
-            site: site.clone(),
-            path: path.into(),
-            cause: cause.into(),
-            cure: cure.into(),
-        });
+        add(&mut self.warnings, site, path.into(), cause.into(), cure.into());
     }
 
     /// True when nothing is wrong so far.
@@ -95,5 +85,13 @@ impl Errors {
     pub fn append(&mut self, other: Self) {
         self.errors.extend(other.errors);
         self.warnings.extend(other.warnings);
+    }
+}
+
+/// Once: what stands in `defaults` is met by every route.
+fn add(to: &mut Vec<Diagnostic>, site: &Site, path: String, cause: String, cure: String) {
+    let told = |known: &Diagnostic| known.site == *site && known.path == path && known.cause == cause;
+    if !to.iter().any(told) {
+        to.push(Diagnostic { site: site.clone(), path, cause, cure });
     }
 }

@@ -29,7 +29,7 @@ pub mod units;
 mod validate;
 mod wording;
 
-pub use build::{Build, Files};
+pub use build::{Build, Files, unreadable};
 pub use errors::{Diagnostic, Errors};
 pub use load::{load, load_text, load_then};
 pub use render::Sources;

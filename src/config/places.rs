@@ -1,6 +1,6 @@
 //! Where every key stands: what a compile step says of a key is told at that key, not at the section around it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::tree::{Node, Trail, Value};
 use super::{Diagnostic, Errors, Site};
@@ -8,19 +8,22 @@ use super::{Diagnostic, Errors, Site};
 /// The place of every key and every element of a list, by its path.
 pub(super) struct Places {
     by_path: HashMap<String, Site>,
+    /// Those at which no keys can stand.
+    scalars: HashSet<String>,
     root: Site,
 }
 
 impl Places {
     pub(super) fn of(tree: &Node) -> Self {
-        let mut places = Self { by_path: HashMap::new(), root: tree.site.clone() };
+        let mut places = Self { by_path: HashMap::new(), scalars: HashSet::new(), root: tree.site.clone() };
         places.add(tree, Trail::Root);
         places
     }
 
     fn add(&mut self, node: &Node, trail: Trail<'_>) {
         match &node.value {
-            Value::Scalar(_) | Value::Broken => {}
+            Value::Broken => {}
+            Value::Scalar(_) => drop(self.scalars.insert(trail.to_string())),
             Value::List(items) => {
                 for (index, item) in items.iter().enumerate() {
                     let trail = Trail::Index(&trail, index);
@@ -42,6 +45,12 @@ impl Places {
     /// a list in a file of its own) stays.
     pub(super) fn refine(&self, errors: &mut Errors) {
         errors.diagnostics_mut().for_each(|diagnostic| {
+            if let Some((short, _)) = diagnostic.path.rsplit_once('.')
+                && self.scalars.contains(short)
+            {
+                // A key of the long form, where the short one is written: `host:port` for `{address: host:port}`.
+                diagnostic.path.truncate(short.len());
+            }
             let Some(exact) = self.by_path.get(&diagnostic.path) else { return };
             if diagnostic.site.line == 0 || self.is_above(diagnostic) {
                 diagnostic.site = exact.clone();

@@ -16,7 +16,7 @@ use openssl::x509::X509;
 pub use generate::generated;
 
 use super::document::{CertificateFiles, Certificates};
-use crate::config::{Build, Spanned};
+use crate::config::{Build, Spanned, unreadable};
 
 /// A certificate chain and its key, which fit each other.
 pub struct Certificate {
@@ -108,7 +108,7 @@ fn read(file: &Spanned<String>, build: &mut Build) -> Option<Vec<u8>> {
             build.errors.push(
                 &file.site,
                 &*file.path,
-                format!("cannot read `{}`: {error}", path.display()),
+                format!("cannot read `{}`: {}", path.display(), unreadable(&error)),
                 "name a PEM file that the gateway may read",
             );
             None

@@ -41,6 +41,7 @@ pub(super) fn compile(
     let shelf = shelf(document, live, build);
     let edge_access = edge(&document.edge, document, &shelf, build);
     let replies = Replies::compile(&document.server.problem_types, &document.replies, build);
+    defaults(document, &shelf, build);
     let entries = routes(document, &shelf, build);
     let inputs: Vec<_> = entries
         .iter()
@@ -51,8 +52,11 @@ pub(super) fn compile(
             priority: written.priority,
         })
         .collect();
-    let routes = Routes::compile(&inputs, build);
-    super::route::check_preflights(document, build);
+    let routes = Routes::assemble(&inputs, build);
+    if let Some(routes) = &routes {
+        routes.check(build);
+        super::route::check_preflights(routes, document, build);
+    }
     unused(document, build);
     let facts: Vec<_> = entries.iter().map(|entry| Arc::clone(&entry.facts)).collect();
     let upstreams: Vec<_> = shelf.upstreams.values().cloned().collect();
@@ -124,7 +128,7 @@ fn settings(server: &Spanned<Server>, build: &mut Build) -> Option<Settings> {
     ] {
         if !(64..=most).contains(&size) {
             let path = format!("server.limits.{name}");
-            let cause = format!("{size} bytes are out of range");
+            let cause = format!("{size}B is out of range");
             build.errors.push(
                 &server.site,
                 path,
@@ -237,10 +241,10 @@ fn listener(
         Some(tls) => certificates::compile(&tls.certificates, build)
             .map(|certificates| ListenerTls { certificates, min_version: tls.min_version }),
     };
-    if let (RedirectToHttps::Port(_), Some(tls)) = (config.redirect_to_https, &config.tls) {
+    if let (RedirectToHttps::Port(_), Some(_)) = (config.redirect_to_https, &config.tls) {
         let path = format!("{}.redirect_to_https", config.path);
         build.errors.push(
-            &tls.site,
+            &config.site,
             path,
             "a listener with `tls` is https already",
             "set `redirect_to_https` on a plain listener",
@@ -265,45 +269,69 @@ fn shelf(document: &Document, live: &Live, build: &mut Build) -> Shelf {
     let mut shelf = Shelf::default();
     let policies = &document.policies;
     for (name, config) in &policies.access {
-        name_is_sound("policies.access", name, &config.site, build);
+        name_is_sound(&config.path, name, &config.site, build);
         shelf.access.extend(Access::compile(name, config, build).map(|p| (name.clone(), Arc::new(p))));
     }
     for (name, config) in &policies.cors {
-        name_is_sound("policies.cors", name, &config.site, build);
+        name_is_sound(&config.path, name, &config.site, build);
         shelf.cors.extend(Cors::compile(name, config, build).map(|p| (name.clone(), Arc::new(p))));
     }
     for (name, config) in &policies.headers {
-        name_is_sound("policies.headers", name, &config.site, build);
+        name_is_sound(&config.path, name, &config.site, build);
         shelf.headers.extend(HeaderRules::compile(name, config, build).map(|p| (name.clone(), Arc::new(p))));
     }
     for (name, config) in &document.upstreams {
-        name_is_sound("upstreams", name, &config.site, build);
+        name_is_sound(&config.path, name, &config.site, build);
         shelf.upstreams.extend(Upstream::compile(name, config, live, build).map(|u| (name.clone(), u)));
     }
     shelf
 }
 
 /// Names become metric labels and parts of `KIND.NAME`: letters, digits, `_` and `-`.
-fn name_is_sound(kind: &str, name: &str, site: &Site, build: &mut Build) {
+fn name_is_sound(path: &str, name: &str, site: &Site, build: &mut Build) {
     let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-    if matches!(name, "none" | "inherit") {
-        let path = format!("{kind}.{name}");
+    const CURE: &str = "use 1 to 64 letters, digits, `_` and `-`";
+    if name.is_empty() {
+        build.errors.push(site, path, "the name is empty", CURE);
+    } else if matches!(name, "none" | "inherit") {
         build.errors.push(
             site,
             path,
             format!("`{name}` is a word of the configuration, not a name"),
             "choose another name",
         );
-    } else if name.is_empty() || name.len() > 64 || !name.chars().all(sound) {
-        let path = format!("{kind}.{name}");
-        let cure = "use 1 to 64 letters, digits, `_` and `-`";
-        build.errors.push(site, path, format!("`{name}` cannot be a name"), cure);
+    } else if name.len() > 64 || !name.chars().all(sound) {
+        build.errors.push(site, path, format!("`{name}` cannot be a name"), CURE);
     }
 }
 
 fn edge(edge: &Edge, document: &Document, shelf: &Shelf, build: &mut Build) -> Option<Arc<Access>> {
     let name = edge.access.as_option()?;
     find(name, &shelf.access, document.policies.access.keys(), "policies.access", build)
+}
+
+/// Names in `defaults` mean something, also where no route takes them over.
+fn defaults(document: &Document, shelf: &Shelf, build: &mut Build) {
+    let (defaults, policies) = (&document.defaults, &document.policies);
+    if let Some(name) = defaults.access.as_option() {
+        find(name, &shelf.access, policies.access.keys(), "policies.access", build);
+    }
+    if let Some(name) = defaults.cors.as_option() {
+        find(name, &shelf.cors, policies.cors.keys(), "policies.cors", build);
+    }
+    for name in &defaults.headers {
+        if name.value == "inherit" {
+            let cause = "`inherit` stands for the defaults, and these are they";
+            build.errors.push(
+                &name.site,
+                &*name.path,
+                cause,
+                "remove it; it belongs into a route's `headers`",
+            );
+        } else {
+            find(name, &shelf.headers, policies.headers.keys(), "policies.headers", build);
+        }
+    }
 }
 
 /// A policy by its name; an error that names the nearest where there is none.
@@ -349,7 +377,7 @@ fn routes(document: &Document, shelf: &Shelf, build: &mut Build) -> Vec<Route> {
     let mut seen: BTreeMap<&str, &Site> = BTreeMap::new();
     let mut routes = Vec::with_capacity(document.routes.len());
     for (index, config) in document.routes.iter().enumerate() {
-        name_is_sound(&format!("routes[{index}].name"), &config.name, &config.name.site, build);
+        name_is_sound(&config.name.path, &config.name, &config.name.site, build);
         if let Some(first) = seen.insert(&config.name.value, &config.site) {
             let cause = format!("the name `{}` is given twice; first at {first}", config.name.value);
             build.errors.push(
@@ -397,7 +425,7 @@ fn policies(document: &Document) -> Vec<(Arc<str>, &'static [&'static str])> {
 
 /// What a route is called, in log, metrics and explain.
 pub(super) fn facts(index: usize, config: &Spanned<super::document::Route>) -> Arc<RouteFacts> {
-    let path = config.matches.value.path.as_ref().map_or("/{*rest}", |path| path.value.as_str());
+    let path = super::route::path_of(config);
     Arc::new(RouteFacts {
         index,
         name: config.name.value.as_str().into(),

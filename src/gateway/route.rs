@@ -1,6 +1,5 @@
 //! A route, compiled: its policies resolved, its one action ready.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -10,12 +9,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::compile::{Shelf, find};
 use super::document::{Document, PathRule, Redirect, Respond, Route as RouteConfig};
-use crate::config::{Build, OrNone, Site, Spanned};
+use crate::config::{Build, OrNone, Spanned};
 use crate::policy::access::Access;
 use crate::policy::cors::Cors;
 use crate::policy::headers::HeaderRules;
 use crate::record::{Record, RouteFacts};
 use crate::reply::Reply;
+use crate::route::Routes;
 use crate::template::Template;
 use crate::upstream::Upstream;
 
@@ -80,7 +80,12 @@ impl Route {
             cors: cors.and_then(|n| find(n, &shelf.cors, policies.cors.keys(), "policies.cors", build)),
             headers: headers(config, document)
                 .into_iter()
-                .filter_map(|n| find(n, &shelf.headers, policies.headers.keys(), "policies.headers", build))
+                .filter_map(|name| {
+                    let rules =
+                        find(name, &shelf.headers, policies.headers.keys(), "policies.headers", build)?;
+                    header_parameters_exist(&rules, name, config, build);
+                    Some(rules)
+                })
                 .collect(),
             upgrade: upgrade(config, build),
             action: action(config, document, shelf, build),
@@ -139,17 +144,44 @@ fn labels_are_sound(config: &Spanned<RouteConfig>, build: &mut Build) {
 
 /// The route's header policies: its own, with the defaults where it says `inherit`.
 fn headers<'a>(config: &'a RouteConfig, document: &'a Document) -> Vec<&'a Spanned<String>> {
+    // An `inherit` in the defaults themselves has been complained about.
+    let defaults = || document.defaults.headers.iter().filter(|name| name.value != "inherit").collect();
     match &config.headers {
-        None => document.defaults.headers.iter().collect(),
+        None => defaults(),
         Some(OrNone::None) => Vec::new(),
         Some(OrNone::Some(names)) => names
             .iter()
             .flat_map(|name| match name.as_str() {
-                "inherit" => document.defaults.headers.iter().collect(),
+                "inherit" => defaults(),
                 _ => vec![name],
             })
             .collect(),
     }
+}
+
+/// Every `{route.NAME}` of a header policy is a parameter of each route that uses it.
+fn header_parameters_exist(
+    rules: &HeaderRules,
+    used: &Spanned<String>,
+    config: &RouteConfig,
+    build: &mut Build,
+) {
+    let path = path_of(config);
+    for name in rules.parameters().filter(|name| !has_parameter(path, name)) {
+        let route = &config.name.value;
+        let cause = format!("`{}` uses `{{route.{name}}}`, which the route `{route}` has not", rules.name());
+        let cure = format!("give its path `{path}` a `{{{name}}}`, or the route other `headers`");
+        build.errors.push(&used.site, &*used.path, cause, cure);
+    }
+}
+
+/// The path as written; every path where none is.
+pub(super) fn path_of(config: &RouteConfig) -> &str {
+    config.matches.value.path.as_ref().map_or("/{*rest}", |path| path.value.as_str())
+}
+
+fn has_parameter(path: &str, name: &str) -> bool {
+    path.contains(&format!("{{{name}}}")) || path.contains(&format!("{{*{name}}}"))
 }
 
 fn upgrade(config: &Spanned<RouteConfig>, build: &mut Build) -> Box<[Box<str>]> {
@@ -303,12 +335,10 @@ fn template_of(written: &Spanned<String>, config: &RouteConfig, build: &mut Buil
 
 /// Every `{route.NAME}` of a template is a parameter of the route's path.
 fn parameters_exist(template: &Template, written: &Spanned<String>, config: &RouteConfig, build: &mut Build) {
-    let path = config.matches.value.path.as_ref().map_or("/{*rest}", |path| path.value.as_str());
-    for name in template.parameters() {
-        if !path.contains(&format!("{{{name}}}")) && !path.contains(&format!("{{*{name}}}")) {
-            let cause = format!("the path `{path}` of the route `{}` has no `{{{name}}}`", config.name.value);
-            build.errors.push(&written.site, &*written.path, cause, "use a name that stands in `match.path`");
-        }
+    let path = path_of(config);
+    for name in template.parameters().filter(|name| !has_parameter(path, name)) {
+        let cause = format!("the path `{path}` of the route `{}` has no `{{{name}}}`", config.name.value);
+        build.errors.push(&written.site, &*written.path, cause, "use a name that stands in `match.path`");
     }
 }
 
@@ -338,7 +368,7 @@ fn respond(written: &Spanned<Respond>, build: &mut Build) -> Option<Reply> {
             _ => build.errors.push(
                 &value.site,
                 &*value.path,
-                "this is not a header field",
+                format!("`{name}: {}` is not a header field", value.value),
                 "use a token for its name and printable text for its value",
             ),
         }
@@ -417,59 +447,27 @@ pub(super) fn redirect_reply(to: &Template, status: StatusCode, record: &Record)
 
 /// Routes that one preflight could mean must share a `cors` policy: a preflight says neither headers nor, in some
 /// browsers' caches, the query that would tell them apart.
-pub(super) fn check_preflights(document: &Document, build: &mut Build) {
-    let mut groups: BTreeMap<(BTreeSet<String>, &str), Vec<&Spanned<RouteConfig>>> = BTreeMap::new();
-    for route in &document.routes {
-        let hosts = route.matches.hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
-        let path = route.matches.value.path.as_ref().map_or("/{*rest}", |path| path.value.as_str());
-        groups.entry((hosts, path)).or_default().push(route);
-    }
+pub(super) fn check_preflights(routes: &Routes, document: &Document, build: &mut Build) {
     let policy = |route: &RouteConfig| {
         route.cors.as_ref().unwrap_or(&document.defaults.cors).as_option().map(|name| name.value.clone())
     };
-    for routes in groups.values() {
-        for (at, first) in routes.iter().enumerate() {
-            let Some(second) = routes.iter().skip(at + 1).find(|second| {
-                methods_overlap(first, second)
-                    && policy(first) != policy(second)
-                    && differ_in_conditions(first, second)
-            }) else {
-                continue;
-            };
-            let says = |name: Option<String>| name.map_or_else(|| "none".to_owned(), |name| format!("`{name}`"));
-            build.errors.push(
-                second.cors.as_ref().and_then(|c| c.as_option()).map_or(&second.site, |name| &name.site),
-                format!("{}.cors", second.path),
-                format!(
-                    "a preflight could mean the route `{}` ({}, cors {}) as well as `{}` (cors {}): it tells no header conditions",
-                    first.name.value,
-                    site(first),
-                    says(policy(first)),
-                    second.name.value,
-                    says(policy(second)),
-                ),
-                "give both routes the same `cors`",
-            );
-        }
+    let says = |name: Option<String>| name.map_or_else(|| "none".to_owned(), |name| format!("`{name}`"));
+    for group in routes.preflight_groups() {
+        let mut group = group.iter().filter_map(|index| document.routes.get(*index));
+        let Some(first) = group.next() else { continue };
+        let Some(other) = group.find(|other| policy(other) != policy(first)) else { continue };
+        build.errors.push(
+            other.cors.as_ref().and_then(OrNone::as_option).map_or(&other.site, |name| &name.site),
+            format!("{}.cors", other.path),
+            format!(
+                "one preflight could mean the route `{}` ({}, cors {}) as well as `{}` (cors {})",
+                first.name.value,
+                first.site,
+                says(policy(first)),
+                other.name.value,
+                says(policy(other)),
+            ),
+            "give both the same `cors`: a preflight does not tell apart what only `headers` or `query` do",
+        );
     }
-}
-
-fn site(route: &Spanned<RouteConfig>) -> &Site {
-    &route.site
-}
-
-fn methods_overlap(a: &RouteConfig, b: &RouteConfig) -> bool {
-    let (a, b) = (&a.matches.methods, &b.matches.methods);
-    a.is_empty() || b.is_empty() || a.iter().any(|x| b.iter().any(|y| x.value == y.value))
-}
-
-/// Routes alike in all else are an error of their own.
-fn differ_in_conditions(a: &RouteConfig, b: &RouteConfig) -> bool {
-    let conditions = |route: &RouteConfig| {
-        let plain = |map: &BTreeMap<String, Spanned<crate::config::Pattern>>| {
-            map.iter().map(|(name, value)| (name.clone(), value.value.clone())).collect::<Vec<_>>()
-        };
-        (plain(&route.matches.headers), plain(&route.matches.query))
-    };
-    conditions(a) != conditions(b)
 }

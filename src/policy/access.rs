@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{Mode, Outcome, Verdict};
 use crate::client::network;
-use crate::config::{Build, OrNone, Site, Spanned};
+use crate::config::{Build, OrNone, Site, Spanned, unreadable};
 use crate::reply::Kind;
 
 /// An address list. `deny` wins; an `allow` list (here or in the file) refuses the rest.
@@ -224,7 +224,7 @@ fn read_file(file: &Spanned<String>, build: &mut Build) -> Vec<Entry> {
     let content = match build.files.read(&path) {
         Ok(content) => content,
         Err(error) => {
-            let cause = format!("cannot read `{}`: {error}", path.display());
+            let cause = format!("cannot read `{}`: {}", path.display(), unreadable(&error));
             build.errors.push(&file.site, &*file.path, cause, "name a file with one CIDR a line");
             return Vec::new();
         }

@@ -94,6 +94,18 @@ impl HeaderRules {
         &self.name
     }
 
+    /// The names in `{route.NAME}`: the routes that use the policy must have such parameters.
+    pub fn parameters(&self) -> impl Iterator<Item = &str> {
+        let values =
+            [&self.request, &self.response].into_iter().flat_map(|rules| rules.set.iter().chain(&rules.add));
+        values
+            .filter_map(|(_, value)| match value {
+                Value::Fixed(_) => None,
+                Value::Template(template) => Some(template.parameters()),
+            })
+            .flatten()
+    }
+
     /// Changes a request on its way to the upstream.
     pub fn request(&self, record: &Record, fields: &mut impl Fields) {
         self.request.apply(record, fields);

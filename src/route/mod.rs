@@ -103,10 +103,16 @@ impl Routes {
     /// `priority`, routes that can never be reached.
     pub fn compile(inputs: &[RouteInput<'_>], build: &mut Build) -> Option<Self> {
         let routes = Self::assemble(inputs, build)?;
-        check::check(&routes.tree, &routes.compiled, build).then_some(routes)
+        routes.check(build).then_some(routes)
     }
 
-    fn assemble(inputs: &[RouteInput<'_>], build: &mut Build) -> Option<Self> {
+    /// Whether all routes can be told apart and reached; says what is wrong.
+    pub fn check(&self, build: &mut Build) -> bool {
+        check::check(&self.tree, &self.compiled, build)
+    }
+
+    /// The first half of [`Routes::compile`]: patterns. What is wrong between routes ([`Routes::check`]) is not looked at.
+    pub fn assemble(inputs: &[RouteInput<'_>], build: &mut Build) -> Option<Self> {
         let mut tree = Tree::default();
         let mut compiled = Vec::with_capacity(inputs.len());
         for input in inputs {
@@ -180,9 +186,24 @@ impl Routes {
 
     /// All routes whose every condition holds, the winner first: what `explain` tells.
     pub fn candidates(&self, method: &Method, target: &Target, headers: &HeaderMap) -> Vec<usize> {
+        self.candidates_where(method, target, |conditions| conditions.hold(headers, target.query()))
+    }
+
+    /// As [`Routes::candidates`], for a preflight that asks about this method.
+    pub fn preflight_candidates(&self, requested_method: &Method, target: &Target) -> Vec<usize> {
+        let holds = |conditions: &Conditions| conditions.hold_by_query(target.query());
+        self.candidates_where(requested_method, target, holds)
+    }
+
+    fn candidates_where(
+        &self,
+        method: &Method,
+        target: &Target,
+        holds: impl Fn(&Conditions) -> bool,
+    ) -> Vec<usize> {
         let mut candidates = Vec::new();
         self.walk(target, |index, route, _| {
-            let holds = route.conditions.hold(headers, target.query()) && route.conditions.admit(method);
+            let holds = holds(&route.conditions) && route.conditions.admit(method);
             if holds && !candidates.contains(&index) {
                 candidates.push(index);
             }

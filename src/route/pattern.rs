@@ -71,6 +71,10 @@ fn host(text: &str) -> Result<HostPattern, Fault> {
     if text == "*" {
         return Err(fault("`*` is not a host", "leave `hosts` out to match any host"));
     }
+    if let Some((_, host)) = text.split_once("://") {
+        let host = host.split('/').next().unwrap_or_default();
+        return Err(fault(format!("`{text}` is a URL, not a host"), format!("write `{host}`")));
+    }
     let (wildcard, name) = match text.strip_prefix("*.") {
         Some(name) => (true, name),
         None => (false, text),

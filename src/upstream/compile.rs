@@ -104,13 +104,17 @@ fn servers(config: &Spanned<Config>, errors: &mut Errors) -> Option<Vec<Address>
     let mut list = Vec::with_capacity(config.servers.len());
     for server in &config.servers {
         match Address::parse(&server.address) {
-            Err(malformed) => errors.push(&server.site, &*server.path, malformed.cause, malformed.cure),
+            Err(malformed) => {
+                // Of the short form, `host:port` alone, the loader makes the element itself.
+                let path = format!("{}.address", server.path);
+                errors.push(&server.site, path, malformed.cause, malformed.cure);
+            }
             Ok(address) => {
                 if let Some(first) = seen.insert(address.clone(), server) {
                     errors.push(
                         &server.site,
                         &*server.path,
-                        format!("server `{}` stands in {} already", server.address, first.site),
+                        format!("the server `{}` is given twice; first at {}", server.address, first.site),
                         "name each server once; its share is its `weight`",
                     );
                 }

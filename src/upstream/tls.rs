@@ -10,7 +10,7 @@ use openssl::x509::store::X509StoreBuilder;
 
 use super::address::is_name;
 use super::config::Tls;
-use crate::config::{Build, Spanned};
+use crate::config::{Build, Spanned, unreadable};
 
 /// Where distributions keep the authorities they trust: the vendored OpenSSL knows none of these.
 const SYSTEM_AUTHORITIES: [&str; 6] = [
@@ -84,17 +84,20 @@ impl std::fmt::Debug for TlsClient {
 
 /// No verification must be said twice, and once is a contradiction.
 fn words(config: &Spanned<Tls>, build: &mut Build) -> Option<()> {
-    let (cause, cure) = match (config.verify, config.insecure_skip_verify) {
+    let (key, cause, cure) = match (config.verify, config.insecure_skip_verify) {
         (true, false) | (false, true) => return Some(()),
         (false, false) => (
+            "verify",
             "without verification anybody on the way can read and change what passes",
             "name the authority with `ca`, or say `insecure_skip_verify: true` as well",
         ),
-        (true, true) => {
-            ("`insecure_skip_verify` contradicts `verify: true`", "remove it, or say `verify: false` as well")
-        }
+        (true, true) => (
+            "insecure_skip_verify",
+            "`insecure_skip_verify` contradicts `verify: true`",
+            "remove it, or say `verify: false` as well",
+        ),
     };
-    build.errors.push(&config.site, format!("{}.verify", config.path), cause, cure);
+    build.errors.push(&config.site, format!("{}.{key}", config.path), cause, cure);
     None
 }
 
@@ -125,7 +128,7 @@ fn own_authorities(file: &Spanned<String>, build: &mut Build) -> Option<(Vec<X50
         Ok(text) => text,
         Err(error) => {
             build.files.watch(&path);
-            return wrong(format!("`{}` cannot be read: {error}", path.display()));
+            return wrong(format!("`{}` cannot be read: {}", path.display(), unreadable(&error)));
         }
     };
     let hash = hex(&openssl::sha::sha256(&text));
