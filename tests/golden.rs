@@ -77,6 +77,15 @@ fn refused_configurations_say_what_is_wrong() {
     assert!(files.len() >= 140, "only {} refused configurations", files.len());
 }
 
+#[test]
+fn every_form_is_accepted_without_a_word() {
+    let files = yaml_files("tests/golden/accepted");
+    assert!(files.len() >= 3, "{files:?}");
+    for path in files {
+        assert_eq!(check_file(&path), "", "{}", path.display());
+    }
+}
+
 /// Copies `conf` to where the files that its examples name can be put beside them.
 fn published() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();

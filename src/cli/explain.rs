@@ -71,8 +71,8 @@ fn tell(explanation: &Explanation, method: &str, url: &str, out: &mut dyn Write)
         let site = step.site.as_ref().map(|site| format!("  [{site}]")).unwrap_or_default();
         writeln!(out, "  {:width$}  {:12} {}{site}", step.step, step.outcome, step.detail)?;
     }
-    if !explanation.over.is_empty() {
-        writeln!(out, "  the route won over: {}", explanation.over.join(", "))?;
+    for lost in &explanation.over {
+        writeln!(out, "  the route won over {}  [{}]", lost.name, lost.site)?;
     }
     for would in &explanation.would {
         let policy = would.policy.as_deref().unwrap_or("gateway");
@@ -94,6 +94,9 @@ fn tell(explanation: &Explanation, method: &str, url: &str, out: &mut dyn Write)
         for change in &upstream.headers {
             writeln!(out, "    {change}")?;
         }
+    }
+    if !explanation.response_rules.is_empty() {
+        writeln!(out, "  its answer would be changed by {}", explanation.response_rules.join(", "))?;
     }
     match (&explanation.error, explanation.status) {
         (Some(error), Some(status)) => writeln!(

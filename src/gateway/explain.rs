@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::Serialize;
 
 use super::{Admission, Gateway, ListenAddress, Listener, Passage};
-use crate::policy::{Effects, Step};
+use crate::policy::{Effects, Step, cors};
 use crate::record::ErrorFacts;
 use crate::reply::Reply;
 use crate::request::{Arrival, Connection, Protocol, TlsFacts};
@@ -45,7 +45,7 @@ pub struct Explanation {
     pub route: Option<Box<str>>,
     /// Routes that it won over, best first: all their conditions hold too.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub over: Vec<Box<str>>,
+    pub over: Vec<ToldRoute>,
     /// Why it would be refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ToldError>,
@@ -55,6 +55,9 @@ pub struct Explanation {
     /// What the upstream would be asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream: Option<ToldUpstream>,
+    /// The policies that would change the head of the upstream's answer, in their order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub response_rules: Vec<Arc<str>>,
     /// Fields of our own answer.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub response_headers: Vec<(String, String)>,
@@ -93,6 +96,15 @@ pub struct ToldError {
     /// `file:line`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub site: Option<String>,
+}
+
+/// A route.
+#[derive(Clone, Debug, Serialize)]
+pub struct ToldRoute {
+    /// Its name.
+    pub name: Box<str>,
+    /// `file:line`.
+    pub site: String,
 }
 
 /// What the upstream would be asked.
@@ -189,15 +201,10 @@ fn tell(
         }
     }
     let error = passage.record.error.as_ref().map(ToldError::from);
-    let over = match (&passage.record.route, &passage.record.target) {
-        (Some(won), Some(target)) => gateway
-            .routes
-            .candidates(arrival.method, target, arrival.headers)
-            .into_iter()
-            .filter(|index| *index != won.index)
-            .filter_map(|index| gateway.entries.get(index).map(|route| route.facts.name.clone()))
-            .collect(),
-        _ => Vec::new(),
+    let over = over(gateway, &passage, arrival);
+    let response_rules = match upstream {
+        Some(_) => response_rules(gateway, &passage),
+        None => Vec::new(),
     };
     Explanation {
         outcome: match (&reply, &error) {
@@ -210,12 +217,38 @@ fn tell(
         steps: passage.effects.steps.take().unwrap_or_default().into_iter().map(Told::from).collect(),
         route: passage.record.route.as_ref().map(|route| route.name.clone()),
         over,
+        response_rules,
         error,
         would: passage.effects.would.iter().map(ToldError::from).collect(),
         upstream,
         response_headers: reply.as_ref().map(fields).unwrap_or_default(),
         hash: gateway.hash.clone(),
     }
+}
+
+/// The routes that lost.
+fn over(gateway: &Gateway, passage: &Passage, arrival: &Arrival<'_>) -> Vec<ToldRoute> {
+    let (Some(won), Some(target)) = (&passage.record.route, &passage.record.target) else {
+        return Vec::new();
+    };
+    let asked = cors::requested_method(arrival.headers).filter(|_| passage.is_preflight());
+    let candidates = match asked {
+        Some(asked) => gateway.routes.preflight_candidates(&asked, target),
+        None => gateway.routes.candidates(arrival.method, target, arrival.headers),
+    };
+    candidates
+        .into_iter()
+        .filter(|index| *index != won.index)
+        .filter_map(|index| gateway.entries.get(index))
+        .map(|route| ToldRoute { name: route.facts.name.clone(), site: route.facts.site.to_string() })
+        .collect()
+}
+
+fn response_rules(gateway: &Gateway, passage: &Passage) -> Vec<Arc<str>> {
+    let route = passage.record.route.as_ref().and_then(|won| gateway.entries.get(won.index));
+    let headers = route.iter().flat_map(|route| &route.headers).map(|rules| Arc::clone(rules.name()));
+    let cors = route.iter().filter_map(|route| route.cors.as_ref()).map(|cors| Arc::clone(cors.name()));
+    headers.chain(cors).collect()
 }
 
 fn fields(reply: &Reply) -> Vec<(String, String)> {

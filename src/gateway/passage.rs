@@ -1,24 +1,28 @@
 //! The way of one request, read top to bottom: from the door to its record.
 
+mod door;
+mod forward;
+#[cfg(test)]
+mod tests;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION, ORIGIN, USER_AGENT, VIA};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use super::document::RedirectToHttps;
-use super::route::{Action, Route, UpstreamPath, redirect_reply};
-use super::{Gateway, Listener};
-use crate::canonical::{self, Denial, Fault, Oddities, Target};
-use crate::client::{self, Client, Trusted, Upgrade};
-use crate::policy::cors::{self, Preflight};
+use super::Gateway;
+use super::route::{Action, Route, redirect_reply};
+use crate::canonical::Target;
+use crate::client::{self, Client, Upgrade};
+use crate::policy::cors::Preflight;
 use crate::policy::{Effects, Step};
 use crate::record::Record;
 use crate::reply::{Kind, Refusal, Reply, Wants};
-use crate::request::{Arrival, Connection, Fields, Protocol, Request};
-use crate::route::Found;
-use crate::upstream::{Host, Upstream};
+use crate::request::{Arrival, Connection, Fields, Request};
+use crate::upstream::Upstream;
+use door::{redirect_port, tolerated};
 
 /// The request id's field, to the client and to the upstream.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -164,153 +168,6 @@ impl Passage {
         Ok(admit_body(gateway, head))
     }
 
-    fn note_arrival(&mut self, arrival: &Arrival<'_>) {
-        self.record.method = Some(arrival.method.clone());
-        self.record.protocol = Some(arrival.protocol);
-        self.record.user_agent = arrival.headers.get(USER_AGENT).cloned();
-        self.origin = arrival.headers.get(ORIGIN).cloned();
-        self.wants = Wants::from_headers(arrival.headers);
-    }
-
-    fn canonical(&mut self, arrival: &Arrival<'_>) -> Result<Target, Stop> {
-        let limits = &self.gateway.settings;
-        header_limits(arrival.headers, limits)?;
-        if matches!(*arrival.method, Method::TRACE | Method::CONNECT) {
-            let message = format!("{} is not served", arrival.method);
-            let allow = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
-            return Err(Refusal::new(Kind::MethodNotAllowed, "method_never_allowed", message)
-                .with_header(http::header::ALLOW, allow)
-                .into());
-        }
-        let Arrival { method, target, authority, headers, protocol, .. } = *arrival;
-        let target = canonical::target(method, target, authority, headers, protocol, limits.uri_bytes)
-            .map_err(denied)?;
-        self.effects.note(|| {
-            let query = target.query().map(|query| format!("?{query}")).unwrap_or_default();
-            step("canonical", "pass", format!("{} {}{query}", target.host(), target.path()))
-        });
-        Ok(target)
-    }
-
-    fn client(&mut self, arrival: &Arrival<'_>, listener: Option<&Arc<Listener>>) -> Client {
-        let connection = arrival.connection;
-        let nobody = Trusted::default();
-        let trusted = listener.map_or(&nobody, |listener| &listener.trusted);
-        let client = client::determine(connection.peer, connection.tls.is_some(), arrival.headers, trusted);
-        self.record.client = Some(client.address);
-        if client.peer_trusted {
-            self.record.request_id = client::request_id(arrival.headers, true);
-        }
-        self.effects.note(|| {
-            let word = if client.peer_trusted { "named by a trusted proxy" } else { "the peer itself" };
-            step("client", "pass", format!("{} ({word})", client.address))
-        });
-        self.client = Some(client.clone());
-        client
-    }
-
-    fn edge(&mut self, gateway: &Gateway, client: &Client) -> Result<(), Stop> {
-        if let Some(access) = &gateway.edge_access {
-            self.effects.judge(access.name(), access.mode(), access.check(client.address))?;
-        }
-        Ok(())
-    }
-
-    /// 308 keeps the method (RFC 9110 §15.4.9).
-    fn redirect_to_https(&mut self, port: Option<u16>, client: &Client, target: &Target) -> Result<(), Stop> {
-        let Some(port) = port else { return Ok(()) };
-        if client.https {
-            return Ok(()); // A trusted proxy in front has ended TLS already: redirecting would go in circles.
-        }
-        if target.host().is_empty() || target.path() == "*" {
-            return Err(Refusal::new(Kind::AmbiguousRequest, "host_missing", "no host to redirect to").into());
-        }
-        let mut location = format!("https://{}", target.host());
-        if port != 443 {
-            location.push_str(&format!(":{port}"));
-        }
-        location.push_str(target.path());
-        if let Some(query) = target.query() {
-            location.push('?');
-            location.push_str(query);
-        }
-        let mut headers = HeaderMap::new();
-        match HeaderValue::from_str(&location) {
-            Ok(value) => headers.insert(LOCATION, value),
-            Err(_) => {
-                return Err(Refusal::new(
-                    Kind::AmbiguousRequest,
-                    "target_invalid",
-                    "the target fits no header",
-                )
-                .into());
-            }
-        };
-        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-        self.effects.note(|| step("redirect_to_https", "answer", location));
-        Err(Stop::Answered(Box::new(Reply {
-            status: StatusCode::PERMANENT_REDIRECT,
-            headers,
-            body: bytes::Bytes::new(),
-        })))
-    }
-
-    fn route(&mut self, gateway: &Gateway, arrival: &Arrival<'_>, target: &Target) -> Result<usize, Stop> {
-        let preflight = cors::is_preflight(arrival.method, arrival.headers);
-        if let (true, Some(asked)) = (preflight, cors::requested_method(arrival.headers)) {
-            let found = gateway.routes.find_preflight(&asked, target);
-            let policy = |index: usize| gateway.entries.get(index).is_some_and(|route| route.cors.is_some());
-            match found {
-                // A route without a policy leaves preflights to its upstream: the request is an ordinary OPTIONS there.
-                Found::Route { index, .. } if !policy(index) => {}
-                found => {
-                    self.preflight = true;
-                    return self.take(gateway, found, target);
-                }
-            }
-        }
-        let found = gateway.routes.find(arrival.method, target, arrival.headers);
-        self.take(gateway, found, target)
-    }
-
-    fn take(&mut self, gateway: &Gateway, found: Found<'_>, target: &Target) -> Result<usize, Stop> {
-        match found {
-            Found::Route { index, parameters } => {
-                self.route = Some(index);
-                if let Some(route) = gateway.entries.get(index) {
-                    self.record.route = Some(Arc::clone(&route.facts));
-                    self.effects.note(|| Step {
-                        site: Some(route.facts.site.clone()),
-                        ..step(
-                            "route",
-                            "pass",
-                            format!("{} ({})", route.facts.name, route.facts.resource_path),
-                        )
-                    });
-                }
-                let parameters = parameters.iter(target.path());
-                self.record
-                    .parameters
-                    .extend(parameters.map(|(name, value)| (Arc::clone(name), value.into())));
-                Ok(index)
-            }
-            Found::MethodNotAllowed { allow } => {
-                tolerated(target)?; // A path with two readings has none that a 405 or 404 could speak of.
-                let message = format!("{} has no route for this method; it has {allow}", target.path());
-                let mut refusal = Refusal::new(Kind::MethodNotAllowed, "method_not_allowed", message);
-                if let Ok(value) = HeaderValue::from_str(&allow) {
-                    refusal = refusal.with_header(http::header::ALLOW, value);
-                }
-                Err(refusal.into())
-            }
-            Found::NotFound => {
-                tolerated(target)?;
-                let message = format!("no route for {}{}", target.host(), target.path());
-                Err(Refusal::new(Kind::RouteNotFound, "no_route", message).into())
-            }
-        }
-    }
-
     /// The order of the policies on a request's head, and why: lists cost least, so they come first; a preflight bears no
     /// credentials, so it is answered before anything would ask for them.
     #[expect(
@@ -382,61 +239,6 @@ impl Passage {
         self.finish_reply(Reply { status: StatusCode::OK, headers, body: body.into() })
     }
 
-    /// Prepares the head that the upstream will see, and returns its path and query.
-    ///
-    /// Removes hop-by-hop fields and what only proxies may say, sets forwarding fields, Via and request id, applies the
-    /// route's header rules, and last the Host (`server_name` is the chosen server's own `host:port`).
-    pub fn upstream_head(
-        &mut self,
-        admitted: &Admitted,
-        server_name: &str,
-        fields: &mut impl Fields,
-    ) -> String {
-        let (Some(route), Some(target)) = (admitted.route(), self.record.target.clone()) else {
-            return "/".to_owned();
-        };
-        client::strip_hop_by_hop(fields, upgrade(route, fields));
-        if let Some(client) = &self.client {
-            let nobody = Trusted::default();
-            let trusted = self.gateway.listener(&self.listener).map_or(&nobody, |listener| &listener.trusted);
-            client::forward(fields, self.peer, client, trusted, target.authority());
-        }
-        let protocol = self.record.protocol.unwrap_or(Protocol::Http11);
-        set_via(protocol, fields);
-        if let Ok(id) = HeaderValue::from_str(self.record.request_id.as_str()) {
-            fields.set(X_REQUEST_ID, id);
-        }
-        for rules in &route.headers {
-            rules.request(&self.record, fields);
-        }
-        let Action::Forward { upstream, path } = &route.action else {
-            return path_and_query(target.path(), &target);
-        };
-        if let Ok(host) = host_for(upstream.host(), server_name, &target).parse::<HeaderValue>() {
-            fields.set(HOST, host);
-        }
-        self.upstream_path(path, &target)
-    }
-
-    fn upstream_path(&self, path: &UpstreamPath, target: &Target) -> String {
-        match path {
-            UpstreamPath::Keep => path_and_query(target.path(), target),
-            UpstreamPath::Replace { strip, prefix } => {
-                let rest = match target.path().strip_prefix(&**strip) {
-                    Some(rest) if rest.is_empty() || rest.starts_with('/') => rest,
-                    Some(_) | None => target.path(),
-                };
-                let slash = if rest.is_empty() && prefix.is_empty() { "/" } else { "" };
-                path_and_query(&format!("{prefix}{slash}{rest}"), target)
-            }
-            UpstreamPath::Template(template) => {
-                let mut path = String::new();
-                template.render_url(&self.record, &mut path);
-                path_and_query(&path, target)
-            }
-        }
-    }
-
     /// Finishes the head of an upstream's response: hop-by-hop fields, header rules, CORS, request id.
     pub fn finish(&mut self, status: StatusCode, fields: &mut impl Fields) {
         self.record.status = status.as_u16();
@@ -473,6 +275,11 @@ impl Passage {
         let gateway = Arc::clone(&self.gateway);
         let reply = gateway.replies.render(&refusal, &self.record, &self.wants);
         self.finish_reply(reply)
+    }
+
+    /// Whether it was taken for a preflight, and routed by the method that it asks about.
+    pub(super) fn is_preflight(&self) -> bool {
+        self.preflight
     }
 
     /// Whether the request was refused because it could not be understood.
@@ -524,88 +331,4 @@ fn step(
     detail: impl Into<std::borrow::Cow<'static, str>>,
 ) -> Step {
     Step { name: name.into(), outcome: outcome.into(), detail: detail.into(), site: None }
-}
-
-/// Counts and sizes of fields; the rim has judged HTTP/1's raw head by the same numbers already.
-fn header_limits(headers: &HeaderMap, limits: &super::Settings) -> Result<(), Refusal> {
-    let mut bytes = 0;
-    for (name, value) in headers {
-        let field = name.as_str().len() + value.len() + 4;
-        bytes += field;
-        if field > limits.field_bytes {
-            let message =
-                format!("a field has {field} bytes; `server.limits.field_bytes` is {}", limits.field_bytes);
-            return Err(Refusal::new(Kind::HeadersTooLarge, "field_too_large", message));
-        }
-    }
-    if headers.len() > limits.header_fields {
-        let message =
-            format!("{} fields; `server.limits.header_fields` is {}", headers.len(), limits.header_fields);
-        return Err(Refusal::new(Kind::HeadersTooLarge, "too_many_fields", message));
-    }
-    if bytes > limits.header_bytes {
-        let message =
-            format!("{bytes} bytes of fields; `server.limits.header_bytes` is {}", limits.header_bytes);
-        return Err(Refusal::new(Kind::HeadersTooLarge, "head_too_large", message));
-    }
-    Ok(())
-}
-
-/// No route of this version tolerates what has two readings.
-fn tolerated(target: &Target) -> Result<(), Refusal> {
-    target.oddities().denial(Oddities::default()).map_or(Ok(()), |denial| Err(denied(denial)))
-}
-
-/// As the listener says now; as it said when the connection came, where it is no more.
-fn redirect_port(listener: Option<&Arc<Listener>>, connection: &Connection) -> Option<u16> {
-    match listener.map(|listener| listener.redirect) {
-        Some(RedirectToHttps::Port(port)) => Some(port),
-        Some(RedirectToHttps::No) => None,
-        None => connection.redirect,
-    }
-}
-
-fn denied(denial: Denial) -> Refusal {
-    let kind = match denial.fault {
-        Fault::Ambiguous => Kind::AmbiguousRequest,
-        Fault::UriTooLong => Kind::UriTooLong,
-    };
-    Refusal::new(kind, denial.reason, denial.message)
-}
-
-/// Whether a request may go on asking for the protocol it names: one that the route lists.
-fn upgrade(route: &Route, fields: &impl Fields) -> Upgrade {
-    let asked = fields.fields().get(http::header::UPGRADE).and_then(|value| value.to_str().ok());
-    match asked {
-        Some(protocol) if route.permits_upgrade(&protocol.trim().to_ascii_lowercase()) => Upgrade::Keep,
-        Some(_) | None => Upgrade::Drop,
-    }
-}
-
-/// Adds this hop (RFC 9110 §7.6.3).
-fn set_via(protocol: Protocol, fields: &mut impl Fields) {
-    fields.append(
-        VIA,
-        match protocol {
-            Protocol::Http10 => HeaderValue::from_static("1.0 portcullis"),
-            Protocol::Http11 => HeaderValue::from_static("1.1 portcullis"),
-            Protocol::Http2 => HeaderValue::from_static("2 portcullis"),
-        },
-    );
-}
-
-fn host_for(host: &Host, server_name: &str, target: &Target) -> String {
-    match (host, target.port()) {
-        (Host::Server, _) => server_name.to_owned(),
-        (Host::Literal(literal), _) => literal.clone(),
-        (Host::Keep, Some(port)) => format!("{}:{port}", target.host()),
-        (Host::Keep, None) => target.host().to_owned(),
-    }
-}
-
-fn path_and_query(path: &str, target: &Target) -> String {
-    match target.query() {
-        Some(query) => format!("{path}?{query}"),
-        None => path.to_owned(),
-    }
 }

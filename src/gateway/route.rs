@@ -301,6 +301,15 @@ fn upstream_path(rule: &Spanned<PathRule>, config: &RouteConfig, build: &mut Bui
                 "keep one of the two ways",
             );
         }
+        if template.contains(['?', '#']) || template.contains(char::is_whitespace) {
+            let cause = "a path holds no `?`, `#` or space";
+            build.errors.push(
+                &template.site,
+                &*template.path,
+                cause,
+                "leave it out; the query goes along as it is",
+            );
+        }
         if !template.starts_with('/') {
             build.errors.push(
                 &template.site,

@@ -1,0 +1,223 @@
+//! The door: whose request it is, in which form, and for which route.
+
+use std::sync::Arc;
+
+use http::header::{CONTENT_LENGTH, LOCATION, ORIGIN, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+
+use super::{Passage, Stop, step};
+use crate::canonical::{self, Denial, Fault, Oddities, Target};
+use crate::client::{self, Client, Trusted};
+use crate::gateway::document::RedirectToHttps;
+use crate::gateway::{Gateway, Listener, Settings};
+use crate::policy::Step;
+use crate::policy::cors;
+use crate::reply::{Kind, Refusal, Reply, Wants};
+use crate::request::{Arrival, Connection};
+use crate::route::Found;
+
+impl Passage {
+    pub(super) fn note_arrival(&mut self, arrival: &Arrival<'_>) {
+        self.record.method = Some(arrival.method.clone());
+        self.record.protocol = Some(arrival.protocol);
+        self.record.user_agent = arrival.headers.get(USER_AGENT).cloned();
+        self.origin = arrival.headers.get(ORIGIN).cloned();
+        self.wants = Wants::from_headers(arrival.headers);
+    }
+
+    pub(super) fn canonical(&mut self, arrival: &Arrival<'_>) -> Result<Target, Stop> {
+        let limits = &self.gateway.settings;
+        header_limits(arrival.headers, limits)?;
+        if matches!(*arrival.method, Method::TRACE | Method::CONNECT) {
+            let message = format!("{} is not served", arrival.method);
+            let allow = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+            return Err(Refusal::new(Kind::MethodNotAllowed, "method_never_allowed", message)
+                .with_header(http::header::ALLOW, allow)
+                .into());
+        }
+        let Arrival { method, target, authority, headers, protocol, .. } = *arrival;
+        let target = canonical::target(method, target, authority, headers, protocol, limits.uri_bytes)
+            .map_err(denied)?;
+        self.effects.note(|| {
+            let query = target.query().map(|query| format!("?{query}")).unwrap_or_default();
+            step("canonical", "pass", format!("{} {}{query}", target.host(), target.path()))
+        });
+        Ok(target)
+    }
+
+    pub(super) fn client(&mut self, arrival: &Arrival<'_>, listener: Option<&Arc<Listener>>) -> Client {
+        let connection = arrival.connection;
+        let nobody = Trusted::default();
+        let trusted = listener.map_or(&nobody, |listener| &listener.trusted);
+        let client = client::determine(connection.peer, connection.tls.is_some(), arrival.headers, trusted);
+        self.record.client = Some(client.address);
+        if client.peer_trusted {
+            self.record.request_id = client::request_id(arrival.headers, true);
+        }
+        self.effects.note(|| {
+            let word = if client.peer_trusted { "named by a trusted proxy" } else { "the peer itself" };
+            step("client", "pass", format!("{} ({word})", client.address))
+        });
+        self.client = Some(client.clone());
+        client
+    }
+
+    pub(super) fn edge(&mut self, gateway: &Gateway, client: &Client) -> Result<(), Stop> {
+        if let Some(access) = &gateway.edge_access {
+            self.effects.judge(access.name(), access.mode(), access.check(client.address))?;
+        }
+        Ok(())
+    }
+
+    /// 308 keeps the method (RFC 9110 §15.4.9).
+    pub(super) fn redirect_to_https(
+        &mut self,
+        port: Option<u16>,
+        client: &Client,
+        target: &Target,
+    ) -> Result<(), Stop> {
+        let Some(port) = port else { return Ok(()) };
+        if client.https {
+            return Ok(()); // A trusted proxy in front has ended TLS already: redirecting would go in circles.
+        }
+        if target.host().is_empty() || target.path() == "*" {
+            return Err(Refusal::new(Kind::AmbiguousRequest, "host_missing", "no host to redirect to").into());
+        }
+        let mut location = format!("https://{}", target.host());
+        if port != 443 {
+            location.push_str(&format!(":{port}"));
+        }
+        location.push_str(target.path());
+        if let Some(query) = target.query() {
+            location.push('?');
+            location.push_str(query);
+        }
+        let mut headers = HeaderMap::new();
+        match HeaderValue::from_str(&location) {
+            Ok(value) => headers.insert(LOCATION, value),
+            Err(_) => {
+                return Err(Refusal::new(
+                    Kind::AmbiguousRequest,
+                    "target_invalid",
+                    "the target fits no header",
+                )
+                .into());
+            }
+        };
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        self.effects.note(|| step("redirect_to_https", "answer", location));
+        Err(Stop::Answered(Box::new(Reply {
+            status: StatusCode::PERMANENT_REDIRECT,
+            headers,
+            body: bytes::Bytes::new(),
+        })))
+    }
+
+    pub(super) fn route(
+        &mut self,
+        gateway: &Gateway,
+        arrival: &Arrival<'_>,
+        target: &Target,
+    ) -> Result<usize, Stop> {
+        let preflight = cors::is_preflight(arrival.method, arrival.headers);
+        if let (true, Some(asked)) = (preflight, cors::requested_method(arrival.headers)) {
+            let found = gateway.routes.find_preflight(&asked, target);
+            let policy = |index: usize| gateway.entries.get(index).is_some_and(|route| route.cors.is_some());
+            match found {
+                // A route without a policy leaves preflights to its upstream: the request is an ordinary OPTIONS there.
+                Found::Route { index, .. } if !policy(index) => {}
+                found => {
+                    self.preflight = true;
+                    return self.take(gateway, found, target);
+                }
+            }
+        }
+        let found = gateway.routes.find(arrival.method, target, arrival.headers);
+        self.take(gateway, found, target)
+    }
+
+    fn take(&mut self, gateway: &Gateway, found: Found<'_>, target: &Target) -> Result<usize, Stop> {
+        match found {
+            Found::Route { index, parameters } => {
+                self.route = Some(index);
+                if let Some(route) = gateway.entries.get(index) {
+                    self.record.route = Some(Arc::clone(&route.facts));
+                    self.effects.note(|| Step {
+                        site: Some(route.facts.site.clone()),
+                        ..step(
+                            "route",
+                            "pass",
+                            format!("{} ({})", route.facts.name, route.facts.resource_path),
+                        )
+                    });
+                }
+                let parameters = parameters.iter(target.path());
+                self.record
+                    .parameters
+                    .extend(parameters.map(|(name, value)| (Arc::clone(name), value.into())));
+                Ok(index)
+            }
+            Found::MethodNotAllowed { allow } => {
+                tolerated(target)?; // A path with two readings has none that a 405 or 404 could speak of.
+                let message = format!("{} has no route for this method; it has {allow}", target.path());
+                let mut refusal = Refusal::new(Kind::MethodNotAllowed, "method_not_allowed", message);
+                if let Ok(value) = HeaderValue::from_str(&allow) {
+                    refusal = refusal.with_header(http::header::ALLOW, value);
+                }
+                Err(refusal.into())
+            }
+            Found::NotFound => {
+                tolerated(target)?;
+                let message = format!("no route for {}{}", target.host(), target.path());
+                Err(Refusal::new(Kind::RouteNotFound, "no_route", message).into())
+            }
+        }
+    }
+}
+
+/// Counts and sizes of fields; the rim has judged HTTP/1's raw head by the same numbers already.
+fn header_limits(headers: &HeaderMap, limits: &Settings) -> Result<(), Refusal> {
+    let mut bytes = 0;
+    for (name, value) in headers {
+        let field = name.as_str().len() + value.len() + 4;
+        bytes += field;
+        if field > limits.field_bytes {
+            let message =
+                format!("a field has {field} bytes; `server.limits.field_bytes` is {}", limits.field_bytes);
+            return Err(Refusal::new(Kind::HeadersTooLarge, "field_too_large", message));
+        }
+    }
+    if headers.len() > limits.header_fields {
+        let message =
+            format!("{} fields; `server.limits.header_fields` is {}", headers.len(), limits.header_fields);
+        return Err(Refusal::new(Kind::HeadersTooLarge, "too_many_fields", message));
+    }
+    if bytes > limits.header_bytes {
+        let message =
+            format!("{bytes} bytes of fields; `server.limits.header_bytes` is {}", limits.header_bytes);
+        return Err(Refusal::new(Kind::HeadersTooLarge, "head_too_large", message));
+    }
+    Ok(())
+}
+
+/// No route of this version tolerates what has two readings.
+pub(super) fn tolerated(target: &Target) -> Result<(), Refusal> {
+    target.oddities().denial(Oddities::default()).map_or(Ok(()), |denial| Err(denied(denial)))
+}
+
+/// As the listener says now; as it said when the connection came, where it is no more.
+pub(super) fn redirect_port(listener: Option<&Arc<Listener>>, connection: &Connection) -> Option<u16> {
+    match listener.map(|listener| listener.redirect) {
+        Some(RedirectToHttps::Port(port)) => Some(port),
+        Some(RedirectToHttps::No) => None,
+        None => connection.redirect,
+    }
+}
+
+fn denied(denial: Denial) -> Refusal {
+    let kind = match denial.fault {
+        Fault::Ambiguous => Kind::AmbiguousRequest,
+        Fault::UriTooLong => Kind::UriTooLong,
+    };
+    Refusal::new(kind, denial.reason, denial.message)
+}

@@ -1,0 +1,105 @@
+//! Towards the upstream: the head that it will see.
+
+use http::HeaderValue;
+use http::header::{HOST, VIA};
+
+use super::{Admitted, Passage, X_REQUEST_ID};
+use crate::canonical::Target;
+use crate::client::{self, Trusted, Upgrade};
+use crate::gateway::route::{Action, Route, UpstreamPath};
+use crate::request::{Fields, Protocol};
+use crate::upstream::Host;
+
+impl Passage {
+    /// Prepares the head that the upstream will see, and returns its path and query.
+    ///
+    /// Removes hop-by-hop fields and what only proxies may say, sets forwarding fields, Via and request id, applies the
+    /// route's header rules, and last the Host (`server_name` is the chosen server's own `host:port`).
+    pub fn upstream_head(
+        &mut self,
+        admitted: &Admitted,
+        server_name: &str,
+        fields: &mut impl Fields,
+    ) -> String {
+        let (Some(route), Some(target)) = (admitted.route(), self.record.target.clone()) else {
+            return "/".to_owned();
+        };
+        client::strip_hop_by_hop(fields, upgrade(route, fields));
+        if let Some(client) = &self.client {
+            let nobody = Trusted::default();
+            let trusted = self.gateway.listener(&self.listener).map_or(&nobody, |listener| &listener.trusted);
+            client::forward(fields, self.peer, client, trusted, target.authority());
+        }
+        let protocol = self.record.protocol.unwrap_or(Protocol::Http11);
+        set_via(protocol, fields);
+        if let Ok(id) = HeaderValue::from_str(self.record.request_id.as_str()) {
+            fields.set(X_REQUEST_ID, id);
+        }
+        for rules in &route.headers {
+            rules.request(&self.record, fields);
+        }
+        let Action::Forward { upstream, path } = &route.action else {
+            return path_and_query(target.path(), &target);
+        };
+        if let Ok(host) = host_for(upstream.host(), server_name, &target).parse::<HeaderValue>() {
+            fields.set(HOST, host);
+        }
+        self.upstream_path(path, &target)
+    }
+
+    fn upstream_path(&self, path: &UpstreamPath, target: &Target) -> String {
+        match path {
+            UpstreamPath::Keep => path_and_query(target.path(), target),
+            UpstreamPath::Replace { strip, prefix } => {
+                let rest = match target.path().strip_prefix(&**strip) {
+                    Some(rest) if rest.is_empty() || rest.starts_with('/') => rest,
+                    Some(_) | None => target.path(),
+                };
+                let slash = if rest.is_empty() && prefix.is_empty() { "/" } else { "" };
+                path_and_query(&format!("{prefix}{slash}{rest}"), target)
+            }
+            UpstreamPath::Template(template) => {
+                let mut path = String::new();
+                template.render_url(&self.record, &mut path);
+                path_and_query(&path, target)
+            }
+        }
+    }
+}
+
+/// Whether a request may go on asking for the protocol it names: one that the route lists.
+fn upgrade(route: &Route, fields: &impl Fields) -> Upgrade {
+    let asked = fields.fields().get(http::header::UPGRADE).and_then(|value| value.to_str().ok());
+    match asked {
+        Some(protocol) if route.permits_upgrade(&protocol.trim().to_ascii_lowercase()) => Upgrade::Keep,
+        Some(_) | None => Upgrade::Drop,
+    }
+}
+
+/// Adds this hop (RFC 9110 §7.6.3).
+fn set_via(protocol: Protocol, fields: &mut impl Fields) {
+    fields.append(
+        VIA,
+        match protocol {
+            Protocol::Http10 => HeaderValue::from_static("1.0 portcullis"),
+            Protocol::Http11 => HeaderValue::from_static("1.1 portcullis"),
+            Protocol::Http2 => HeaderValue::from_static("2 portcullis"),
+        },
+    );
+}
+
+fn host_for(host: &Host, server_name: &str, target: &Target) -> String {
+    match (host, target.port()) {
+        (Host::Server, _) => server_name.to_owned(),
+        (Host::Literal(literal), _) => literal.clone(),
+        (Host::Keep, Some(port)) => format!("{}:{port}", target.host()),
+        (Host::Keep, None) => target.host().to_owned(),
+    }
+}
+
+fn path_and_query(path: &str, target: &Target) -> String {
+    match target.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    }
+}

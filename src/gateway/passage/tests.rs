@@ -1,0 +1,1 @@
+//! Tables of the way through a gateway.
