@@ -72,11 +72,16 @@ fn refused_configurations_say_what_is_wrong() {
     assert!(files.len() >= 70, "only {} refused configurations", files.len());
 }
 
-/// Copies `conf` to where the files that its examples name can be put beside them.
+/// A copy of `conf` alone, as a fresh clone has it: the repository itself may not be ours to write.
 fn published() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     copy(Path::new("conf"), directory.path());
-    let tls = directory.path().join("examples/tls");
+    directory
+}
+
+/// Puts the files that examples name in comments beside them.
+fn add_certificates(directory: &Path) {
+    let tls = directory.join("examples/tls");
     fs::create_dir_all(&tls).unwrap();
     for name in ["api.example.com", "shop.example.org", "internal-ca"] {
         let (certificate, key) = self_signed(name);
@@ -85,7 +90,6 @@ fn published() -> tempfile::TempDir {
         fs::write(&path, key).unwrap();
         fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     }
-    directory
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -147,8 +151,10 @@ fn with_alternatives(text: &str) -> String {
 
 #[test]
 fn published_configurations_are_accepted_as_they_are() {
-    let mut files = yaml_files("conf");
-    files.extend(yaml_files("conf/examples"));
+    let directory = published();
+    let conf = directory.path().to_str().unwrap();
+    let mut files = yaml_files(conf);
+    files.extend(yaml_files(&format!("{conf}/examples")));
     assert!(files.len() >= 10, "{files:?}");
     for path in files {
         assert_eq!(check_file(&path), "", "{}", path.display());
@@ -158,6 +164,7 @@ fn published_configurations_are_accepted_as_they_are() {
 #[test]
 fn what_published_configurations_comment_out_is_accepted_where_its_files_are() {
     let directory = published();
+    add_certificates(directory.path());
     let mut changed = 0;
     for path in yaml_files(&format!("{}/examples", directory.path().display())) {
         let text = fs::read_to_string(&path).unwrap();
