@@ -3,7 +3,8 @@
 #   docker run --rm -v ./my.yaml:/etc/portcullis/portcullis.yaml:ro portcullis check --config /etc/portcullis/portcullis.yaml
 
 FROM rust:1.95-bookworm AS build
-# cmake is for zlib-ng; OpenSSL is built from source and linked statically.
+# cmake is for zlib-ng; OpenSSL is built from source and linked statically. Line tables, three quarters of the binary,
+# stay behind; the names of functions do not.
 RUN apt-get update \
  && apt-get install -y --no-install-recommends cmake \
  && rm -rf /var/lib/apt/lists/*
@@ -12,7 +13,8 @@ COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --release --locked --bin portcullis \
- && install -D -m 755 target/release/portcullis /image/usr/bin/portcullis \
+ && strip --strip-debug -o /tmp/portcullis target/release/portcullis \
+ && install -D -m 755 /tmp/portcullis /image/usr/bin/portcullis \
  && install -D -m 644 conf/container.yaml /image/etc/portcullis/portcullis.yaml \
  && install -d -m 700 /image/var/lib/portcullis
 

@@ -138,6 +138,8 @@ impl Framing {
 
     /// Puts it back. A client of HTTP/1.0 knows no chunks (RFC 9112 §6.1): its body ends with the connection.
     pub(super) fn restore(self, head: &mut ResponseHeader, client: Version) {
+        // The version is this connection's, not that of the upstream's (RFC 9112 §2.3).
+        head.set_version(Version::HTTP_11);
         for name in &HOP_BY_HOP {
             head.remove_header(name);
         }

@@ -1,5 +1,7 @@
 //! Upstreams that misbehave: 502 with the reason in the log, the connection not used again, nothing crashes.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::harness::{Connection, Origin, Running};
@@ -153,6 +155,17 @@ fn a_response_that_ends_with_the_connection_passes() {
     let origin = Origin::bytes("HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\nuntil the end");
     let gateway = behind(&origin);
     assert_eq!(gateway.get("/").expect(200).text(), "until the end");
+}
+
+#[test]
+fn an_upstreams_version_is_not_the_clients() {
+    let origin = Origin::bytes("HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let gateway = behind(&origin);
+    let mut client = TcpStream::connect(gateway.address()).unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n").unwrap();
+    let mut said = String::new();
+    client.read_to_string(&mut said).unwrap();
+    assert!(said.starts_with("HTTP/1.1 200 "), "{said}");
 }
 
 #[test]
