@@ -39,8 +39,17 @@ pub(super) fn run(asked: &Run, err: &mut dyn Write) -> u8 {
     });
     let _ = write!(err, "{}", build.errors.render(&build.sources));
     let Some((gateway, live)) = compiled else { return USAGE };
-    if let Err(cause) = state_is_writable(&gateway.settings.state) {
-        let _ = writeln!(err, "error: the state directory {}: {cause}", gateway.settings.state.display());
+    // What `--to` serves keeps nothing: a first try leaves no directory behind.
+    if asked.to.is_none()
+        && let Err(cause) = state_is_writable(&gateway.settings.state)
+    {
+        let directory = gateway.settings.state.display();
+        let _ = writeln!(
+            err,
+            "error: {}: the state directory `{directory}` cannot be written: {cause}; \
+             make it the gateway's own, or name another with `server.state`",
+            gateway.settings.sites.state
+        );
         return 1;
     }
     serve(asked, back_office, gateway, live, &build, err)
@@ -66,7 +75,14 @@ fn serve(
     let options = Options {
         gateway,
         files,
-        reload: reload(asked, live, Arc::clone(&current)),
+        reload: reload(asked, live),
+        adopted: {
+            let current = Arc::clone(&current);
+            Box::new(move |gateway| {
+                gateway.telling().start();
+                *current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(gateway);
+            })
+        },
         reopen_logs: {
             let current = Arc::clone(&current);
             Box::new(move || in_force(&current).telling().reopen())
@@ -116,7 +132,7 @@ fn watched(build: &Build) -> Vec<PathBuf> {
 }
 
 /// The next configuration: loaded and compiled anew; what is live is found again by its definition.
-fn reload(asked: &Run, live: Arc<Live>, current: Current) -> crate::server::Reload {
+fn reload(asked: &Run, live: Arc<Live>) -> crate::server::Reload {
     let asked = asked.clone();
     Box::new(move |generation| {
         let mut build = Build::default();
@@ -125,18 +141,10 @@ fn reload(asked: &Run, live: Arc<Live>, current: Current) -> crate::server::Relo
         let told = build.errors.render(&build.sources);
         let files = watched(&build);
         let lines = told.lines().map(ToOwned::to_owned).filter(|line| !line.is_empty()).collect();
+        live.sweep();
         match gateway {
-            Some(gateway) => {
-                let gateway = Arc::new(gateway);
-                gateway.telling().start();
-                *current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&gateway);
-                live.sweep();
-                Ok(Loaded { gateway, files, warnings: lines })
-            }
-            None => {
-                live.sweep();
-                Err(Refused { errors: lines, files })
-            }
+            Some(gateway) => Ok(Loaded { gateway: Arc::new(gateway), files, warnings: lines }),
+            None => Err(Refused { errors: lines, files }),
         }
     })
 }

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::document::{Document, Edge, Listener as ListenerConfig, RedirectToHttps, Server, Workers};
 use super::listener::{ListenAddress, Listener, ListenerTls};
 use super::route::Route;
-use super::{Gateway, Settings, certificates};
+use super::{Gateway, SettingSites, Settings, certificates};
 use crate::client::Trusted;
 use crate::config::{Build, OrNone, Site, Spanned};
 use crate::observe::{GATEWAY, Telling};
@@ -77,6 +77,7 @@ pub(super) fn compile(
         entries: entries.into_iter().map(Arc::new).collect(),
         upstreams,
         telling: telling?,
+        former: OnceLock::new(),
         #[cfg(test)]
         settled: None,
     })
@@ -145,7 +146,20 @@ fn settings(server: &Spanned<Server>, build: &mut Build) -> Option<Settings> {
         header_bytes: bytes(limits.header_bytes),
         field_bytes: bytes(limits.field_bytes),
         uri_bytes: bytes(limits.uri_bytes),
+        sites: sites(server),
     })
+}
+
+fn sites(server: &Spanned<Server>) -> SettingSites {
+    let or_server = |site: &Site| if site.line == 0 { server.site.clone() } else { site.clone() };
+    SettingSites {
+        workers: or_server(&server.workers.site),
+        state: or_server(&server.state.site),
+        status: match &server.status {
+            OrNone::None => server.site.clone(),
+            OrNone::Some(written) => or_server(&written.site),
+        },
+    }
 }
 
 fn status_address(written: &Spanned<String>, server: &Server, build: &mut Build) -> Option<ListenAddress> {

@@ -77,6 +77,8 @@ pub struct Options {
     pub files: Vec<PathBuf>,
     /// How the next one is made.
     pub reload: Reload,
+    /// Called when a reload is put in force: nothing can refuse it any more.
+    pub adopted: Box<dyn Fn(&Arc<Gateway>) + Send + Sync>,
     /// Called at SIGUSR1.
     pub reopen_logs: Box<dyn Fn() + Send + Sync>,
     /// The text of `/metrics`; called on a thread of the back office.
@@ -117,7 +119,7 @@ impl Server {
     /// # Errors
     /// Names the address, the line and the cause.
     pub fn bind(back_office: BackOffice, options: Options) -> Result<Self, Error> {
-        let Options { gateway, files, reload, reopen_logs, metrics, counts, attended } = options;
+        let Options { gateway, files, reload, adopted, reopen_logs, metrics, counts, attended } = options;
         let bound = match &gateway.settings.status {
             None => None,
             Some(address) => {
@@ -141,6 +143,7 @@ impl Server {
             gateway,
             files,
             reload,
+            adopted,
             reopen_logs,
             orders: orders.into(),
             counts,

@@ -18,7 +18,7 @@ use pingora_proxy::{HttpProxy, ProxyHttp, Session, http_proxy};
 use crate::config::Site;
 use crate::gateway::document::{MinVersion, RedirectToHttps};
 use crate::gateway::testing;
-use crate::gateway::{ListenAddress, Listener, ListenerTls, Settings};
+use crate::gateway::{ListenAddress, Listener, ListenerTls, SettingSites, Settings};
 use crate::request::Connection;
 use crate::server::{BackOffice, Counts, Error, Handle, Loaded, Options, Refused, Server};
 use crate::state::Live;
@@ -176,6 +176,11 @@ pub(super) fn settings(state: &Path) -> Settings {
         header_bytes: 8 << 10,
         field_bytes: 2 << 10,
         uri_bytes: 1 << 10,
+        sites: SettingSites {
+            workers: Site::new("test.yaml", 2, 1),
+            state: Site::new("test.yaml", 3, 1),
+            status: Site::new("test.yaml", 4, 1),
+        },
     }
 }
 
@@ -246,6 +251,7 @@ impl Rig {
                 Some(Err(error)) => Err(Refused { errors: vec![error], files: known.clone() }),
                 None => Err(Refused { errors: vec!["nothing new".into()], files: known.clone() }),
             }),
+            adopted: Box::new(|_| {}),
             reopen_logs: Box::new(|| {}),
             metrics: Arc::new(|| "portcullis_up 1\n".into()),
             counts: Arc::new(Counts::default()),
