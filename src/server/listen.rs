@@ -44,8 +44,8 @@ impl Socket {
     }
 
     /// Binds and listens beside sockets of our own on the same port that are about to end: `0.0.0.0:443` becomes
-    /// `127.0.0.1:443`, or the other way round. Nobody else can slip in: all sockets must be of one user and say so, and
-    /// they say so for this moment only.
+    /// `127.0.0.1:443`, or the other way round. SO_REUSEPORT for this moment only: a second gateway is refused as ever (Linux
+    /// remembers the port as shareable, but only for sockets of the same user that ask for it too).
     ///
     /// # Errors
     /// As [`Self::bind`].

@@ -18,7 +18,7 @@ use pingora_proxy::{HttpProxy, ProxyHttp, Session, http_proxy};
 use crate::config::Site;
 use crate::gateway::document::{MinVersion, RedirectToHttps};
 use crate::gateway::testing;
-use crate::gateway::{ListenAddress, Listener, ListenerTls, SettingSites, Settings};
+use crate::gateway::{Gateway, ListenAddress, Listener, ListenerTls, SettingSites, Settings};
 use crate::request::Connection;
 use crate::server::{BackOffice, Counts, Error, Handle, Loaded, Options, Refused, Server};
 use crate::state::Live;
@@ -206,6 +206,7 @@ type Next = Arc<Mutex<Option<Result<Vec<Listener>, String>>>>;
 pub(super) struct Rig {
     pub(super) handle: Handle,
     next: Next,
+    adopted: Arc<Mutex<Option<Arc<Gateway>>>>,
     thread: Option<JoinHandle<Result<(), Error>>>,
     _state: tempfile::TempDir,
 }
@@ -236,6 +237,7 @@ impl Rig {
         };
         let gateway = make(1, settings.clone(), listeners);
         let next: Next = Arc::default();
+        let adopted = Arc::<Mutex<Option<Arc<Gateway>>>>::default();
         let source = Arc::clone(&next);
         let attended = !files.is_empty();
         let known = files.clone();
@@ -251,7 +253,10 @@ impl Rig {
                 Some(Err(error)) => Err(Refused { errors: vec![error], files: known.clone() }),
                 None => Err(Refused { errors: vec!["nothing new".into()], files: known.clone() }),
             }),
-            adopted: Box::new(|_| {}),
+            adopted: {
+                let adopted = Arc::clone(&adopted);
+                Box::new(move |gateway| *adopted.lock().unwrap() = Some(Arc::clone(gateway)))
+            },
             reopen_logs: Box::new(|| {}),
             metrics: Arc::new(|| "portcullis_up 1\n".into()),
             counts: Arc::new(Counts::default()),
@@ -264,7 +269,7 @@ impl Rig {
             let conf = Arc::new(ServerConf::default());
             server.run(|_, _| -> HttpProxy<App> { http_proxy(&conf, App { origin }) })
         });
-        Ok(Self { handle, next, thread: Some(thread), _state: state })
+        Ok(Self { handle, next, adopted, thread: Some(thread), _state: state })
     }
 
     pub(super) fn address(&self, name: &str) -> SocketAddr {
@@ -286,6 +291,11 @@ impl Rig {
         self.offer(next);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(self.handle.reload())
+    }
+
+    /// What the last reload has put in force.
+    pub(super) fn gateway(&self) -> Arc<Gateway> {
+        self.adopted.lock().unwrap().clone().unwrap()
     }
 
     /// Waits until the server has ended by itself.
