@@ -24,7 +24,9 @@ const FLUSH: Duration = Duration::from_secs(2);
 /// 0: stopped as asked; 64: configuration; 1: anything else.
 pub(super) fn run(asked: &Run, err: &mut dyn Write) -> u8 {
     Settings::default().apply();
-    let back_office = match BackOffice::new() {
+    std::panic::set_hook(Box::new(|panic| log::error!("a defect of the gateway: {panic}")));
+    let office = BackOffice::new().and_then(|mut office| office.catch_signals().map(|()| office));
+    let back_office = match office {
         Ok(back_office) => back_office,
         Err(error) => {
             let _ = writeln!(err, "error: cannot start: {error}");

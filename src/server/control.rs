@@ -18,7 +18,7 @@ use super::reload::{Loaded, Refused, Reload};
 use super::tls::{Change, Terminator};
 use super::watch::{Watched, fingerprint};
 use super::worker::Order;
-use crate::gateway::{Certificate, Gateway, ListenAddress, Listener, Snapshots, certificates};
+use crate::gateway::{Certificate, Gateway, ListenAddress, Listener, Settings, Snapshots, certificates};
 
 /// How often draining looks whether the last connection is gone.
 const LOOK: Duration = Duration::from_millis(20);
@@ -55,8 +55,9 @@ pub(super) struct Parts {
 /// The one place where a running server is changed.
 pub(super) struct Control {
     parts: Parts,
-    /// What the process was started with: what of it cannot change is compared with this.
-    started_with: Arc<Gateway>,
+    /// What the process was started with: what of it cannot change is compared with this. Not the gateway itself, whose health
+    /// checks and series would live for ever.
+    started_with: Settings,
     listening: BTreeMap<Arc<str>, Listening>,
     watched: watch::Sender<Watched>,
     /// Taken while a reload runs.
@@ -93,7 +94,7 @@ impl Control {
         );
         let mut control = Self {
             parts,
-            started_with: Arc::clone(&gateway),
+            started_with: gateway.settings.clone(),
             listening: BTreeMap::new(),
             watched,
             reload: Some(reload),
@@ -192,7 +193,7 @@ impl Control {
 
     /// Names what only a restart changes.
     fn warn_of_constants(&self, gateway: &Gateway) {
-        let (old, new) = (&self.started_with.settings, &gateway.settings);
+        let (old, new) = (&self.started_with, &gateway.settings);
         let changed = [
             ("server.workers", &new.sites.workers, old.workers != new.workers),
             ("server.state", &new.sites.state, old.state != new.state),

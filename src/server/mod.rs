@@ -47,7 +47,10 @@ const BACK_OFFICE: usize = 2;
 
 /// The runtime of everything that is not a request: health checks, resolving, reloads, the status address.
 #[derive(Debug)]
-pub struct BackOffice(tokio::runtime::Runtime);
+pub struct BackOffice {
+    runtime: tokio::runtime::Runtime,
+    early: Option<signals::Early>,
+}
 
 impl BackOffice {
     /// Starts its threads.
@@ -60,12 +63,23 @@ impl BackOffice {
             .thread_name("back-office")
             .enable_all()
             .build()
-            .map(Self)
+            .map(|runtime| Self { runtime, early: None })
+    }
+
+    /// From now on SIGHUP and SIGUSR1 wait for the server instead of ending the process: a service manager may reload what is
+    /// still loading. The signals that end it do so at once until the server runs.
+    ///
+    /// # Errors
+    /// Handlers cannot be installed.
+    pub fn catch_signals(&mut self) -> std::io::Result<()> {
+        let _inside = self.runtime.enter();
+        self.early = Some(signals::Early::catch()?);
+        Ok(())
     }
 
     /// For those who work there.
     pub fn handle(&self) -> &tokio::runtime::Handle {
-        self.0.handle()
+        self.runtime.handle()
     }
 }
 
@@ -168,9 +182,11 @@ impl Server {
     {
         let Self { back_office, mut control, mut commands, handle, status, status_socket, inboxes, attended } =
             self;
+        let BackOffice { runtime: back_office, early } = back_office;
         let inside = back_office.handle().enter();
         if attended {
-            signals::listen(handle.commands.clone()).map_err(Error::Signals)?;
+            let early = early.map_or_else(signals::Early::catch, Ok).map_err(Error::Signals)?;
+            signals::listen(early, handle.commands.clone()).map_err(Error::Signals)?;
             watch::start(control.watched(), handle.commands.clone());
         }
         if let Some(address) = &handle.status {
@@ -201,7 +217,7 @@ impl Server {
             let _ = thread.join();
         }
         drop(inside);
-        back_office.0.shutdown_background();
+        back_office.shutdown_background();
         Ok(())
     }
 }

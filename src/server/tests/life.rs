@@ -380,3 +380,15 @@ fn a_listener_that_is_no_more_is_remembered_while_it_has_connections() {
     assert_eq!(rig.reload(Ok(vec![plain("a")])), Ok(4));
     assert_eq!(known(&rig), ["a"]);
 }
+
+/// What nobody serves with any more is let go, the first configuration too: its health checks would go on for ever.
+#[test]
+fn an_old_configuration_is_let_go() {
+    let rig = Rig::start(vec![plain("a")]);
+    let first = rig.first();
+    assert_eq!(rig.client("a").get("/hello").status, 200);
+    assert_eq!(rig.reload(Ok(vec![plain("a")])), Ok(2));
+    let second = Arc::downgrade(&rig.gateway());
+    assert_eq!(rig.reload(Ok(vec![plain("a")])), Ok(3));
+    wait("both to be gone", || first.upgrade().is_none() && second.upgrade().is_none());
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -207,6 +207,7 @@ pub(super) struct Rig {
     pub(super) handle: Handle,
     next: Next,
     adopted: Arc<Mutex<Option<Arc<Gateway>>>>,
+    first: Weak<Gateway>,
     thread: Option<JoinHandle<Result<(), Error>>>,
     _state: tempfile::TempDir,
 }
@@ -236,6 +237,7 @@ impl Rig {
             Arc::new(gateway)
         };
         let gateway = make(1, settings.clone(), listeners);
+        let first = Arc::downgrade(&gateway);
         let next: Next = Arc::default();
         let adopted = Arc::<Mutex<Option<Arc<Gateway>>>>::default();
         let source = Arc::clone(&next);
@@ -269,7 +271,7 @@ impl Rig {
             let conf = Arc::new(ServerConf::default());
             server.run(|_, _| -> HttpProxy<App> { http_proxy(&conf, App { origin }) })
         });
-        Ok(Self { handle, next, adopted, thread: Some(thread), _state: state })
+        Ok(Self { handle, next, adopted, first, thread: Some(thread), _state: state })
     }
 
     pub(super) fn address(&self, name: &str) -> SocketAddr {
@@ -291,6 +293,11 @@ impl Rig {
         self.offer(next);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(self.handle.reload())
+    }
+
+    /// What was served first, if anybody still holds it.
+    pub(super) fn first(&self) -> Weak<Gateway> {
+        self.first.clone()
     }
 
     /// What the last reload has put in force.
