@@ -196,8 +196,15 @@ impl Server {
             admin::start(socket, Arc::clone(&status)).map_err(Error::Threads)?;
         }
         let loads: Arc<[AtomicU64]> = inboxes.iter().map(|_| AtomicU64::new(0)).collect();
+        // All there is to be had from the system is had before the first worker begins: clients that wait in the queues could take
+        // the descriptors that the second one needs.
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtimes: Vec<_> =
+            inboxes.iter().map(|_| runtime()).collect::<Result<_, _>>().map_err(Error::Threads)?;
         let mut threads = Vec::new();
-        for ((index, inbox), snapshots) in inboxes.into_iter().enumerate().zip(control.snapshots()) {
+        let mut beginnings = Vec::new();
+        let parts = inboxes.into_iter().zip(runtimes).zip(control.snapshots()).enumerate();
+        for (index, ((inbox, runtime), snapshots)) in parts {
             let worker = Worker {
                 index,
                 app: Arc::new(app(snapshots.clone(), index)),
@@ -206,10 +213,18 @@ impl Server {
                 loads: Arc::clone(&loads),
                 orders: control.orders(),
             };
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Threads)?;
+            let (begin, begun) = std::sync::mpsc::channel();
             let thread = thread::Builder::new().name(format!("worker-{index}"));
-            threads.push(thread.spawn(move || worker.run(runtime, inbox)).map_err(Error::Threads)?);
+            let work = move || {
+                if begun.recv().is_ok() {
+                    worker.run(runtime, inbox);
+                }
+            };
+            threads.push(thread.spawn(work).map_err(Error::Threads)?);
+            beginnings.push(begin);
+        }
+        for begin in beginnings {
+            let _ = begin.send(());
         }
         back_office.handle().block_on(control.serve(&mut commands));
         for thread in threads {
