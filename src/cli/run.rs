@@ -24,7 +24,9 @@ const FLUSH: Duration = Duration::from_secs(2);
 /// 0: stopped as asked; 64: configuration; 1: anything else.
 pub(super) fn run(asked: &Run, err: &mut dyn Write) -> u8 {
     Settings::default().apply();
-    let back_office = match BackOffice::new() {
+    std::panic::set_hook(Box::new(|panic| log::error!("a defect of the gateway: {panic}")));
+    let office = BackOffice::new().and_then(|mut office| office.catch_signals().map(|()| office));
+    let back_office = match office {
         Ok(back_office) => back_office,
         Err(error) => {
             let _ = writeln!(err, "error: cannot start: {error}");
@@ -39,8 +41,17 @@ pub(super) fn run(asked: &Run, err: &mut dyn Write) -> u8 {
     });
     let _ = write!(err, "{}", build.errors.render(&build.sources));
     let Some((gateway, live)) = compiled else { return USAGE };
-    if let Err(cause) = state_is_writable(&gateway.settings.state) {
-        let _ = writeln!(err, "error: the state directory {}: {cause}", gateway.settings.state.display());
+    // What `--to` serves keeps nothing: a first try leaves no directory behind.
+    if asked.to.is_none()
+        && let Err(cause) = state_is_writable(&gateway.settings.state)
+    {
+        let directory = gateway.settings.state.display();
+        let _ = writeln!(
+            err,
+            "error: {}: the state directory `{directory}` cannot be written: {cause}; \
+             make it the gateway's own, or name another with `server.state`",
+            gateway.settings.sites.state
+        );
         return 1;
     }
     serve(asked, back_office, gateway, live, &build, err)
@@ -66,7 +77,14 @@ fn serve(
     let options = Options {
         gateway,
         files,
-        reload: reload(asked, live, Arc::clone(&current)),
+        reload: reload(asked, live),
+        adopted: {
+            let current = Arc::clone(&current);
+            Box::new(move |gateway| {
+                gateway.telling().start();
+                *current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(gateway);
+            })
+        },
         reopen_logs: {
             let current = Arc::clone(&current);
             Box::new(move || in_force(&current).telling().reopen())
@@ -116,7 +134,7 @@ fn watched(build: &Build) -> Vec<PathBuf> {
 }
 
 /// The next configuration: loaded and compiled anew; what is live is found again by its definition.
-fn reload(asked: &Run, live: Arc<Live>, current: Current) -> crate::server::Reload {
+fn reload(asked: &Run, live: Arc<Live>) -> crate::server::Reload {
     let asked = asked.clone();
     Box::new(move |generation| {
         let mut build = Build::default();
@@ -125,18 +143,10 @@ fn reload(asked: &Run, live: Arc<Live>, current: Current) -> crate::server::Relo
         let told = build.errors.render(&build.sources);
         let files = watched(&build);
         let lines = told.lines().map(ToOwned::to_owned).filter(|line| !line.is_empty()).collect();
+        live.sweep();
         match gateway {
-            Some(gateway) => {
-                let gateway = Arc::new(gateway);
-                gateway.telling().start();
-                *current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&gateway);
-                live.sweep();
-                Ok(Loaded { gateway, files, warnings: lines })
-            }
-            None => {
-                live.sweep();
-                Err(Refused { errors: lines, files })
-            }
+            Some(gateway) => Ok(Loaded { gateway: Arc::new(gateway), files, warnings: lines }),
+            None => Err(Refused { errors: lines, files }),
         }
     })
 }

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::document::{Document, Edge, Listener as ListenerConfig, RedirectToHttps, Server, Workers};
 use super::listener::{ListenAddress, Listener, ListenerTls};
 use super::route::Route;
-use super::{Gateway, Settings, certificates};
+use super::{Gateway, SettingSites, Settings, certificates};
 use crate::client::Trusted;
 use crate::config::{Build, OrNone, Site, Spanned};
 use crate::observe::{GATEWAY, Telling};
@@ -81,6 +81,7 @@ pub(super) fn compile(
         entries: entries.into_iter().map(Arc::new).collect(),
         upstreams,
         telling: telling?,
+        former: OnceLock::new(),
         #[cfg(test)]
         settled: None,
     })
@@ -149,7 +150,20 @@ fn settings(server: &Spanned<Server>, build: &mut Build) -> Option<Settings> {
         header_bytes: bytes(limits.header_bytes),
         field_bytes: bytes(limits.field_bytes),
         uri_bytes: bytes(limits.uri_bytes),
+        sites: sites(server),
     })
+}
+
+fn sites(server: &Spanned<Server>) -> SettingSites {
+    let or_server = |site: &Site| if site.line == 0 { server.site.clone() } else { site.clone() };
+    SettingSites {
+        workers: or_server(&server.workers.site),
+        state: or_server(&server.state.site),
+        status: match &server.status {
+            OrNone::None => server.site.clone(),
+            OrNone::Some(written) => or_server(&written.site),
+        },
+    }
 }
 
 fn status_address(written: &Spanned<String>, server: &Server, build: &mut Build) -> Option<ListenAddress> {
@@ -411,8 +425,69 @@ fn unused(document: &Document, build: &mut Build) {
 
 /// Every policy that can refuse, with its reasons, so that the series are there from the load on.
 fn policies(document: &Document) -> Vec<(Arc<str>, &'static [&'static str])> {
-    const GATEWAY_REASONS: &[&str] =
-        &["no_route", "method_not_allowed", "path_oddity", "no_healthy_server", "connect_refused"];
+    /// The words of `framing`, `canonical`, the rim, `passage` and `proxy`, in the order a request meets them.
+    const GATEWAY_REASONS: &[&str] = &[
+        "head_timeout",
+        "request_line",
+        "bare_line_feed",
+        "bare_carriage_return",
+        "uri_bytes",
+        "header_bytes",
+        "header_fields",
+        "field_bytes",
+        "target_bytes",
+        "target_fragment",
+        "target_authority",
+        "host",
+        "http_version",
+        "method",
+        "method_never_allowed",
+        "folded_field",
+        "field_name",
+        "field_value",
+        "content_length",
+        "transfer_encoding",
+        "transfer_coding",
+        "field_too_large",
+        "too_many_fields",
+        "head_too_large",
+        "no_host",
+        "several_hosts",
+        "hosts_differ",
+        "bad_host",
+        "bad_target",
+        "bad_path",
+        "bad_escape",
+        "bad_utf8",
+        "bad_query",
+        "above_root",
+        "uri_too_long",
+        "encoded_slash",
+        "encoded_backslash",
+        "backslash",
+        "semicolon_dots",
+        "raw_non_ascii",
+        "host_missing",
+        "no_route",
+        "method_not_allowed",
+        "redirect_invalid",
+        "target_invalid",
+        "no_healthy_server",
+        "connect_refused",
+        "connect_timeout",
+        "tls_failed",
+        "unresolved",
+        "read_timeout",
+        "write_timeout",
+        "total_timeout",
+        "reset",
+        "closed_early",
+        "bad_response",
+        "tunnel_idle",
+        "body_timeout",
+        "bad_body",
+        "internal",
+    ];
     let access = document
         .policies
         .access

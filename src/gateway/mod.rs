@@ -12,7 +12,7 @@ mod snapshots;
 pub(crate) mod testing;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 pub use certificates::Certificate;
@@ -21,7 +21,7 @@ pub use listener::{ListenAddress, Listener, ListenerTls};
 pub use passage::{Admission, Admitted, Passage, X_REQUEST_ID};
 pub use snapshots::Snapshots;
 
-use crate::config::Build;
+use crate::config::{Build, Site};
 use crate::observe::Telling;
 use crate::policy::access::Access;
 use crate::reply::Replies;
@@ -55,6 +55,19 @@ pub struct Settings {
     pub field_bytes: usize,
     /// Bytes of a request target.
     pub uri_bytes: usize,
+    /// Where the first three were written.
+    pub sites: SettingSites,
+}
+
+/// Where what only a restart changes was written; the place of `server` for what was not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingSites {
+    /// `server.workers`.
+    pub workers: Site,
+    /// `server.state`.
+    pub state: Site,
+    /// `server.status`.
+    pub status: Site,
 }
 
 /// A configuration, compiled: immutable, shared by all workers, held by a request from its start to its end.
@@ -75,6 +88,8 @@ pub struct Gateway {
     routes: Routes,
     entries: Vec<Arc<route::Route>>,
     telling: Telling,
+    /// Listeners of earlier snapshots that still have connections.
+    former: OnceLock<Vec<Arc<Listener>>>,
     /// Where tests hear what is settled.
     #[cfg(test)]
     pub(crate) settled: Option<tokio::sync::mpsc::UnboundedSender<crate::record::Record>>,
@@ -91,8 +106,19 @@ impl Gateway {
         &self.telling
     }
 
-    /// The listener at this address, as this snapshot knows it.
+    /// The listener at this address, as this snapshot knows it; one that is no more but still has connections as it last was:
+    /// whose word on the client they believe must not change under them.
     pub fn listener(&self, name: &str) -> Option<&Arc<Listener>> {
-        self.listeners.iter().find(|listener| *listener.name == *name)
+        self.known_listeners().find(|listener| *listener.name == *name)
+    }
+
+    /// Those of this snapshot, then those that are no more.
+    pub fn known_listeners(&self) -> impl Iterator<Item = &Arc<Listener>> {
+        self.listeners.iter().chain(self.former.get().into_iter().flatten())
+    }
+
+    /// Tells of listeners that are no more; said once, before this snapshot is put in force. A second word is ignored.
+    pub fn remember(&self, former: Vec<Arc<Listener>>) {
+        let _ = self.former.set(former);
     }
 }

@@ -18,7 +18,7 @@ use super::reload::{Loaded, Refused, Reload};
 use super::tls::{Change, Terminator};
 use super::watch::{Watched, fingerprint};
 use super::worker::Order;
-use crate::gateway::{Certificate, Gateway, ListenAddress, Listener, Snapshots, certificates};
+use crate::gateway::{Certificate, Gateway, ListenAddress, Listener, Settings, Snapshots, certificates};
 
 /// How often draining looks whether the last connection is gone.
 const LOOK: Duration = Duration::from_millis(20);
@@ -44,6 +44,7 @@ pub(super) struct Parts {
     pub(super) files: Vec<PathBuf>,
     pub(super) reload: Reload,
     pub(super) reopen_logs: Box<dyn Fn() + Send + Sync>,
+    pub(super) adopted: Box<dyn Fn(&Arc<Gateway>) + Send + Sync>,
     pub(super) snapshots: Vec<Snapshots>,
     pub(super) orders: Arc<[mpsc::UnboundedSender<Order>]>,
     pub(super) counts: Arc<Counts>,
@@ -54,8 +55,9 @@ pub(super) struct Parts {
 /// The one place where a running server is changed.
 pub(super) struct Control {
     parts: Parts,
-    /// What the process was started with: what of it cannot change is compared with this.
-    started_with: Arc<Gateway>,
+    /// What the process was started with: what of it cannot change is compared with this. Not the gateway itself, whose health
+    /// checks and series would live for ever.
+    started_with: Settings,
     listening: BTreeMap<Arc<str>, Listening>,
     watched: watch::Sender<Watched>,
     /// Taken while a reload runs.
@@ -66,6 +68,8 @@ pub(super) struct Control {
 struct Listening {
     endpoint: Arc<Endpoint>,
     socket: Socket,
+    /// Whether the socket goes on under another listener's name.
+    inherited: bool,
 }
 
 /// A listener of the next configuration, ready to be put in force.
@@ -73,6 +77,8 @@ struct Prepared {
     listener: Arc<Listener>,
     /// Bound, where the listener is new.
     socket: Option<Socket>,
+    /// The listener that is no more and whose socket this is: the same address, written in another way.
+    heir_of: Option<Arc<str>>,
     tls: Option<Change>,
 }
 
@@ -88,7 +94,7 @@ impl Control {
         );
         let mut control = Self {
             parts,
-            started_with: Arc::clone(&gateway),
+            started_with: gateway.settings.clone(),
             listening: BTreeMap::new(),
             watched,
             reload: Some(reload),
@@ -166,6 +172,7 @@ impl Control {
         }
         self.warn_of_constants(&gateway);
         let generation = gateway.generation;
+        (self.parts.adopted)(&gateway);
         let gone = self.commit(gateway, prepared);
         self.retire(gone).await;
         self.parts.counts.reloads_applied.fetch_add(1, Ordering::Relaxed);
@@ -186,14 +193,14 @@ impl Control {
 
     /// Names what only a restart changes.
     fn warn_of_constants(&self, gateway: &Gateway) {
-        let (old, new) = (&self.started_with.settings, &gateway.settings);
+        let (old, new) = (&self.started_with, &gateway.settings);
         let changed = [
-            ("server.workers", old.workers != new.workers),
-            ("server.state", old.state != new.state),
-            ("server.status", old.status != new.status),
+            ("server.workers", &new.sites.workers, old.workers != new.workers),
+            ("server.state", &new.sites.state, old.state != new.state),
+            ("server.status", &new.sites.status, old.status != new.status),
         ];
-        for (key, _) in changed.iter().filter(|(_, changed)| *changed) {
-            log::warn!("{key} has changed and takes effect at the next restart");
+        for (key, site, _) in changed.iter().filter(|(_, _, changed)| *changed) {
+            log::warn!("{site}: {key} has changed and takes effect at the next restart");
         }
     }
 
@@ -205,28 +212,62 @@ impl Control {
             let known = self.listening.get(&listener.name);
             let previous = known.and_then(|known| known.endpoint.plan().tls.clone());
             let tls = tls(listener, previous.as_ref(), &mut generated, gateway)?;
-            let socket = match known {
+            let bound = match known {
                 Some(_) => None,
-                None => Some(Socket::bind(&listener.address).map_err(|cause| Error::Bind {
+                None => Some(self.bind_new(listener, gateway).map_err(|cause| Error::Bind {
                     address: listener.address.to_string(),
                     place: Some(listener.site.clone()),
                     cause,
                 })?),
             };
-            prepared.push(Prepared { listener: Arc::clone(listener), socket, tls });
+            let (socket, heir_of) = bound.map_or((None, None), |(socket, heir_of)| (Some(socket), heir_of));
+            prepared.push(Prepared { listener: Arc::clone(listener), socket, heir_of, tls });
         }
         Ok(prepared)
+    }
+
+    /// A socket for a listener that is new. A listener that leaves in the same reload may hold its port: its socket is taken over
+    /// where the address is the same, and bound beside where it is not. Also says whose socket was taken over.
+    fn bind_new(
+        &self,
+        listener: &Listener,
+        gateway: &Gateway,
+    ) -> std::io::Result<(Socket, Option<Arc<str>>)> {
+        let leaving: Vec<_> =
+            self.listening.iter().filter(|(name, _)| gateway.listener(name).is_none()).collect();
+        if let Some((name, known)) =
+            leaving.iter().find(|(_, known)| known.endpoint.local == listener.address)
+        {
+            return Ok((known.socket.try_clone()?, Some(Arc::clone(name))));
+        }
+        let bound = Socket::bind(&listener.address);
+        let (ListenAddress::Tcp(address), Err(error)) = (&listener.address, &bound) else {
+            return bound.map(|socket| (socket, None));
+        };
+        let beside: Vec<_> = leaving
+            .iter()
+            .filter(|(_, known)| matches!(&known.endpoint.local, ListenAddress::Tcp(own) if own.port() == address.port()))
+            .map(|(_, known)| &known.socket)
+            .collect();
+        if error.kind() != std::io::ErrorKind::AddrInUse || beside.is_empty() {
+            return bound.map(|socket| (socket, None));
+        }
+        Socket::bind_beside(*address, &beside).map(|socket| (socket, None))
     }
 
     /// Puts a configuration in force; cannot fail. Returns the listeners that are no more.
     fn commit(&mut self, gateway: Arc<Gateway>, prepared: Vec<Prepared>) -> Vec<Listening> {
         let kept: BTreeSet<_> = gateway.listeners.iter().map(|l| Arc::clone(&l.name)).collect();
+        gateway.remember(self.former(&gateway));
         // First the snapshots: a connection of a new listener finds itself in the one it is served with.
         for snapshots in &self.parts.snapshots {
             snapshots.store(Arc::clone(&gateway));
         }
         let mut expiries = Vec::new();
-        for Prepared { listener, socket, tls } in prepared {
+        for Prepared { listener, socket, heir_of, tls } in prepared {
+            if let Some(known) = heir_of.and_then(|name| self.listening.get_mut(&name)) {
+                known.inherited = true;
+            }
             expiries.extend(tls.iter().flat_map(|change| change.expiries(&listener.name)));
             let plan = Plan { redirect: listener.redirect, tls: tls.map(Change::commit) };
             match socket {
@@ -250,6 +291,15 @@ impl Control {
         gone
     }
 
+    /// Listeners that are no more, or are about to be, and may have connections.
+    fn former(&self, next: &Gateway) -> Vec<Arc<Listener>> {
+        let counts: BTreeMap<_, _> = self.parts.counts.listeners().into_iter().collect();
+        let connected = |name| counts.get(name).is_some_and(|counts| counts.open() > 0);
+        let known = self.parts.gateway.known_listeners();
+        let gone = known.filter(|listener| next.listener(&listener.name).is_none());
+        gone.filter(|l| self.listening.contains_key(&l.name) || connected(&l.name)).cloned().collect()
+    }
+
     fn listen(&mut self, listener: &Listener, socket: Socket, plan: Plan) {
         let local = socket.local(&listener.address);
         log::info!("listening on {local}");
@@ -263,7 +313,8 @@ impl Control {
                 Err(error) => log::error!("{}: worker {index} cannot accept: {error}", listener.name),
             }
         }
-        self.listening.insert(Arc::clone(&listener.name), Listening { endpoint, socket });
+        let listening = Listening { endpoint, socket, inherited: false };
+        self.listening.insert(Arc::clone(&listener.name), listening);
     }
 
     /// Ends listeners: no connection begins any more, those under way arrive, the queues are emptied, the connections end after
@@ -272,13 +323,16 @@ impl Control {
         if gone.is_empty() {
             return;
         }
-        for Listening { endpoint, socket } in &gone {
+        for Listening { endpoint, socket, inherited } in &gone {
             endpoint.drain();
-            socket.turn_away();
+            // The filter would act on the heir's handle too.
+            if !inherited {
+                socket.turn_away();
+            }
         }
         sleep(ARRIVING).await;
         let mut stopped = Vec::new();
-        for Listening { endpoint, socket } in gone {
+        for Listening { endpoint, socket, .. } in gone {
             // Ours goes first: the last worker's clone goes right after it has seen the queue empty.
             drop(socket);
             for orders in &*self.parts.orders {

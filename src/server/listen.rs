@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::net::sockopt::{set_ipv6_v6only, set_socket_reuseaddr};
+use rustix::net::sockopt::{set_ipv6_v6only, set_socket_reuseaddr, set_socket_reuseport};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, acceptfrom_with, bind, getsockname, listen,
     socket_with,
@@ -38,12 +38,25 @@ impl Socket {
     /// What the system says; a Unix socket that somebody listens on is `AddrInUse`.
     pub(super) fn bind(address: &ListenAddress) -> io::Result<Self> {
         match address {
-            ListenAddress::Tcp(address) => Self::bind_tcp(*address),
+            ListenAddress::Tcp(address) => Self::bind_tcp(*address, false),
             ListenAddress::Unix(path) => Self::bind_unix(path),
         }
     }
 
-    fn bind_tcp(address: SocketAddr) -> io::Result<Self> {
+    /// Binds and listens beside sockets of our own on the same port that are about to end: `0.0.0.0:443` becomes
+    /// `127.0.0.1:443`, or the other way round. SO_REUSEPORT for this moment only: a second gateway is refused as ever (Linux
+    /// remembers the port as shareable, but only for sockets of the same user that ask for it too).
+    ///
+    /// # Errors
+    /// As [`Self::bind`].
+    pub(super) fn bind_beside(address: SocketAddr, leaving: &[&Self]) -> io::Result<Self> {
+        let share = |on| leaving.iter().try_for_each(|own| set_socket_reuseport(&own.socket, on));
+        let bound = share(true).map_err(io::Error::from).and_then(|()| Self::bind_tcp(address, true));
+        share(false)?;
+        bound
+    }
+
+    fn bind_tcp(address: SocketAddr, beside: bool) -> io::Result<Self> {
         let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let socket = stream_socket(family)?;
         // A restart does not wait for connections of its predecessor to leave TIME_WAIT.
@@ -52,8 +65,14 @@ impl Socket {
             // `[::]` is IPv6 and nothing else: IPv4 is its own line in the configuration.
             set_ipv6_v6only(&socket, true)?;
         }
+        if beside {
+            set_socket_reuseport(&socket, true)?;
+        }
         bind(&socket, &address)?;
         listen(&socket, BACKLOG)?;
+        if beside {
+            set_socket_reuseport(&socket, false)?;
+        }
         Ok(Self { socket, file: None })
     }
 

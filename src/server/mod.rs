@@ -47,7 +47,10 @@ const BACK_OFFICE: usize = 2;
 
 /// The runtime of everything that is not a request: health checks, resolving, reloads, the status address.
 #[derive(Debug)]
-pub struct BackOffice(tokio::runtime::Runtime);
+pub struct BackOffice {
+    runtime: tokio::runtime::Runtime,
+    early: Option<signals::Early>,
+}
 
 impl BackOffice {
     /// Starts its threads.
@@ -60,12 +63,23 @@ impl BackOffice {
             .thread_name("back-office")
             .enable_all()
             .build()
-            .map(Self)
+            .map(|runtime| Self { runtime, early: None })
+    }
+
+    /// From now on SIGHUP and SIGUSR1 wait for the server instead of ending the process: a service manager may reload what is
+    /// still loading. The signals that end it do so at once until the server runs.
+    ///
+    /// # Errors
+    /// Handlers cannot be installed.
+    pub fn catch_signals(&mut self) -> std::io::Result<()> {
+        let _inside = self.runtime.enter();
+        self.early = Some(signals::Early::catch()?);
+        Ok(())
     }
 
     /// For those who work there.
     pub fn handle(&self) -> &tokio::runtime::Handle {
-        self.0.handle()
+        self.runtime.handle()
     }
 }
 
@@ -77,6 +91,8 @@ pub struct Options {
     pub files: Vec<PathBuf>,
     /// How the next one is made.
     pub reload: Reload,
+    /// Called when a reload is put in force: nothing can refuse it any more.
+    pub adopted: Box<dyn Fn(&Arc<Gateway>) + Send + Sync>,
     /// Called at SIGUSR1.
     pub reopen_logs: Box<dyn Fn() + Send + Sync>,
     /// The text of `/metrics`; called on a thread of the back office.
@@ -117,7 +133,7 @@ impl Server {
     /// # Errors
     /// Names the address, the line and the cause.
     pub fn bind(back_office: BackOffice, options: Options) -> Result<Self, Error> {
-        let Options { gateway, files, reload, reopen_logs, metrics, counts, attended } = options;
+        let Options { gateway, files, reload, adopted, reopen_logs, metrics, counts, attended } = options;
         let bound = match &gateway.settings.status {
             None => None,
             Some(address) => {
@@ -141,6 +157,7 @@ impl Server {
             gateway,
             files,
             reload,
+            adopted,
             reopen_logs,
             orders: orders.into(),
             counts,
@@ -165,9 +182,11 @@ impl Server {
     {
         let Self { back_office, mut control, mut commands, handle, status, status_socket, inboxes, attended } =
             self;
+        let BackOffice { runtime: back_office, early } = back_office;
         let inside = back_office.handle().enter();
         if attended {
-            signals::listen(handle.commands.clone()).map_err(Error::Signals)?;
+            let early = early.map_or_else(signals::Early::catch, Ok).map_err(Error::Signals)?;
+            signals::listen(early, handle.commands.clone()).map_err(Error::Signals)?;
             watch::start(control.watched(), handle.commands.clone());
         }
         if let Some(address) = &handle.status {
@@ -177,8 +196,15 @@ impl Server {
             admin::start(socket, Arc::clone(&status)).map_err(Error::Threads)?;
         }
         let loads: Arc<[AtomicU64]> = inboxes.iter().map(|_| AtomicU64::new(0)).collect();
+        // All there is to be had from the system is had before the first worker begins: clients that wait in the queues could take
+        // the descriptors that the second one needs.
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtimes: Vec<_> =
+            inboxes.iter().map(|_| runtime()).collect::<Result<_, _>>().map_err(Error::Threads)?;
         let mut threads = Vec::new();
-        for ((index, inbox), snapshots) in inboxes.into_iter().enumerate().zip(control.snapshots()) {
+        let mut beginnings = Vec::new();
+        let parts = inboxes.into_iter().zip(runtimes).zip(control.snapshots()).enumerate();
+        for (index, ((inbox, runtime), snapshots)) in parts {
             let worker = Worker {
                 index,
                 app: Arc::new(app(snapshots.clone(), index)),
@@ -187,10 +213,18 @@ impl Server {
                 loads: Arc::clone(&loads),
                 orders: control.orders(),
             };
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Threads)?;
+            let (begin, begun) = std::sync::mpsc::channel();
             let thread = thread::Builder::new().name(format!("worker-{index}"));
-            threads.push(thread.spawn(move || worker.run(runtime, inbox)).map_err(Error::Threads)?);
+            let work = move || {
+                if begun.recv().is_ok() {
+                    worker.run(runtime, inbox);
+                }
+            };
+            threads.push(thread.spawn(work).map_err(Error::Threads)?);
+            beginnings.push(begin);
+        }
+        for begin in beginnings {
+            let _ = begin.send(());
         }
         back_office.handle().block_on(control.serve(&mut commands));
         for thread in threads {
@@ -198,7 +232,7 @@ impl Server {
             let _ = thread.join();
         }
         drop(inside);
-        back_office.0.shutdown_background();
+        back_office.shutdown_background();
         Ok(())
     }
 }

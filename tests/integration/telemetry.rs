@@ -136,3 +136,71 @@ fn the_status_address_answers_for_the_process() {
     assert_eq!(get(gateway.status(), "/hello").status, 404);
     assert_eq!(gateway.get("/metrics").status, 404);
 }
+
+#[test]
+fn refusals_have_their_series_from_the_load_on() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let gateway = Running::with(&format!(
+        "upstreams:
+  closed: {{servers: ['{closed}']}}
+  unknown: {{servers: ['nowhere.invalid:80'], timeouts: {{connect: 100ms}}}}
+policies: {{access: {{office: {{allow: [192.0.2.1]}}, nobody: {{deny: [127.0.0.1]}}}}}}
+routes:
+  - {{name: office, match: {{path: /office}}, access: office, respond: {{}}}}
+  - {{name: nobody, match: {{path: /nobody}}, access: nobody, respond: {{}}}}
+  - {{name: post, match: {{path: /post, methods: [POST]}}, respond: {{}}}}
+  - {{name: closed, match: {{path: /closed}}, upstream: closed}}
+  - {{name: unknown, match: {{path: /unknown}}, upstream: unknown}}
+"
+    ));
+    let names = |metrics: &crate::harness::Metrics| {
+        let lines = metrics.text().lines().filter(|line| line.starts_with("portcullis_refusals_total{"));
+        lines.filter_map(|line| line.rsplit_once(' ')).map(|(name, _)| name.to_owned()).collect::<Vec<_>>()
+    };
+    let before = names(&gateway.metrics());
+    let long = "a".repeat(9000);
+    let many = "X: y\r\n".repeat(101);
+    let fields = format!("X: {}\r\n", "y".repeat(8000)).repeat(5);
+    let requests = [
+        "GET /a b HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+        "GET /office HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+        "GET /nobody HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+        "GET /post HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+        "GET /closed HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+        "GET /unknown HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+        "GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+        "GET / HTTP/1.1\r\n\r\n".to_owned(),
+        "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n".to_owned(),
+        "GET / HTTP/1.1\r\nHost: a b\r\n\r\n".to_owned(),
+        "GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+        "GET /%2f HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+        "GET /%5c HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+        "GET /\\ HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+        "GET /..;/ HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+        "GET /%zz HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+        "GET /%ff HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+        "GET /../.. HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+        "TRACE / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+        "GET / HTTP/3.0\r\nHost: a\r\n\r\n".to_owned(),
+        "GET / HTTP/1.1\r\nHost: a\r\nX : y\r\n\r\n".to_owned(),
+        "GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n z\r\n\r\n".to_owned(),
+        "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n".to_owned(),
+        "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n".to_owned(),
+        format!("GET /{long} HTTP/1.1\r\nHost: a\r\n\r\n"),
+        format!("GET / HTTP/1.1\r\nHost: a\r\nX: {long}\r\n\r\n"),
+        format!("GET / HTTP/1.1\r\nHost: a\r\n{many}\r\n"),
+        format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n"),
+    ];
+    for request in &requests {
+        let response = gateway.send(request);
+        assert!(response.status >= 400, "{request}: {}", response.status);
+    }
+    gateway.access(requests.len());
+    let metrics = gateway.metrics();
+    assert_eq!(names(&metrics), before);
+    let counted: f64 = metrics.of("portcullis_refusals_total", &[]);
+    assert_eq!(counted, requests.len() as f64);
+    for policy in ["access.office", "access.nobody"] {
+        assert_eq!(metrics.of("portcullis_refusals_total", &[("policy", policy)]), 1.0, "{policy}");
+    }
+}

@@ -310,3 +310,85 @@ fn changed_files_are_reloaded_whether_written_replaced_or_swapped_behind_links()
     assert_eq!(rig.handle.counts().generation.load(Ordering::Relaxed), 6);
     assert_eq!(rig.handle.counts().reloads_refused.load(Ordering::Relaxed), 0);
 }
+
+/// Reserves a port on every address of this machine; nobody else gets it while the test runs, as far as ports go.
+fn a_port() -> u16 {
+    TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port()
+}
+
+#[test]
+fn a_port_moves_between_addresses_in_one_reload() {
+    let port = a_port();
+    let (all, one) = (SocketAddr::from(([0, 0, 0, 0], port)), SocketAddr::from(([127, 0, 0, 1], port)));
+    let rig = Rig::start(vec![at("all", all)]);
+    let mut kept = Client::connect(one);
+    assert_eq!(kept.get("/hello").body, "hello");
+    assert_eq!(rig.reload(Ok(vec![at("one", one)])), Ok(2));
+    assert_eq!(Client::connect(one).get("/hello").body, "hello");
+    assert!(TcpStream::connect(("127.0.0.2", port)).is_err(), "the wide one is gone");
+    assert!(kept.get("/hello").closes(), "its connections end after their next answer");
+    // A second gateway is refused as ever.
+    assert!(TcpListener::bind(one).is_err());
+    // And back, and once more.
+    assert_eq!(rig.reload(Ok(vec![at("all", all)])), Ok(3));
+    assert_eq!(Client::connect(SocketAddr::from(([127, 0, 0, 2], port))).get("/hello").body, "hello");
+    assert_eq!(rig.reload(Ok(vec![at("one", one)])), Ok(4));
+    assert_eq!(Client::connect(one).get("/hello").body, "hello");
+    // What a stranger holds is still an error.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let errors = rig.reload(Ok(vec![at("b", taken.local_addr().unwrap())])).unwrap_err();
+    assert!(errors[0].contains("Address already in use"), "{errors:?}");
+    assert_eq!(Client::connect(one).get("/hello").body, "hello");
+}
+
+/// `localhost:80` becomes `127.0.0.1:80`: the same address under another name keeps its socket, and nobody is turned away.
+#[test]
+fn an_address_written_in_another_way_keeps_its_socket() {
+    let one = SocketAddr::from(([127, 0, 0, 1], a_port()));
+    let rig = Rig::start(vec![at("0", one)]);
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = [true, false]
+        .map(|keep_alive| {
+            let stop = Arc::clone(&stop);
+            std::thread::spawn(move || load(one, &stop, keep_alive))
+        })
+        .into();
+    for round in 1..6 {
+        assert!(rig.reload(Ok(vec![at(&round.to_string(), one)])).is_ok());
+    }
+    stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        let (served, lost) = client.join().unwrap();
+        assert!(lost.is_empty() && served > 10, "{served} {lost:?}");
+    }
+    assert_eq!(rig.client("5").get("/hello").body, "hello");
+}
+
+#[test]
+fn a_listener_that_is_no_more_is_remembered_while_it_has_connections() {
+    let known = |rig: &Rig| rig.gateway().known_listeners().map(|l| l.name.to_string()).collect::<Vec<_>>();
+    let rig = Rig::start(vec![plain("a"), plain("b")]);
+    let mut orphan = rig.client("b");
+    assert_eq!(orphan.get("/hello").status, 200);
+    assert_eq!(rig.reload(Ok(vec![plain("a")])), Ok(2));
+    assert_eq!(known(&rig), ["a", "b"]);
+    assert_eq!(rig.reload(Ok(vec![plain("a")])), Ok(3));
+    assert_eq!(known(&rig), ["a", "b"]);
+    assert!(orphan.get("/hello").closes());
+    drop(orphan);
+    wait("its connection to end", || rig.handle.counts().open() == 0);
+    assert_eq!(rig.reload(Ok(vec![plain("a")])), Ok(4));
+    assert_eq!(known(&rig), ["a"]);
+}
+
+/// What nobody serves with any more is let go, the first configuration too: its health checks would go on for ever.
+#[test]
+fn an_old_configuration_is_let_go() {
+    let rig = Rig::start(vec![plain("a")]);
+    let first = rig.first();
+    assert_eq!(rig.client("a").get("/hello").status, 200);
+    assert_eq!(rig.reload(Ok(vec![plain("a")])), Ok(2));
+    let second = Arc::downgrade(&rig.gateway());
+    assert_eq!(rig.reload(Ok(vec![plain("a")])), Ok(3));
+    wait("both to be gone", || first.upgrade().is_none() && second.upgrade().is_none());
+}

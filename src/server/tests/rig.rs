@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use pingora_proxy::{HttpProxy, ProxyHttp, Session, http_proxy};
 use crate::config::Site;
 use crate::gateway::document::{MinVersion, RedirectToHttps};
 use crate::gateway::testing;
-use crate::gateway::{ListenAddress, Listener, ListenerTls, Settings};
+use crate::gateway::{Gateway, ListenAddress, Listener, ListenerTls, SettingSites, Settings};
 use crate::request::Connection;
 use crate::server::{BackOffice, Counts, Error, Handle, Loaded, Options, Refused, Server};
 use crate::state::Live;
@@ -176,6 +176,11 @@ pub(super) fn settings(state: &Path) -> Settings {
         header_bytes: 8 << 10,
         field_bytes: 2 << 10,
         uri_bytes: 1 << 10,
+        sites: SettingSites {
+            workers: Site::new("test.yaml", 2, 1),
+            state: Site::new("test.yaml", 3, 1),
+            status: Site::new("test.yaml", 4, 1),
+        },
     }
 }
 
@@ -201,6 +206,8 @@ type Next = Arc<Mutex<Option<Result<Vec<Listener>, String>>>>;
 pub(super) struct Rig {
     pub(super) handle: Handle,
     next: Next,
+    adopted: Arc<Mutex<Option<Arc<Gateway>>>>,
+    first: Weak<Gateway>,
     thread: Option<JoinHandle<Result<(), Error>>>,
     _state: tempfile::TempDir,
 }
@@ -230,7 +237,9 @@ impl Rig {
             Arc::new(gateway)
         };
         let gateway = make(1, settings.clone(), listeners);
+        let first = Arc::downgrade(&gateway);
         let next: Next = Arc::default();
+        let adopted = Arc::<Mutex<Option<Arc<Gateway>>>>::default();
         let source = Arc::clone(&next);
         let attended = !files.is_empty();
         let known = files.clone();
@@ -246,6 +255,10 @@ impl Rig {
                 Some(Err(error)) => Err(Refused { errors: vec![error], files: known.clone() }),
                 None => Err(Refused { errors: vec!["nothing new".into()], files: known.clone() }),
             }),
+            adopted: {
+                let adopted = Arc::clone(&adopted);
+                Box::new(move |gateway| *adopted.lock().unwrap() = Some(Arc::clone(gateway)))
+            },
             reopen_logs: Box::new(|| {}),
             metrics: Arc::new(|| "portcullis_up 1\n".into()),
             counts: Arc::new(Counts::default()),
@@ -258,7 +271,7 @@ impl Rig {
             let conf = Arc::new(ServerConf::default());
             server.run(|_, _| -> HttpProxy<App> { http_proxy(&conf, App { origin }) })
         });
-        Ok(Self { handle, next, thread: Some(thread), _state: state })
+        Ok(Self { handle, next, adopted, first, thread: Some(thread), _state: state })
     }
 
     pub(super) fn address(&self, name: &str) -> SocketAddr {
@@ -280,6 +293,16 @@ impl Rig {
         self.offer(next);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(self.handle.reload())
+    }
+
+    /// What was served first, if anybody still holds it.
+    pub(super) fn first(&self) -> Weak<Gateway> {
+        self.first.clone()
+    }
+
+    /// What the last reload has put in force.
+    pub(super) fn gateway(&self) -> Arc<Gateway> {
+        self.adopted.lock().unwrap().clone().unwrap()
     }
 
     /// Waits until the server has ended by itself.
