@@ -58,7 +58,6 @@ const PROTECTED: [&str; 23] = [
     "range",
     "referer",
     "user-agent",
-
     "host",
     "authorization",
     "proxy-authorization",

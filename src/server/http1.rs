@@ -64,9 +64,8 @@ where
             Err(denial) => return deny(conn, gateway, began, &head, denial).await,
         };
         let (body, waits) = (framing.body, framing.expects_continue);
-        let last = body != Body::None
-            && body != Body::Length(0)
-            && framing::is_content_unexpected(framing.method);
+        let last =
+            body != Body::None && body != Body::Length(0) && framing::is_content_unexpected(framing.method);
         let head = match origin_form(&framing, &head, limits.uri_bytes) {
             Ok(None) => head,
             Ok(Some(rewritten)) => rewritten,
