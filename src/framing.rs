@@ -11,6 +11,7 @@ mod tests;
 use memchr::memchr;
 
 pub use chunked::{BadChunk, Chunked};
+pub(crate) use fields::{LOOK_ALIKE, is_look_alike};
 
 use crate::request::Protocol;
 use fields::Seen;
@@ -27,6 +28,9 @@ pub struct Limits {
     /// Bytes of the request target.
     pub uri_bytes: usize,
 }
+
+/// The longest method: those that are registered have at most 17 letters.
+pub const METHOD_BYTES: usize = 64;
 
 /// What follows a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +88,12 @@ pub enum Cause {
     UnknownCoding,
     /// 505
     Version,
+}
+
+/// Whether content in a request of this method has no meaning that all agree on (RFC 9110 §9.3.1, §9.3.2, §9.3.5): a server
+/// that does not read it takes it for the next request. Such a request passes, and its connections serve no other.
+pub fn is_content_unexpected(method: &[u8]) -> bool {
+    matches!(method, b"GET" | b"HEAD" | b"DELETE")
 }
 
 impl Denial {
@@ -191,6 +201,9 @@ fn request_line<'a>(line: &'a [u8], limits: &Limits) -> Result<(&'a [u8], &'a [u
     };
     if method.is_empty() || target.is_empty() || !method.iter().all(|b| fields::is_token(*b)) {
         return Err(SHAPE);
+    }
+    if method.len() > METHOD_BYTES {
+        return Err(Denial::ambiguous("method_bytes", "the method is longer than any that is known"));
     }
     if target.len() > limits.uri_bytes {
         return Err(Denial::new(Cause::UriTooLong, "uri_bytes", "the target is longer than allowed"));

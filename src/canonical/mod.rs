@@ -220,6 +220,17 @@ fn form<'a>(method: &Method, raw: &'a [u8], protocol: Protocol) -> Result<Form<'
     }
 }
 
+/// What an absolute target says in origin form, in two parts: a slash where the path lacks it, and what was sent. Nothing where
+/// it is no absolute target.
+pub fn path_of_absolute<'a>(method: &Method, raw: &'a [u8]) -> [&'a [u8]; 2] {
+    match absolute(raw) {
+        Ok(Form::Absolute { rest: [], .. }) if method == Method::OPTIONS => [b"*", b""],
+        Ok(Form::Absolute { rest, .. }) if rest.starts_with(b"/") => [b"", rest],
+        Ok(Form::Absolute { rest, .. }) => [b"/", rest],
+        Ok(Form::Origin(_) | Form::Asterisk) | Err(_) => [b"", b""],
+    }
+}
+
 fn absolute(raw: &[u8]) -> Result<Form<'_>, Denial> {
     let after = |scheme: &[u8]| {
         raw.split_at_checked(scheme.len())

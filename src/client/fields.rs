@@ -17,9 +17,17 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// Fields by which applications learn whose request it is, or which path was meant; a client's own word for it never passes.
-/// All of `x-forwarded-*` go too, and each name also with `_` for `-`, as some servers read both as one.
-const FORWARDING: [&str; 20] = [
+/// All of `x-forwarded-*` go too. (`proxy` would become CGI's `HTTP_PROXY`, where some programs look for one: httpoxy.)
+const FORWARDING: [&str; 28] = [
     "forwarded",
+    "forwarded-for",
+    "proxy",
+    "proxy-client-ip",
+    "wl-proxy-client-ip",
+    "x-proxyuser-ip",
+    "x-true-client-ip",
+    "x-original-uri",
+    "x-original-method",
     "x-forwarded",
     "x-real-ip",
     "x-client-ip",
@@ -42,8 +50,14 @@ const FORWARDING: [&str; 20] = [
 ];
 
 /// What stays though `Connection` nominates it: what the gateway or the upstream relies on. Names starting with `content-`,
-/// `x-forwarded-` or `access-control-` stay too.
-const PROTECTED: [&str; 17] = [
+/// `x-forwarded-`, `access-control-` or `if-` stay too.
+const PROTECTED: [&str; 23] = [
+    "accept",
+    "accept-encoding",
+    "pragma",
+    "range",
+    "referer",
+    "user-agent",
     "host",
     "authorization",
     "proxy-authorization",
@@ -108,12 +122,14 @@ fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
         .collect()
 }
 
-fn is_protected(name: &str) -> bool {
-    let prefixes = ["content-", "x-forwarded-", "access-control-"];
+/// Whether a field stays though `Connection` nominates it: a client that could have it removed would choose what the upstream
+/// believes.
+pub(crate) fn is_protected(name: &str) -> bool {
+    let prefixes = ["content-", "x-forwarded-", "access-control-", "if-"];
     PROTECTED.contains(&name) || prefixes.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Tells the upstream whose request it is: removes every forwarding field there is, its underscore twins too, and sets
+/// Tells the upstream whose request it is: removes every forwarding field there is and every name with `_`, and sets
 /// - `X-Forwarded-For`: the client as this gateway knows it, then the trusted hops in order, the peer last. The first
 ///   address is always the client, and none in it is only a client's word;
 /// - `X-Forwarded-Proto`, `X-Forwarded-Host`, `X-Forwarded-Port`: scheme, host and port that the client asked for;
@@ -199,15 +215,14 @@ fn client_words(headers: &HeaderMap) -> Vec<HeaderName> {
 }
 
 fn is_forwarding(name: &str) -> bool {
-    let same = |a: u8, b: u8| a == b || (a == b'_' && b == b'-');
-    let begins = |prefix: &str| {
-        name.len() >= prefix.len() && name.bytes().zip(prefix.bytes()).all(|(a, b)| same(a, b))
-    };
+    // CGI, WSGI and their kin read `_` and `-` as one: `x_client` would speak for the `x-client` that a header rule sets.
+    if name.bytes().any(|b| b == b'_') {
+        return true;
+    }
     // Most fields are told by their first byte.
     match name.as_bytes().first() {
-        Some(b'c' | b'f' | b't' | b'x') => {
-            begins("x-forwarded-")
-                || FORWARDING.iter().any(|known| known.len() == name.len() && begins(known))
+        Some(b'c' | b'f' | b'p' | b't' | b'w' | b'x') => {
+            name.starts_with("x-forwarded-") || FORWARDING.contains(&name)
         }
         _ => false,
     }

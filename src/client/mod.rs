@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use http::HeaderMap;
 use ipnet::IpNet;
 
+pub(crate) use fields::is_protected;
 pub use fields::{Upgrade, forward, request_id, strip_hop_by_hop};
 
 use crate::config::{Build, Spanned};

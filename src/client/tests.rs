@@ -161,6 +161,13 @@ fn upstreams_are_told_what_is_known_and_nothing_else() {
         ("x-original-url", "/admin"),
         ("x-rewrite-url", "/admin"),
         ("x_request_id", "x"),
+        ("x_client", "6.6.6.6"),
+        ("a_b", "c"),
+        ("proxy", "http://6.6.6.6"),
+        ("proxy-client-ip", "6.6.6.6"),
+        ("wl-proxy-client-ip", "6.6.6.6"),
+        ("forwarded-for", "6.6.6.6"),
+        ("x-original-uri", "/admin"),
         ("accept", "*/*"),
         ("x-forwarder", "kept"),
     ];

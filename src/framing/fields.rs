@@ -30,6 +30,25 @@ fn is_value(byte: u8) -> bool {
     matches!(byte, b'\t' | 0x20..=0x7e | 0x80..=0xff)
 }
 
+/// The refusal of a name that [`is_look_alike`].
+pub(crate) const LOOK_ALIKE: Denial =
+    Denial::ambiguous("field_look_alike", "a field's name is all but Transfer-Encoding or Content-Length");
+
+/// Whether a name would be Transfer-Encoding or Content-Length if its punctuation were something else: `Transfer_Encoding`,
+/// `Content--Length`. Some servers read such a name as the field itself, and then see another body than we do.
+pub(crate) fn is_look_alike(name: &[u8]) -> bool {
+    let same = |field: &[u8], squeezed: &[u8]| {
+        name.len() >= squeezed.len()
+            && !name.eq_ignore_ascii_case(field)
+            && name
+                .iter()
+                .filter(|b| b.is_ascii_alphanumeric())
+                .map(u8::to_ascii_lowercase)
+                .eq(squeezed.iter().copied())
+    };
+    same(b"transfer-encoding", b"transferencoding") || same(b"content-length", b"contentlength")
+}
+
 /// What the fields of a head have said so far.
 #[derive(Debug, Default)]
 pub(super) struct Seen<'a> {
@@ -58,6 +77,9 @@ impl<'a> Seen<'a> {
         let value = rest.get(1..).unwrap_or_default();
         if !value.iter().all(|b| is_value(*b)) {
             return Err(Denial::ambiguous("field_value", "a field's value has control characters"));
+        }
+        if is_look_alike(name) {
+            return Err(LOOK_ALIKE);
         }
         self.understand(name, value.trim_ascii())
     }

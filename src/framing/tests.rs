@@ -40,6 +40,8 @@ fn accepted_heads() {
         ("GET / HTTP/1.1\r\nHost: a\r\nX: \u{e9}\r\n\r\n".into(), Body::None, true),
         ("GET / HTTP/1.1\r\nHost: a\r\nX_y.z~: \"q\"\r\n\r\n".into(), Body::None, true),
         ("GET / HTTP/1.1\r\nHost: a\r\nX:\r\n\r\n".into(), Body::None, true),
+        ("GET / HTTP/1.1\r\nHost: a\r\nX-Content-Length: 3\r\n\r\n".into(), Body::None, true),
+        ("GET / HTTP/1.1\r\nHost: a\r\nContent-Lengths: 3\r\n\r\n".into(), Body::None, true),
     ];
     for (head, body, keep_alive) in rows {
         assert_eq!(judged(head), Ok((*body, *keep_alive)), "{head:?}");
@@ -65,6 +67,13 @@ fn refused_heads() {
         (line("GET / http/1.1"), Ambiguous, "request_line"),
         (line("GET / HTTP/1.10"), Ambiguous, "request_line"),
         (line("GET / HTTP/11"), Ambiguous, "request_line"),
+        (line(&format!("{} / HTTP/1.1", "M".repeat(65))), Ambiguous, "method_bytes"),
+        (one("Transfer_Encoding: chunked"), Ambiguous, "field_look_alike"),
+        (one("transfer---encoding: chunked"), Ambiguous, "field_look_alike"),
+        (one("TransferEncoding: chunked"), Ambiguous, "field_look_alike"),
+        (one("-Transfer-Encoding: chunked"), Ambiguous, "field_look_alike"),
+        (one("Content_Length: 3"), Ambiguous, "field_look_alike"),
+        (one("Content-Length-: 3"), Ambiguous, "field_look_alike"),
         (line("GET / HTTP/1.2"), Version, "http_version"),
         (line("GET / HTTP/0.9"), Version, "http_version"),
         (line("GET / HTTP/3.0"), Version, "http_version"),

@@ -27,6 +27,8 @@ pub(super) struct Attempt {
     tunnel: AtomicBool,
     received: AtomicBool,
     reused: AtomicBool,
+    /// Whether the connection must not serve another request.
+    spent: AtomicBool,
     /// Nanoseconds spent waiting for the server's answer.
     waited: AtomicU64,
     /// For how long the server says it will keep the connection.
@@ -63,6 +65,7 @@ impl Attempt {
             tunnel: AtomicBool::new(false),
             received: AtomicBool::new(false),
             reused: AtomicBool::new(false),
+            spent: AtomicBool::new(false),
             waited: AtomicU64::new(0),
             idle: OnceLock::new(),
             connect: OnceLock::new(),
@@ -95,6 +98,16 @@ impl Attempt {
     /// Why the attempt failed, if the connection knows.
     pub(super) fn failure(&self) -> Option<&(Failure, String)> {
         self.failure.get()
+    }
+
+    /// The connection serves no other request: its server may not agree with us where this one, or its answer, ends.
+    pub(super) fn spend(&self) {
+        self.spent.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the connection must not serve another request.
+    pub(super) fn is_spent(&self) -> bool {
+        self.spent.load(Ordering::Relaxed)
     }
 
     /// Whether any byte of an answer has come.

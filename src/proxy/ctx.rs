@@ -49,6 +49,10 @@ pub(super) struct Course {
     /// Whether a kept connection may be used: not after one was found closed.
     pub(super) kept_may_do: bool,
     pub(super) has_body: bool,
+    /// Whether the request's body may be taken for a request by a server that does not expect one.
+    pub(super) spends: bool,
+    /// Interim answers so far.
+    pub(super) interim: u32,
 }
 
 impl Ctx {
@@ -153,6 +157,8 @@ impl Course {
             upgrade: None,
             kept_may_do: true,
             has_body: false,
+            spends: false,
+            interim: 0,
         }
     }
 

@@ -126,6 +126,10 @@ fn downstream(error: &Error) -> Fault {
         let refusal = Refusal::new(Kind::RequestTimeout, "body_timeout", "the client stopped sending");
         return Fault::Client(refusal);
     }
+    if io_kind(error) == Some(std::io::ErrorKind::InvalidData) {
+        // The fence has found the body malformed: nothing that follows can be understood, but an answer can still be given.
+        return Fault::Client(Refusal::new(Kind::AmbiguousRequest, "bad_body", "the body is malformed"));
+    }
     match error.etype() {
         ErrorType::InvalidHTTPHeader | ErrorType::Custom("InvalidChunk" | "InvalidTrailerEnd") => {
             Fault::Client(Refusal::new(Kind::AmbiguousRequest, "bad_body", error.to_string()))

@@ -6,9 +6,10 @@
 use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use pingora_http::{RequestHeader, ResponseHeader};
 
+use crate::client;
 use crate::gateway::Admitted;
 
 /// Always removed, named by `Connection` or not.
@@ -23,35 +24,6 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     TRANSFER_ENCODING,
     UPGRADE,
 ];
-
-/// What `Connection` may name in vain: fields that say where a request goes, who sends it, how long it is and what it asks for. A
-/// client that could have them removed would choose what the upstream believes.
-fn is_end_to_end(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    name.starts_with("content-")
-        || name.starts_with("x-forwarded-")
-        || name.starts_with("if-")
-        || matches!(
-            name,
-            "host"
-                | "authorization"
-                | "cookie"
-                | "origin"
-                | "range"
-                | "expect"
-                | "date"
-                | "via"
-                | "forwarded"
-                | "x-real-ip"
-                | "x-request-id"
-                | "cache-control"
-                | "pragma"
-                | "accept"
-                | "accept-encoding"
-                | "user-agent"
-                | "referer"
-        )
-}
 
 /// The protocol a request asks for, if it may have it. HTTP/1.1 only (RFC 9113 §8.6), never with a body, whose end would be
 /// the tunnel's beginning, and only one protocol at a time.
@@ -85,7 +57,7 @@ pub(super) fn is_idempotent(method: &Method) -> bool {
 pub(super) fn clean_request(head: &mut RequestHeader) {
     let named: Vec<HeaderName> = tokens(&head.headers)
         .filter_map(|token| HeaderName::from_bytes(token).ok())
-        .filter(|name| !is_end_to_end(name))
+        .filter(|name| !client::is_protected(name.as_str()))
         .collect();
     for name in named.iter().chain(&HOP_BY_HOP) {
         head.remove_header(name);
@@ -118,6 +90,37 @@ pub(super) fn is_switch_to(head: &ResponseHeader, asked: Option<&HeaderValue>) -
     named.as_bytes().trim_ascii().eq_ignore_ascii_case(asked.as_bytes().trim_ascii())
 }
 
+/// Judges how a response says where it ends, as strictly as a request is judged: what two readers could end at two places is no
+/// answer. (Pingora has refused lengths that differ, and taken Content-Length away beside Transfer-Encoding: RFC 9112 §6.3.)
+pub(super) fn judge_response(head: &ResponseHeader) -> Result<(), &'static str> {
+    let lengths = head.headers.get_all(CONTENT_LENGTH);
+    let is_number = |text: &[u8]| (1..=18).contains(&text.len()) && text.iter().all(u8::is_ascii_digit);
+    if !lengths.iter().all(|length| is_number(length.as_bytes())) {
+        return Err("Content-Length is not a number");
+    }
+    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        // RFC 9112 §6.1: the framing is faulty.
+        _ if head.version == Version::HTTP_10 => Err("Transfer-Encoding in an answer of HTTP/1.0"),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        // We have not asked for another (RFC 9110 §10.1.4).
+        (Some(_), _) => Err("a transfer coding other than chunked"),
+    }
+}
+
+/// Whether an answer that has no body says that it has one (RFC 9112 §6.3, rule 1): its server may well send it. 304 tells the
+/// length that a 200 would have.
+pub(super) fn is_overfull(head: &ResponseHeader) -> bool {
+    let has_length = || head.headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
+    let has_chunks = || head.headers.contains_key(TRANSFER_ENCODING);
+    match head.status {
+        StatusCode::NO_CONTENT => has_length() || has_chunks(),
+        StatusCode::NOT_MODIFIED => has_chunks(),
+        _ => false,
+    }
+}
+
 /// How a response is framed towards the client: settled by Pingora before the gateway edits the head, put back after.
 #[derive(Debug)]
 pub(super) struct Framing {
@@ -129,9 +132,13 @@ pub(super) struct Framing {
 impl Framing {
     /// Reads it.
     pub(super) fn of(head: &ResponseHeader) -> Self {
+        // Neither field with 1xx and 204 (RFC 9110 §8.6, RFC 9112 §6.1); no chunks with 304 either, which has none.
+        let bare = head.status.is_informational() || head.status == StatusCode::NO_CONTENT;
         Self {
-            chunked: head.headers.contains_key(TRANSFER_ENCODING),
-            length: head.headers.get(CONTENT_LENGTH).cloned(),
+            chunked: head.headers.contains_key(TRANSFER_ENCODING)
+                && !bare
+                && head.status != StatusCode::NOT_MODIFIED,
+            length: head.headers.get(CONTENT_LENGTH).filter(|_| !bare).cloned(),
             upgrade: head.headers.get(UPGRADE).filter(|_| head.status.as_u16() == 101).cloned(),
         }
     }

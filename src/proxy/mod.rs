@@ -24,6 +24,7 @@ use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, Session, http_proxy};
 
 pub use ctx::Ctx;
 
+use crate::framing;
 use crate::gateway::{Admission, Snapshots};
 use crate::record::Integration;
 use crate::reply::{Kind, Refusal, Reply};
@@ -37,6 +38,9 @@ const WRITE_STALL: Duration = Duration::from_secs(30);
 
 /// How long a client may go on sending a body that its upstream did not want, before its connection is closed.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// Interim answers (RFC 9110 §15.2) that a server may send before its answer.
+const INTERIM: u32 = 32;
 
 /// The gateway as Pingora calls it; one for each worker.
 #[derive(Debug)]
@@ -151,6 +155,8 @@ impl ProxyHttp for Gate {
                 let mut course = Course::new(upstream, started, now);
                 course.upgrade = hop::upgrade(session.req_header(), &admitted);
                 course.has_body = !session.as_downstream_mut().is_body_empty();
+                let method = session.req_header().method.as_str();
+                course.spends = course.has_body && framing::is_content_unexpected(method.as_bytes());
                 stage.course = Some(course);
                 stage.admitted = Some(admitted);
                 Ok(false)
@@ -208,12 +214,28 @@ impl ProxyHttp for Gate {
         ctx: &mut Ctx,
     ) -> Result<()> {
         let tunnel = head.status == StatusCode::SWITCHING_PROTOCOLS;
-        if head.status.is_informational() && !tunnel {
-            return Ok(());
-        }
         let Some(stage) = &mut ctx.stage else { return Ok(()) };
-        let Some(course) = &stage.course else { return Ok(()) };
+        let Some(course) = &mut stage.course else { return Ok(()) };
+        let fault = if head.status.is_informational() && !tunnel {
+            course.interim += 1;
+            if course.interim <= INTERIM {
+                return Ok(());
+            }
+            Err("more interim answers than allowed")
+        } else {
+            hop::judge_response(head)
+        };
+        if let Err(message) = fault {
+            if let Some(attempt) = &course.attempt {
+                attempt.fail(Failure::BadResponse, message.to_owned());
+            }
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, message).into_up());
+        }
         if let Some(attempt) = &course.attempt {
+            // An answer before the end of the request: its server may yet take the rest for a request of its own.
+            if hop::is_overfull(head) || course.has_body && attempt.sent().is_none() {
+                attempt.spend();
+            }
             if tunnel && !hop::is_switch_to(head, course.upgrade.as_ref()) {
                 attempt.fail(Failure::BadResponse, "101 to a protocol that was not asked for".to_owned());
                 return Err(Error::explain(ErrorType::InvalidHTTPHeader, "unasked 101").into_up());
@@ -241,6 +263,8 @@ impl ProxyHttp for Gate {
         if head.status.is_informational() && !tunnel {
             return Ok(());
         }
+        // Whatever the server speaks, this is our message (RFC 9112 §2.3); HTTP/2 has no version to tell.
+        head.set_version(Version::HTTP_11);
         let framing = Framing::of(head);
         let status = head.status;
         stage.passage.finish(status, &mut ResponseFields(head));

@@ -33,6 +33,9 @@ pub(super) async fn next(course: &mut Course, worker: usize) -> Result<Box<HttpP
         kept_may_do: course.kept_may_do,
     };
     let attempt = Attempt::new(start, Instant::now());
+    if course.spends {
+        attempt.spend();
+    }
     course.begin(Arc::clone(&attempt));
     let Some(address) = address else {
         attempt.fail(Failure::Unresolved, format!("{} has no address yet", attempt.server.name()));

@@ -121,7 +121,7 @@ impl Wire {
 
     /// Pingora's probe: the connection comes back to us.
     fn release(&mut self) {
-        self.clean = self.link.as_mut().is_some_and(Link::is_idle);
+        self.clean = !self.attempt.is_spent() && self.link.as_mut().is_some_and(Link::is_idle);
     }
 
     fn note_wait(&mut self) {

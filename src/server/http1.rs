@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant as Clock};
 
 use bytes::BytesMut;
+use http::{HeaderValue, header};
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::http::ServerSession;
 use tokio::io::AsyncWriteExt;
@@ -13,7 +14,8 @@ use super::answer;
 use super::conn::{Conn, Fence};
 use super::endpoint::Endpoint;
 use super::worker::Worker;
-use crate::framing::{self, Body, Denial, Limits, Progress};
+use crate::canonical;
+use crate::framing::{self, Body, Denial, Framing, Limits, Progress};
 use crate::gateway::{Gateway, Settings};
 use crate::reply::{Kind, Refusal, Reply};
 use crate::request::Protocol;
@@ -62,10 +64,17 @@ where
             Err(denial) => return deny(conn, gateway, began, &head, denial).await,
         };
         let (body, waits) = (framing.body, framing.expects_continue);
+        let last =
+            body != Body::None && body != Body::Length(0) && framing::is_content_unexpected(framing.method);
+        let head = match origin_form(&framing, &head, limits.uri_bytes) {
+            Ok(None) => head,
+            Ok(Some(rewritten)) => rewritten,
+            Err(denial) => return refuse(conn, gateway, began, denial).await,
+        };
         conn.set_fence(Fence::from(body));
         let mut session = ServerSession::new_http1(conn);
         prepare(&mut session, body, waits);
-        if *draining.borrow() {
+        if last || *draining.borrow() {
             session.set_keepalive_reuses_remaining(Some(0));
         }
         session.set_pipelined_prefix(head);
@@ -78,6 +87,38 @@ where
             return;
         }
     }
+}
+
+/// The head in origin form, where it has an absolute target that names the same host as `Host`; none where nothing is to be done.
+/// Pingora compares the two byte for byte, `Host` with itself too where it holds an `@`, and answers what it refuses without a
+/// word to anyone; so it sees neither.
+fn origin_form(framing: &Framing<'_>, head: &[u8], uri_bytes: usize) -> Result<Option<BytesMut>, Refusal> {
+    let Framing { method, target, host, protocol, .. } = *framing;
+    let named_oddly = host.is_some_and(|host| host.contains(&b'@'));
+    if matches!(target, [b'/', ..] | b"*") && !named_oddly {
+        return Ok(None);
+    }
+    let malformed = |_| Refusal::new(Kind::AmbiguousRequest, "request_line", "the head makes no request");
+    let verb = http::Method::from_bytes(method).map_err(|_| malformed(()))?;
+    let mut fields = http::HeaderMap::new();
+    if let Some(host) = host {
+        fields.insert(header::HOST, HeaderValue::from_bytes(host).map_err(|_| malformed(()))?);
+    }
+    canonical::target(&verb, target, None, &fields, protocol, uri_bytes)
+        .map_err(|denial| Refusal::new(Kind::AmbiguousRequest, denial.reason, denial.message))?;
+    if host.is_none() {
+        return Ok(None); // Only the target names the host: HTTP/1.0.
+    }
+    let rest = canonical::path_of_absolute(&verb, target);
+    if rest.iter().all(|part| part.is_empty()) {
+        return Ok(None);
+    }
+    let after = head.get(method.len() + 1 + target.len()..).unwrap_or_default();
+    let mut own = BytesMut::with_capacity(head.len() + 1);
+    for part in [method, &b" "[..]].into_iter().chain(rest).chain([after]) {
+        own.extend_from_slice(part);
+    }
+    Ok(Some(own))
 }
 
 /// How Pingora shall treat this request.

@@ -301,7 +301,12 @@ mod tests {
     fn an_address_cannot_be_turned_elsewhere() {
         let mut record = record();
         record.parameters = vec![("a".into(), "evil.example/?@#\r\n%41%".into())];
+        record.parameters.push(("b".into(), "https:/evil.example".into()));
+        record.parameters.push(("c".into(), "//evil.example/a:b".into()));
         for (text, expected) in [
+            ("{route.b}", "https%3A/evil.example"),
+            ("{route.c}", "/%2Fevil.example/a:b"),
+            ("/x/{route.b}", "/x/https:/evil.example"),
             ("https://{route.a}.example.com/", "https://evil.example%2F%3F%40%23%0D%0A%2541%25.example.com/"),
             ("https://x.example/{route.a}", "https://x.example/evil.example/%3F@%23%0D%0A%41%25"),
             ("/x?to={route.a}", "/x?to=evil.example/%3F%40%23%0D%0A%2541%25"),

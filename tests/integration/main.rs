@@ -16,6 +16,7 @@ mod access_lists;
 mod access_log;
 mod canonical;
 mod cors;
+mod desync;
 mod draining;
 mod faults;
 mod forwarding;

@@ -29,7 +29,16 @@ async fn nobody_there() {
 
 #[tokio::test]
 async fn garbage() {
-    let table: [(&'static [u8], &str); 8] = [
+    let table: [(&'static [u8], &str); 14] = [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nab", "bad_response"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nab", "bad_response"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "bad_response"),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n\r\n0\r\n\r\n",
+            "bad_response",
+        ),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: xchunked\r\nContent-Length: 2\r\n\r\nab", "bad_response"),
+        (b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "bad_response"),
         (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "bad_response"),
         (b"HTTP/1.1 2x0 OK\r\n\r\n", "bad_response"),
         (b"HTTP/1.1 200 OK\r\nNo colon\r\n\r\n", "bad_response"),
@@ -46,6 +55,75 @@ async fn garbage() {
         refused(&mut front, 502, reason).await;
         assert_eq!((origin.count(), front.upstream.idle()), (2, 0), "the connection is not used again");
     }
+}
+
+#[tokio::test]
+async fn interim_answers_are_counted() {
+    let origin = Origin::new(|mut tcp, n| async move {
+        while read_head(&mut tcp).await.is_some() {
+            let many = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(if n == 1 { 32 } else { 33 });
+            let _ = tcp.write_all(many.as_bytes()).await;
+            let _ =
+                tcp.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok").await;
+        }
+    })
+    .await;
+    let mut front = Front::to(origin.address, json!({})).await;
+    let (mut first, mut second) = (front.client().await, front.client().await);
+    let mut statuses = [first.get("/").await.status, second.get("/").await.status];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 502]);
+    front.record().await;
+    front.record().await;
+}
+
+/// A server that sends bytes with an answer that has none, or may take a body for a request, is not asked again on that
+/// connection, even where the bytes come late.
+#[tokio::test]
+async fn a_connection_with_two_readings_is_not_kept() {
+    let get = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let empty = &b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"[..];
+    let table = [
+        (get, &b"HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\n"[..]),
+        (get, b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        (get, b"HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nxy", empty),
+        ("DELETE / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nxy", empty),
+        ("HEAD / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", empty),
+    ];
+    for (request, answer) in table {
+        let origin = Origin::fixed(answer, true).await;
+        let mut front = Front::to(origin.address, json!({})).await;
+        let mut client = front.client().await;
+        client.send(request).await;
+        let head = client.head().await.to_ascii_lowercase();
+        assert!(!head.contains("transfer-encoding"), "{head}");
+        assert!(!head.starts_with("http/1.1 204") || !head.contains("content-length"), "{head}");
+        front.record().await;
+        assert_eq!(front.upstream.idle(), 0, "{request}: {head}");
+    }
+    // The same without the second reading.
+    for (request, answer) in [
+        (get, &b"HTTP/1.1 204 No Content\r\n\r\n"[..]),
+        (get, b"HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\n"),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nxy", empty),
+    ] {
+        let origin = Origin::fixed(answer, true).await;
+        let mut front = Front::to(origin.address, json!({})).await;
+        let mut client = front.client().await;
+        client.send(request).await;
+        client.head().await;
+        front.record().await;
+        assert_eq!(front.upstream.idle(), 1, "{request}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_bears_our_version() {
+    let origin = Origin::fixed(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", false).await;
+    let front = Front::to(origin.address, json!({})).await;
+    let answer = front.client().await.get("/").await;
+    assert!(answer.head.starts_with("HTTP/1.1 200 "), "{}", answer.head);
 }
 
 #[tokio::test]

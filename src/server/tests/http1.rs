@@ -50,6 +50,42 @@ fn pipelined_requests_are_answered_in_order_however_they_are_split() {
 }
 
 #[test]
+fn a_body_that_nobody_expects_is_the_last_of_its_connection() {
+    let rig = Rig::start(vec![plain("a")]);
+    for method in ["GET", "DELETE"] {
+        let mut client = rig.client("a");
+        client.send(format!("{method} /hello HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nxy"));
+        assert!(client.answer().unwrap().closes(), "{method}");
+        let mut client = rig.client("a");
+        client.send(format!("{method} /hello HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"));
+        assert!(!client.answer().unwrap().closes(), "{method}");
+    }
+}
+
+#[test]
+fn an_absolute_target_names_the_host_that_host_names() {
+    let rig = Rig::start(vec![plain("a")]);
+    for (target, host) in [
+        ("http://a.example/hello", "A.EXAMPLE."),
+        ("http://a.example:80/hello", "a.example"),
+        ("HTTP://a.example//hello", "a.example"),
+    ] {
+        let mut client = rig.client("a");
+        client.send(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+        assert_eq!(client.answer().unwrap().status, 200, "{target}");
+    }
+    for (target, host) in
+        [("http://b/hello", "a"), ("http://u@a/hello", "a"), ("/hello", "u@a"), ("ftp://a/", "a")]
+    {
+        let mut client = rig.client("a");
+        client.send(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+        let answer = client.answer().unwrap();
+        assert_eq!((answer.status, answer.closes()), (400, true), "{target}");
+        assert!(answer.body.contains("ambiguous-request"), "{target}: {}", answer.body);
+    }
+}
+
+#[test]
 fn an_early_answer_reaches_a_client_that_is_still_sending() {
     let rig = Rig::start(vec![plain("a")]);
     for _ in 0..5 {
