@@ -113,8 +113,10 @@ fn remove(fields: &mut impl Fields, name: &HeaderName) {
 fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
     let lines = headers.get_all(header::CONNECTION).iter().filter_map(|line| line.to_str().ok());
     lines
-        .flat_map(|line| line.split(','))
-        .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+        .flat_map(|line| line.split(',').map(str::trim))
+        // What most lines say: `close` is no field, and `Keep-Alive` goes in any case.
+        .filter(|name| !name.eq_ignore_ascii_case("close") && !name.eq_ignore_ascii_case("keep-alive"))
+        .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
         .filter(|name| headers.contains_key(name) && !is_protected(name.as_str()))
         .collect()
 }
@@ -150,7 +152,12 @@ pub fn forward(
     if !authority.is_empty() {
         put(fields, X_FORWARDED_HOST, authority);
     }
-    put(fields, X_FORWARDED_PORT, port(authority, client.https));
+    match port(authority) {
+        Some(port) => put(fields, X_FORWARDED_PORT, port),
+        None => {
+            fields.set(X_FORWARDED_PORT, HeaderValue::from_static(if client.https { "443" } else { "80" }))
+        }
+    }
     put(fields, header::FORWARDED, element);
 }
 
@@ -162,15 +169,17 @@ fn put<V: TryInto<HeaderValue>>(fields: &mut impl Fields, name: HeaderName, valu
 }
 
 fn chain(headers: &HeaderMap, peer: Option<SocketAddr>, client: &Client, trusted: &Trusted) -> String {
-    let mut hops: Vec<IpAddr> = Vec::new();
-    hops.extend(peer.map(|peer| peer.ip().to_canonical()));
-    if client.peer_trusted {
-        forwarded::walk(headers, trusted, |hop| hops.push(hop.address));
+    let mut text = String::with_capacity(40);
+    let peer = peer.map(|peer| peer.ip().to_canonical());
+    if !client.peer_trusted {
+        push_address(peer.unwrap_or(client.address), &mut text);
+        return text;
     }
+    let mut hops: Vec<IpAddr> = Vec::from_iter(peer);
+    forwarded::walk(headers, trusted, |hop| hops.push(hop.address));
     if hops.is_empty() {
         hops.push(client.address);
     }
-    let mut text = String::with_capacity(16 * hops.len());
     for (index, hop) in hops.iter().rev().enumerate() {
         text.push_str(if index == 0 { "" } else { ", " });
         push_address(*hop, &mut text);
@@ -209,13 +218,10 @@ fn element(client: &str, authority: &str, scheme: &str) -> String {
     text
 }
 
-fn port(authority: &str, https: bool) -> &str {
+/// The port that an authority names.
+fn port(authority: &str) -> Option<&str> {
     let named = authority.rsplit_once(':').map(|(_, port)| port);
-    match named.filter(|port| port.bytes().all(|b| b.is_ascii_digit())) {
-        Some(port) => port,
-        None if https => "443",
-        None => "80",
-    }
+    named.filter(|port| port.bytes().all(|b| b.is_ascii_digit()))
 }
 
 fn client_words(headers: &HeaderMap) -> Vec<HeaderName> {

@@ -15,7 +15,7 @@ use crate::client::{self, Client, Trusted, Upgrade};
 use crate::policy::cors::{self, Preflight};
 use crate::policy::{Effects, Step};
 use crate::record::Record;
-use crate::reply::{Kind, Refusal, Reply, Wants};
+use crate::reply::{Kind, Preference, Refusal, Reply, Wants};
 use crate::request::{Arrival, Connection, Fields, Protocol, Request};
 use crate::route::Found;
 use crate::upstream::{Host, Upstream};
@@ -35,7 +35,7 @@ pub struct Passage {
     client: Option<Client>,
     route: Option<usize>,
     origin: Option<HeaderValue>,
-    wants: Wants,
+    wants: Preference,
     listener: Arc<str>,
     peer: Option<SocketAddr>,
     preflight: bool,
@@ -105,7 +105,7 @@ impl Passage {
             client: None,
             route: None,
             origin: None,
-            wants: Wants::Problem,
+            wants: Preference::Settled(Wants::Problem),
             listener: Arc::clone(&connection.listener),
             peer: connection.peer,
             preflight: false,
@@ -169,7 +169,7 @@ impl Passage {
         self.record.protocol = Some(arrival.protocol);
         self.record.user_agent = arrival.headers.get(USER_AGENT).cloned();
         self.origin = arrival.headers.get(ORIGIN).cloned();
-        self.wants = Wants::from_headers(arrival.headers);
+        self.wants = Preference::of(arrival.headers);
     }
 
     fn canonical(&mut self, arrival: &Arrival<'_>) -> Result<Target, Stop> {
@@ -471,7 +471,7 @@ impl Passage {
         }
         self.record.error = Some(refusal.facts());
         let gateway = Arc::clone(&self.gateway);
-        let reply = gateway.replies.render(&refusal, &self.record, &self.wants);
+        let reply = gateway.replies.render(&refusal, &self.record, &self.wants.settle());
         self.finish_reply(reply)
     }
 

@@ -249,7 +249,6 @@ impl ProxyHttp for Gate {
         let status = head.status;
         let version = session.req_header().version;
         view::edit_response(head, |headers| {
-            headers.reserve(hop::OWN_FIELDS);
             stage.passage.finish(status, headers);
             framing.restore(headers, version);
         });
