@@ -19,7 +19,7 @@ use crate::client::{self, Client, Upgrade};
 use crate::policy::cors::Preflight;
 use crate::policy::{Effects, Step};
 use crate::record::Record;
-use crate::reply::{Kind, Refusal, Reply, Wants};
+use crate::reply::{Kind, Preference, Refusal, Reply, Wants};
 use crate::request::{Arrival, Connection, Fields, Request};
 use crate::upstream::Upstream;
 use door::{redirect_port, tolerated};
@@ -39,7 +39,7 @@ pub struct Passage {
     client: Option<Client>,
     route: Option<usize>,
     origin: Option<HeaderValue>,
-    wants: Wants,
+    wants: Preference,
     listener: Arc<str>,
     peer: Option<SocketAddr>,
     preflight: bool,
@@ -109,7 +109,7 @@ impl Passage {
             client: None,
             route: None,
             origin: None,
-            wants: Wants::Problem,
+            wants: Preference::Settled(Wants::Problem),
             listener: Arc::clone(&connection.listener),
             peer: connection.peer,
             preflight: false,
@@ -273,7 +273,7 @@ impl Passage {
         }
         self.record.error = Some(refusal.facts());
         let gateway = Arc::clone(&self.gateway);
-        let reply = gateway.replies.render(&refusal, &self.record, &self.wants);
+        let reply = gateway.replies.render(&refusal, &self.record, &self.wants.settle());
         self.finish_reply(reply)
     }
 

@@ -131,6 +131,10 @@ impl Attempt {
         connect + Duration::from_nanos(self.waited.load(Ordering::Relaxed))
     }
 
+    pub(super) fn began(&self) -> Instant {
+        self.began
+    }
+
     pub(super) fn until(&self) -> Instant {
         self.began + Duration::from_nanos(self.until.load(Ordering::Relaxed))
     }

@@ -18,7 +18,8 @@ pub(super) const CLIENT_CLOSED: u16 = 499;
 pub struct Ctx {
     pub(super) started: Instant,
     started_at: SystemTime,
-    pub(super) stage: Option<Stage>,
+    /// Boxed: Pingora moves the context through several futures, and each move would copy a kilobyte.
+    pub(super) stage: Option<Box<Stage>>,
 }
 
 /// What exists from the door on.
@@ -67,14 +68,14 @@ impl Ctx {
         connection: Arc<Connection>,
     ) -> &mut Stage {
         let passage = Passage::new(gateway, &connection, self.started, self.started_at);
-        self.stage.insert(Stage {
+        self.stage.insert(Box::new(Stage {
             passage,
             connection,
             admitted: None,
             course: None,
             client_wait: Duration::ZERO,
             own: None,
-        })
+        }))
     }
 
     pub(super) fn course(&mut self) -> Option<&mut Course> {

@@ -52,27 +52,36 @@ pub(super) fn is_idempotent(method: &Method) -> bool {
     )
 }
 
+/// How many fields the gateway adds to a head, about: room is made for them once.
+pub(super) const OWN_FIELDS: usize = 8;
+
+/// Whether any field belongs to the connection. Most heads have none: one pass over their names costs less than nine look-ups.
+fn has_hop_by_hop(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| HOP_BY_HOP.contains(name))
+}
+
 /// Removes from a request what belongs to the client's connection. Before the gateway adds anything, so that no `Connection` takes it
 /// away again. Pingora frames the body anew from Content-Length, or else as chunks.
-pub(super) fn clean_request(head: &mut RequestHeader) {
-    let named: Vec<HeaderName> = tokens(&head.headers)
-        .filter_map(|token| HeaderName::from_bytes(token).ok())
-        .filter(|name| !client::is_protected(name.as_str()))
-        .collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
-        head.remove_header(name);
+pub(super) fn clean_request(headers: &mut HeaderMap) {
+    if has_hop_by_hop(headers) {
+        let named: Vec<HeaderName> = tokens(headers)
+            .filter_map(|token| HeaderName::from_bytes(token).ok())
+            .filter(|name| !client::is_protected(name.as_str()))
+            .collect();
+        for name in named.iter().chain(&HOP_BY_HOP) {
+            headers.remove(name);
+        }
     }
-    join_cookies(head);
+    join_cookies(headers);
 }
 
 /// HTTP/2 may send cookies as several fields; HTTP/1.1 knows one (RFC 9113 §8.2.3).
-fn join_cookies(head: &mut RequestHeader) {
-    let crumbs: Vec<&[u8]> = match head.headers.get_all(COOKIE).iter().count() {
-        0 | 1 => return,
-        _ => head.headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect(),
-    };
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    let (Some(_), Some(_)) = (crumbs.next(), crumbs.next()) else { return };
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
-        let _ = head.insert_header(COOKIE, whole);
+        headers.insert(COOKIE, whole);
     }
 }
 
@@ -144,22 +153,22 @@ impl Framing {
     }
 
     /// Puts it back. A client of HTTP/1.0 knows no chunks (RFC 9112 §6.1): its body ends with the connection.
-    pub(super) fn restore(self, head: &mut ResponseHeader, client: Version) {
-        // The version is this connection's, not that of the upstream's (RFC 9112 §2.3).
-        head.set_version(Version::HTTP_11);
-        for name in &HOP_BY_HOP {
-            head.remove_header(name);
+    pub(super) fn restore(self, headers: &mut HeaderMap, client: Version) {
+        if has_hop_by_hop(headers) {
+            for name in &HOP_BY_HOP {
+                headers.remove(name);
+            }
         }
         match self.length {
-            Some(length) if !self.chunked => drop(head.insert_header(CONTENT_LENGTH, length)),
-            _ => drop(head.remove_header(&CONTENT_LENGTH)),
-        }
+            Some(length) if !self.chunked => headers.insert(CONTENT_LENGTH, length),
+            _ => headers.remove(CONTENT_LENGTH),
+        };
         if self.chunked && client != Version::HTTP_10 {
-            let _ = head.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         if let Some(protocol) = self.upgrade {
-            let _ = head.insert_header(CONNECTION, HeaderValue::from_static("Upgrade"));
-            let _ = head.insert_header(UPGRADE, protocol);
+            headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+            headers.insert(UPGRADE, protocol);
         }
     }
 }
@@ -209,7 +218,7 @@ mod tests {
             ("upgrade", "h2c"),
             ("http2-settings", "x"),
         ]);
-        clean_request(&mut own);
+        super::super::view::edit_request(&mut own, clean_request);
         let mut left: Vec<_> = own.headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["authorization", "content-length", "cookie", "host", "x-three"]);
@@ -218,7 +227,7 @@ mod tests {
     #[test]
     fn joins_crumbs() {
         let mut own = head(&[("cookie", "a=b"), ("x", "y"), ("cookie", "c=d"), ("cookie", "e=f")]);
-        clean_request(&mut own);
+        super::super::view::edit_request(&mut own, clean_request);
         let cookies: Vec<_> = own.headers.get_all("cookie").iter().collect();
         assert_eq!(cookies, ["a=b; c=d; e=f"]);
     }
@@ -247,10 +256,11 @@ mod tests {
         let framing = Framing::of(&own);
         own.remove_header("transfer-encoding");
         own.insert_header("connection", "close").unwrap();
-        framing.restore(&mut own, Version::HTTP_11);
+        super::super::view::edit_response(&mut own, |headers| framing.restore(headers, Version::HTTP_11));
         assert_eq!(own.headers.get("transfer-encoding").unwrap(), "chunked");
         assert!(own.headers.get("connection").is_none());
-        Framing::of(&own).restore(&mut own, Version::HTTP_10);
+        let framing = Framing::of(&own);
+        super::super::view::edit_response(&mut own, |headers| framing.restore(headers, Version::HTTP_10));
         assert!(own.headers.get("transfer-encoding").is_none());
     }
 }

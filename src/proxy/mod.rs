@@ -31,7 +31,6 @@ use crate::reply::{Kind, Refusal, Reply};
 use ctx::{CLIENT_CLOSED, Course};
 use failures::{Failure, Fault};
 use hop::Framing;
-use view::{RequestFields, ResponseFields};
 
 /// A client of HTTP/2 that does not read; for HTTP/1 the rim's connection sees to it.
 const WRITE_STALL: Duration = Duration::from_secs(30);
@@ -180,9 +179,14 @@ impl ProxyHttp for Gate {
         let Some(stage) = &mut ctx.stage else { return Ok(()) };
         let (Some(course), Some(admitted)) = (&stage.course, &stage.admitted) else { return Ok(()) };
         let Some(attempt) = &course.attempt else { return Ok(()) };
-        hop::clean_request(head);
-        let target = stage.passage.upstream_head(admitted, attempt.server.name(), &mut RequestFields(head));
-        head.set_raw_path(target.as_bytes())?;
+        let target = view::edit_request(head, |headers| {
+            headers.reserve(hop::OWN_FIELDS);
+            hop::clean_request(headers);
+            stage.passage.upstream_head(admitted, attempt.server.name(), headers)
+        });
+        if head.raw_path() != target.as_bytes() {
+            head.set_raw_path(target.as_bytes())?;
+        }
         if let Some(protocol) = &course.upgrade {
             hop::ask_upgrade(head, protocol.clone());
         }
@@ -267,10 +271,11 @@ impl ProxyHttp for Gate {
         head.set_version(Version::HTTP_11);
         let framing = Framing::of(head);
         let status = head.status;
-        stage.passage.finish(status, &mut ResponseFields(head));
-        stage.passage.record.status = status.as_u16();
         let version = session.req_header().version;
-        framing.restore(head, version);
+        view::edit_response(head, |headers| {
+            stage.passage.finish(status, headers);
+            framing.restore(headers, version);
+        });
         if version == Version::HTTP_10 && !head.headers.contains_key(http::header::CONTENT_LENGTH) {
             session.as_downstream_mut().set_keepalive(None);
         }

@@ -21,7 +21,8 @@ pub(super) async fn next(course: &mut Course, worker: usize) -> Result<Box<HttpP
         return Err(Error::explain(NO_HEALTHY_SERVER, "no server of the upstream is healthy"));
     };
     course.attempts += 1;
-    let patience = course.until.saturating_duration_since(Instant::now());
+    let now = Instant::now();
+    let patience = course.until.saturating_duration_since(now);
     let address = server.address(patience.min(course.upstream.timeouts().connect)).await;
     let start = Start {
         upstream: Arc::clone(&course.upstream),
@@ -32,7 +33,7 @@ pub(super) async fn next(course: &mut Course, worker: usize) -> Result<Box<HttpP
         upgrade: course.upgrade.is_some(),
         kept_may_do: course.kept_may_do,
     };
-    let attempt = Attempt::new(start, Instant::now());
+    let attempt = Attempt::new(start, now);
     if course.spends {
         attempt.spend();
     }

@@ -74,7 +74,7 @@ impl Wire {
     fn new(attempt: Arc<Attempt>, link: Link) -> Self {
         Self {
             held: attempt.is_upgrade(),
-            active: Instant::now(),
+            active: attempt.began(),
             attempt,
             link: Some(link),
             reading: None,

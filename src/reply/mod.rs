@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 pub use catalogue::Kind;
 pub use replies::Replies;
-pub use wants::Wants;
+pub use wants::{Preference, Wants};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};

@@ -1,6 +1,6 @@
 //! Which form of an answer a client understands.
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 
 /// The form in which a client reads a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,18 +13,55 @@ pub enum Wants {
     Grpc,
 }
 
+/// What decides the form, kept until it is needed: hardly any request is refused, and a browser's `Accept` takes longer to judge
+/// than its route does to find.
+#[derive(Clone, Debug)]
+pub enum Preference {
+    /// Nothing is left to judge.
+    Settled(Wants),
+    /// The only `Accept`.
+    Accept(HeaderValue),
+}
+
+impl Preference {
+    /// Takes what decides out of the request.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let mut lines = headers.get_all(header::ACCEPT).iter();
+        match (lines.next(), lines.next()) {
+            (Some(accept), None) if !asks_for_grpc(headers) => Self::Accept(accept.clone()),
+            _ => Self::Settled(Wants::from_headers(headers)),
+        }
+    }
+
+    /// The form.
+    pub fn settle(&self) -> Wants {
+        match self {
+            Self::Settled(wants) => *wants,
+            Self::Accept(accept) => Wants::from_accept(|| std::iter::once(accept)),
+        }
+    }
+}
+
 impl Wants {
     /// gRPC by the request's content type; text where `Accept` prefers it to JSON; else a problem document. Two that are liked
     /// equally are a problem document.
     pub fn from_headers(headers: &HeaderMap) -> Self {
-        if headers.get(header::CONTENT_TYPE).is_some_and(|value| is_grpc(value.as_bytes())) {
+        if asks_for_grpc(headers) {
             return Self::Grpc;
         }
-        let text = quality(headers, "text", "plain").max(quality(headers, "text", "html"));
-        let json =
-            quality(headers, "application", "problem+json").max(quality(headers, "application", "json"));
+        Self::from_accept(|| headers.get_all(header::ACCEPT).into_iter())
+    }
+
+    fn from_accept<'a, I: Iterator<Item = &'a HeaderValue>>(accept: impl Fn() -> I) -> Self {
+        let quality = |kind, subtype| quality(accept(), kind, subtype);
+        let text = quality("text", "plain").max(quality("text", "html"));
+        let json = quality("application", "problem+json").max(quality("application", "json"));
         if text > json { Self::Text } else { Self::Problem }
     }
+}
+
+fn asks_for_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| is_grpc(value.as_bytes()))
 }
 
 /// `application/grpc`, alone or with a suffix such as `+proto` or `-web`.
@@ -38,10 +75,10 @@ fn is_grpc(content_type: &[u8]) -> bool {
 
 /// How much a type is liked, in thousandths: the most specific range that covers it decides (RFC 9110 §12.5.1). Without `Accept`
 /// everything is liked.
-fn quality(headers: &HeaderMap, kind: &str, subtype: &str) -> u16 {
+fn quality<'a>(accept: impl Iterator<Item = &'a HeaderValue>, kind: &str, subtype: &str) -> u16 {
     let mut best: Option<(u8, u16)> = None;
     let mut present = false;
-    for value in headers.get_all(header::ACCEPT) {
+    for value in accept {
         present = true;
         for range in value.to_str().unwrap_or_default().split(',') {
             let mut parts = range.split(';').map(str::trim);
@@ -104,6 +141,7 @@ mod tests {
         ] {
             let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(accept))]);
             assert_eq!(Wants::from_headers(&headers), wants, "{accept}");
+            assert_eq!(Preference::of(&headers).settle(), wants, "{accept}");
         }
         assert_eq!(Wants::from_headers(&HeaderMap::new()), Wants::Problem);
     }
@@ -117,6 +155,7 @@ mod tests {
             headers.append(header::ACCEPT, value);
         }
         assert_eq!(Wants::from_headers(&headers), Wants::Text);
+        assert_eq!(Preference::of(&headers).settle(), Wants::Text);
     }
 
     #[test]
@@ -132,6 +171,7 @@ mod tests {
             let headers =
                 HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(content_type))]);
             assert_eq!(Wants::from_headers(&headers) == Wants::Grpc, grpc, "{content_type}");
+            assert_eq!(Preference::of(&headers).settle() == Wants::Grpc, grpc, "{content_type}");
         }
     }
 }

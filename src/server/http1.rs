@@ -159,8 +159,9 @@ async fn read_head(conn: &mut Conn, settings: &Settings, began: &mut Option<Cloc
         }
         if !conn.input().is_empty() {
             if began.is_none() {
-                *began = Some(Clock::now());
-                conn.set_deadline(Some(Instant::now() + settings.head));
+                let now = Instant::now();
+                *began = Some(now.into_std());
+                conn.set_deadline(Some(now + settings.head));
             }
             // A lone CR may still become an empty line.
             if **conn.input() != *b"\r" {

@@ -12,7 +12,7 @@ use crate::gateway::document::RedirectToHttps;
 use crate::gateway::{Gateway, Listener, Settings};
 use crate::policy::Step;
 use crate::policy::cors;
-use crate::reply::{Kind, Refusal, Reply, Wants};
+use crate::reply::{Kind, Preference, Refusal, Reply};
 use crate::request::{Arrival, Connection};
 use crate::route::Found;
 
@@ -22,7 +22,7 @@ impl Passage {
         self.record.protocol = Some(arrival.protocol);
         self.record.user_agent = arrival.headers.get(USER_AGENT).cloned();
         self.origin = arrival.headers.get(ORIGIN).cloned();
-        self.wants = Wants::from_headers(arrival.headers);
+        self.wants = Preference::of(arrival.headers);
     }
 
     pub(super) fn canonical(&mut self, arrival: &Arrival<'_>) -> Result<Target, Stop> {

@@ -41,7 +41,7 @@ impl Passage {
         let Action::Forward { upstream, path } = &route.action else {
             return path_and_query(target.path(), &target);
         };
-        if let Ok(host) = host_for(upstream.host(), server_name, &target).parse::<HeaderValue>() {
+        if let Ok(host) = HeaderValue::from_str(host_for(upstream.host(), server_name, &target)) {
             fields.set(HOST, host);
         }
         self.upstream_path(path, &target)
@@ -49,7 +49,7 @@ impl Passage {
 
     fn upstream_path(&self, path: &UpstreamPath, target: &Target) -> String {
         match path {
-            UpstreamPath::Keep => path_and_query(target.path(), target),
+            UpstreamPath::Keep => target.path_and_query().to_owned(),
             UpstreamPath::Replace { strip, prefix } => {
                 let rest = match target.path().strip_prefix(&**strip) {
                     Some(rest) if rest.is_empty() || rest.starts_with('/') => rest,
@@ -88,12 +88,11 @@ fn set_via(protocol: Protocol, fields: &mut impl Fields) {
     );
 }
 
-fn host_for(host: &Host, server_name: &str, target: &Target) -> String {
-    match (host, target.port()) {
-        (Host::Server, _) => server_name.to_owned(),
-        (Host::Literal(literal), _) => literal.clone(),
-        (Host::Keep, Some(port)) => format!("{}:{port}", target.host()),
-        (Host::Keep, None) => target.host().to_owned(),
+fn host_for<'a>(host: &'a Host, server_name: &'a str, target: &'a Target) -> &'a str {
+    match host {
+        Host::Server => server_name,
+        Host::Literal(literal) => literal,
+        Host::Keep => target.authority(),
     }
 }
 

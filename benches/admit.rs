@@ -1,0 +1,167 @@
+//! What the way from the door to the upstream costs a request: `Passage::new` and `admit`, with and without policies.
+//!
+//! `cargo bench --bench admit`; `cargo test --benches` runs each once. Either checks first how often `admit` allocates.
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a bench may stop, and tells its figures")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Instant, SystemTime};
+
+use divan::Bencher;
+use futures_util::FutureExt as _;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use portcullis::config::{Build, load_text};
+use portcullis::gateway::{Admission, Gateway, Passage};
+use portcullis::request::{Arrival, Connection, Protocol};
+use portcullis::state::Live;
+
+/// What `admit` may allocate without policies: the canonical target, and its count of holders.
+const ALLOCATIONS_MAX: usize = 2;
+
+/// Counts what a thread allocates.
+struct Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+#[expect(unsafe_code, reason = "an allocator is made no other way; this one only counts")]
+// SAFETY: every call goes on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+fn main() {
+    let door = Door::new(ROUTE);
+    door.pass(); // What is made once a worker is made now.
+    let plain = allocations(|| door.pass());
+    let policies = Door::new(POLICIES);
+    policies.pass();
+    println!("allocations: {plain} without policies, {} with", allocations(|| policies.pass()));
+    assert!(plain <= ALLOCATIONS_MAX, "admit allocated {plain} times, more than {ALLOCATIONS_MAX}");
+    divan::main();
+}
+
+fn allocations(run: impl FnOnce()) -> usize {
+    let before = ALLOCATIONS.get();
+    run();
+    ALLOCATIONS.get() - before
+}
+
+const ROUTE: &str = "
+log: {access: {to: none}}
+listeners: [{address: '127.0.0.1:8080'}]
+upstreams: {orders: {servers: ['127.0.0.1:9000']}}
+defaults: {auth: none}
+routes:
+  - {name: other, match: {path: /v1/customers}, upstream: orders}
+  - {name: orders, match: {path: /v1/orders}, upstream: orders}
+";
+
+const POLICIES: &str = "
+log: {access: {to: none}}
+listeners: [{address: '127.0.0.1:8080'}]
+upstreams: {orders: {servers: ['127.0.0.1:9000']}}
+defaults: {auth: none}
+policies:
+  access: {office: {allow: [127.0.0.0/8, 192.0.2.0/24], deny: [192.0.2.7]}}
+  cors: {web: {origins: ['https://app.example.com']}}
+  headers: {own: {response: {set: {x-served-by: '{route}'}}}}
+routes:
+  - {name: orders, match: {path: '/v1/{kind}'}, upstream: orders, access: office, cors: web, headers: [own]}
+";
+
+/// A gateway, and a request before it.
+struct Door {
+    gateway: Arc<Gateway>,
+    connection: Connection,
+    headers: HeaderMap,
+}
+
+impl Door {
+    fn new(text: &str) -> Self {
+        let mut build = Build::default();
+        let gateway = load_text("bench.yaml", text, &|_| None, &mut build)
+            .and_then(|document| Gateway::compile(&document, &Live::default(), 1, &mut build));
+        let Some(gateway) = gateway else {
+            println!("{}", build.errors.render(&build.sources));
+            std::process::exit(1);
+        };
+        let fields = [
+            ("host", "api.example.com"),
+            ("user-agent", "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"),
+            ("accept", "application/json"),
+            ("accept-encoding", "gzip, deflate, br"),
+            ("origin", "https://app.example.com"),
+            ("cookie", "session=0123456789abcdef"),
+        ];
+        Self {
+            gateway: Arc::new(gateway),
+            connection: Connection {
+                listener: "127.0.0.1:8080".into(),
+                peer: Some(([127, 0, 0, 1], 40_000).into()),
+                local_port: Some(8080),
+                tls: None,
+                redirect: None,
+                worker: 0,
+                tunnel: AtomicBool::new(false),
+                leaving: Arc::default(),
+                head_began: std::sync::Mutex::default(),
+            },
+            headers: fields
+                .iter()
+                .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+                .collect(),
+        }
+    }
+
+    /// From the door to the evidence that the request may be forwarded; dropped unsettled.
+    fn pass(&self) {
+        let arrival = Arrival {
+            method: &Method::GET,
+            target: black_box(b"/v1/orders?page=2"),
+            authority: None,
+            headers: &self.headers,
+            protocol: Protocol::Http11,
+            connection: &self.connection,
+        };
+        let gateway = Arc::clone(&self.gateway);
+        let mut passage = Passage::new(gateway, &self.connection, Instant::now(), SystemTime::now());
+        let admission = passage.admit(&arrival).now_or_never().unwrap();
+        assert!(matches!(black_box(admission), Admission::Forward(_)), "not admitted");
+    }
+}
+
+#[divan::bench(sample_size = 256)]
+fn without_policies(bencher: Bencher<'_, '_>) {
+    let door = Door::new(ROUTE);
+    bencher.bench_local(|| door.pass());
+}
+
+#[divan::bench(sample_size = 256)]
+fn with_access_cors_and_headers(bencher: Bencher<'_, '_>) {
+    let door = Door::new(POLICIES);
+    bencher.bench_local(|| door.pass());
+}
