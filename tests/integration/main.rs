@@ -17,6 +17,7 @@ mod access_log;
 mod canonical;
 mod cors;
 mod draining;
+mod explain;
 mod faults;
 mod forwarding;
 mod header_rules;
