@@ -1,15 +1,13 @@
 //! A document → a gateway. Everything that can be wrong is found here, all of it at once; nothing is checked again later.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use super::document::{Document, Edge, Listener as ListenerConfig, RedirectToHttps, Server, Workers};
-use super::listener::{ListenAddress, Listener, ListenerTls};
-use super::route::Route;
-use super::{Gateway, SettingSites, Settings, certificates};
-use crate::client::Trusted;
+use super::document::{Document, Edge, Server, Workers};
+use super::listener::{self, ListenAddress, listen_address};
+use super::route::{Route, has_parameter, path_of};
+use super::{Gateway, SettingSites, Settings};
 use crate::config::{Build, OrNone, Site, Spanned};
 use crate::observe::{GATEWAY, Telling};
 use crate::policy::access::Access;
@@ -19,6 +17,7 @@ use crate::record::RouteFacts;
 use crate::reply::Replies;
 use crate::route::{RouteInput, Routes};
 use crate::state::Live;
+use crate::template::{Template, Variable};
 use crate::upstream::Upstream;
 
 /// The policies of a document, compiled, by name. What could not be compiled is absent, and an error says why.
@@ -37,7 +36,7 @@ pub(super) fn compile(
     build: &mut Build,
 ) -> Option<Gateway> {
     let settings = settings(&document.server, build);
-    let listeners = listeners(&document.listeners, build);
+    let listeners = listener::compile(&document.listeners, build);
     let shelf = shelf(document, live, build);
     let edge_access = edge(&document.edge, document, &shelf, build);
     let replies = Replies::compile(&document.server.problem_types, &document.replies, build);
@@ -58,6 +57,7 @@ pub(super) fn compile(
         super::route::check_preflights(routes, document, build);
     }
     unused(document, build);
+    logged_names_exist(document, build);
     let facts: Vec<_> = entries.iter().map(|entry| Arc::clone(&entry.facts)).collect();
     let upstreams: Vec<_> = shelf.upstreams.values().cloned().collect();
     let pools: Vec<_> = upstreams
@@ -181,102 +181,6 @@ fn status_address(written: &Spanned<String>, server: &Server, build: &mut Build)
         return None;
     }
     Some(address)
-}
-
-/// `host:port` with an address for host, `[v6]:port`, or `unix:/path`.
-fn listen_address(written: &Spanned<String>, build: &mut Build) -> Option<ListenAddress> {
-    if let Some(path) = written.strip_prefix("unix:") {
-        if path.is_empty() {
-            build.errors.push(
-                &written.site,
-                &*written.path,
-                "a Unix socket without a path",
-                "write `unix:/run/portcullis.sock`",
-            );
-            return None;
-        }
-        return Some(ListenAddress::Unix(build.files.resolve(&written.site, path)));
-    }
-    let named = written.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
-    let starred = written.strip_prefix("*:").map(|port| format!("0.0.0.0:{port}"));
-    match named.or(starred).as_deref().unwrap_or(written).parse::<SocketAddr>() {
-        Ok(address) => Some(ListenAddress::Tcp(address)),
-        Err(_) => {
-            build.errors.push(
-                &written.site,
-                &*written.path,
-                format!("`{}` is not an address to listen on", written.value),
-                "write `127.0.0.1:8080`, `0.0.0.0:443`, `\"[::]:443\"` or `unix:/path`",
-            );
-            None
-        }
-    }
-}
-
-fn listeners(written: &[Spanned<ListenerConfig>], build: &mut Build) -> Vec<Arc<Listener>> {
-    let mut seen: BTreeMap<String, Site> = BTreeMap::new();
-    let mut listeners = Vec::new();
-    if written.is_empty() {
-        let cure = "write `listeners:` with at least one `- address: 127.0.0.1:8080`";
-        build.errors.push(
-            &Site::default_value(),
-            "listeners",
-            "there is no listener: nothing could be served",
-            cure,
-        );
-    }
-    for config in written {
-        let Some(address) = listen_address(&config.address, build) else { continue };
-        let several = matches!(&address, ListenAddress::Tcp(address) if address.port() == 0);
-        if let Some(first) = seen.insert(format!("{address:?}"), config.site.clone())
-            && !several
-        {
-            let cause = format!("`{}` is listened on twice; first at {first}", config.address.value);
-            build.errors.push(&config.site, &*config.address.path, cause, "remove one of the two");
-        }
-        let name = match listeners.iter().filter(|l: &&Arc<Listener>| l.address == address).count() {
-            0 => config.address.value.clone(),
-            // Only port 0 comes here without an error: each such listener gets a port, and a name, of its own.
-            earlier => format!("{}#{}", config.address.value, earlier + 1),
-        };
-        listeners.extend(listener(&name, config, address, build).map(Arc::new));
-    }
-    listeners
-}
-
-fn listener(
-    name: &str,
-    config: &Spanned<ListenerConfig>,
-    address: ListenAddress,
-    build: &mut Build,
-) -> Option<Listener> {
-    let tls = match &config.tls {
-        None => None,
-        Some(tls) => certificates::compile(&tls.certificates, build)
-            .map(|certificates| ListenerTls { certificates, min_version: tls.min_version }),
-    };
-    if let (RedirectToHttps::Port(_), Some(_)) = (config.redirect_to_https, &config.tls) {
-        let path = format!("{}.redirect_to_https", config.path);
-        build.errors.push(
-            &config.site,
-            path,
-            "a listener with `tls` is https already",
-            "set `redirect_to_https` on a plain listener",
-        );
-    }
-    if let RedirectToHttps::Port(0) = config.redirect_to_https {
-        let path = format!("{}.redirect_to_https", config.path);
-        build.errors.push(&config.site, path, "port 0 cannot be redirected to", "write `true` or a port");
-    }
-    Some(Listener {
-        name: name.into(),
-        address,
-        http2: config.http2,
-        tls,
-        redirect: config.redirect_to_https,
-        trusted: Trusted::compile(&config.trusted_proxies, build)?,
-        site: config.site.clone(),
-    })
 }
 
 fn shelf(document: &Document, live: &Live, build: &mut Build) -> Shelf {
@@ -423,6 +327,27 @@ fn unused(document: &Document, build: &mut Build) {
     }
 }
 
+/// A line of the log speaks of all routes: a name that none has would be `-` in every line.
+fn logged_names_exist(document: &Document, build: &mut Build) {
+    let format = &document.log.access.format;
+    // What is no template at all, the log's own room complains about.
+    let Ok(template) = Template::parse(format) else { return };
+    for variable in template.variables() {
+        let known = match variable {
+            Variable::Fact(_) => true,
+            Variable::Parameter(name) => {
+                document.routes.iter().any(|route| has_parameter(path_of(route), name))
+            }
+            Variable::Label(name) => document.routes.iter().any(|route| route.labels.contains_key(&**name)),
+        };
+        if !known {
+            let cause = format!("no route has what `{{{variable}}}` names");
+            let cure = "name a `{parameter}` of a route's path, or one of its `labels`";
+            build.errors.push(&format.site, &*format.path, cause, cure);
+        }
+    }
+}
+
 /// Every policy that can refuse, with its reasons, so that the series are there from the load on.
 fn policies(document: &Document) -> Vec<(Arc<str>, &'static [&'static str])> {
     /// The words of `framing`, `canonical`, the rim, `passage` and `proxy`, in the order a request meets them.
@@ -500,7 +425,7 @@ fn policies(document: &Document) -> Vec<(Arc<str>, &'static [&'static str])> {
 
 /// What a route is called, in log, metrics and explain.
 pub(super) fn facts(index: usize, config: &Spanned<super::document::Route>) -> Arc<RouteFacts> {
-    let path = super::route::path_of(config);
+    let path = path_of(config);
     Arc::new(RouteFacts {
         index,
         name: config.name.value.as_str().into(),

@@ -151,6 +151,9 @@ pub async fn explain(gateway: &Arc<Gateway>, question: &Question) -> Result<Expl
     let (scheme, authority, target) = split(&question.url)?;
     let mut headers = HeaderMap::new();
     if !question.headers.iter().any(|(name, _)| name == HOST) {
+        if authority.is_empty() {
+            return Err(format!("`{}` names no host", question.url));
+        }
         let host = HeaderValue::from_str(authority).map_err(|_| format!("`{authority}` is not a host"))?;
         headers.insert(HOST, host);
     }
@@ -256,14 +259,15 @@ fn fields(reply: &Reply) -> Vec<(String, String)> {
     reply.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect()
 }
 
-/// `+ name: value` for what was set or changed, `- name` for what was removed.
+/// `+ name: value` for what was set or changed, `- name` for what was removed; each by name.
 fn changes(before: &HeaderMap, after: &HeaderMap) -> Vec<String> {
-    let values = |map: &HeaderMap, name: &HeaderName| map.get_all(name).iter().cloned().collect::<Vec<_>>();
-    let mut changes = Vec::new();
-    for name in before.keys().filter(|name| !after.contains_key(*name)) {
-        changes.push(format!("- {name}"));
-    }
-    for name in after.keys().filter(|name| values(before, name) != values(after, name)) {
+    let all = |map: &HeaderMap, name: &HeaderName| map.get_all(name).iter().cloned().collect::<Vec<_>>();
+    let removed = before.keys().filter(|name| !after.contains_key(*name)).map(|name| format!("- {name}"));
+    let mut changes: Vec<String> = removed.collect();
+    let mut changed: Vec<_> = after.keys().filter(|name| all(before, name) != all(after, name)).collect();
+    changes.sort_unstable();
+    changed.sort_unstable_by_key(|name| name.as_str());
+    for name in changed {
         for value in after.get_all(name) {
             changes.push(format!("+ {name}: {}", String::from_utf8_lossy(value.as_bytes())));
         }

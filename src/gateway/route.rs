@@ -180,7 +180,8 @@ pub(super) fn path_of(config: &RouteConfig) -> &str {
     config.matches.value.path.as_ref().map_or("/{*rest}", |path| path.value.as_str())
 }
 
-fn has_parameter(path: &str, name: &str) -> bool {
+/// Whether a path has this parameter.
+pub(super) fn has_parameter(path: &str, name: &str) -> bool {
     path.contains(&format!("{{{name}}}")) || path.contains(&format!("{{*{name}}}"))
 }
 

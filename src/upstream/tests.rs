@@ -29,7 +29,7 @@ fn every_mistake_is_an_error() {
     for (config, path, part) in [
         (json!({"servers": []}), "upstreams.o.servers", "without servers"),
         (json!({"servers": ["a"]}), "", "not an address with its port"),
-        (json!({"servers": ["a:1", "A:1"]}), "", "already"),
+        (json!({"servers": ["a:1", "A:1"]}), "", "twice"),
         (json!({"servers": [{"address": "a:1", "weight": 0}]}), "upstreams.o.servers", "weight 0"),
         (json!({"servers": [{"address": "a:1", "weight": 1001}]}), ".weight", "out of range"),
         (json!({"servers": ["a:1"], "host": "a b"}), "", "not a host"),

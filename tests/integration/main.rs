@@ -18,6 +18,7 @@ mod canonical;
 mod cors;
 mod desync;
 mod draining;
+mod explain;
 mod faults;
 mod forwarding;
 mod header_rules;
