@@ -295,3 +295,18 @@ fn the_status_address_can_be_turned_off() {
     gateway.stop();
     assert!(!gateway.said().contains("status on"), "{}", gateway.said());
 }
+
+#[test]
+fn without_a_file_the_usual_places_are_named() {
+    if std::path::Path::new("/etc/portcullis/portcullis.yaml").exists() {
+        return; // This machine has one.
+    }
+    for command in [&["run"][..], &["check"], &["explain", "http://a/"]] {
+        let output = Place::new().portcullis(command);
+        ends_with(
+            &output,
+            64,
+            &["conf/portcullis.yaml", "/etc/portcullis/portcullis.yaml", "--config FILE", "--to"],
+        );
+    }
+}

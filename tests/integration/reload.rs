@@ -263,3 +263,34 @@ fn a_removed_upstream_is_neither_checked_nor_told_any_more() {
         gateway.metrics().get("portcullis_upstream_healthy", &[("upstream", "old")]).is_none().then_some(())
     });
 }
+
+#[test]
+fn listeners_that_come_and_go_under_load_lose_nothing() {
+    let mut ledger = Ledger::new();
+    let config = |n: usize| {
+        let second = match n % 3 {
+            0 => "",
+            1 => "  - address: 127.0.0.4:0\n",
+            _ => "  - address: 127.0.0.4:0\n    tls: {certificates: generate}\n",
+        };
+        Place::with_base(&format!(
+            "upstreams: {{ledger: {{servers: ['{}']}}}}\nroutes:\n  - {{name: ledger, match: {{path: /ledger}}, upstream: ledger}}\n",
+            ledger.origin.address()
+        ))
+        .replace("defaults:", &format!("{second}defaults:"))
+    };
+    let configs: Vec<_> = (0..9).map(config).collect();
+    let gateway = Place::new().start_whole(&configs[0]);
+    ledger.start_clients(8, gateway.address());
+    for config in &configs[1..] {
+        let before = gateway.generation();
+        gateway.place.write("portcullis.yaml", config);
+        // A storm: one of them is enough.
+        (0..5).for_each(|_| gateway.signal(Signal::HUP));
+        eventually("the next generation", || (gateway.generation() > before).then_some(()));
+    }
+    let sheet = ledger.finish();
+    ledger.reconcile(&sheet);
+    assert!(sheet.answered.len() > 100, "only {} requests", sheet.answered.len());
+    assert!(sheet.slowest < Duration::from_secs(2), "the slowest took {:?}", sheet.slowest);
+}
