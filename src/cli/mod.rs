@@ -18,6 +18,9 @@ use crate::gateway::document::Document;
 /// Usage or configuration (sysexits.h, EX_USAGE).
 const USAGE: u8 = 64;
 
+/// Where a configuration is looked for if none is named.
+const USUAL: [&str; 2] = ["conf/portcullis.yaml", "/etc/portcullis/portcullis.yaml"];
+
 /// The version, as `version` and the status address tell it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -95,6 +98,15 @@ pub fn main() -> ExitCode {
         }
     };
     let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
+    if line.command.file().is_some_and(ConfigFile::is_nowhere) {
+        let _ = writeln!(
+            err,
+            "error: there is no configuration: neither `{}` nor `{}` exists\n  = help: name one with `--config FILE`, \
+             or try without: `portcullis run --to http://127.0.0.1:3000`",
+            USUAL[0], USUAL[1]
+        );
+        return ExitCode::from(USAGE);
+    }
     let status = match line.command {
         Command::Run(asked) => run::run(&asked, &mut err),
         Command::Check(file) => check::check(&file.path(), &mut out, &mut err).unwrap_or(1),
@@ -108,10 +120,27 @@ pub fn main() -> ExitCode {
     ExitCode::from(status)
 }
 
+impl Command {
+    /// The file that it needs.
+    fn file(&self) -> Option<&ConfigFile> {
+        match self {
+            Self::Run(asked) if asked.to.is_some() => None,
+            Self::Run(asked) => Some(&asked.file),
+            Self::Check(file) => Some(file),
+            Self::Explain(asked) => Some(&asked.file),
+            Self::Schema | Self::Version => None,
+        }
+    }
+}
+
 impl ConfigFile {
+    /// Whether no file was named and none is in the usual places.
+    fn is_nowhere(&self) -> bool {
+        self.config.is_none() && !USUAL.iter().any(|path| Path::new(path).exists())
+    }
+
     /// The file asked for, else the first of the usual places that is there, else the first.
     fn path(&self) -> PathBuf {
-        const USUAL: [&str; 2] = ["conf/portcullis.yaml", "/etc/portcullis/portcullis.yaml"];
         if let Some(path) = &self.config {
             return path.clone();
         }

@@ -94,9 +94,10 @@ pub fn compile(
 pub fn load(files: &Spanned<CertificateFiles>, build: &mut Build) -> Option<Spanned<Certificate>> {
     let chain = read(&files.cert, build).and_then(|pem| note(parse_chain(&pem), &files.cert, build));
     let key = read(&files.key, build).and_then(|pem| note(parse_key(&pem), &files.key, build));
-    warn_if_open(&files.key, build);
     let certificate = note(join(chain?, key?), &files.cert, build)?;
+    warn_if_open(&files.key, build);
     warn_of_dates(&certificate.leaf, &files.cert, build);
+    warn_of_order(&certificate, &files.cert, build);
     Some(Spanned { value: certificate, site: files.site.clone(), path: files.path.clone() })
 }
 
@@ -153,6 +154,9 @@ pub fn parse_chain(pem: &[u8]) -> Result<Vec<X509>, BadCertificate> {
 /// # Errors
 /// Says what the file is instead.
 pub fn parse_key(pem: &[u8]) -> Result<PKey<Private>, BadCertificate> {
+    if pem.iter().all(u8::is_ascii_whitespace) {
+        return Err(BadCertificate::new("the file is empty", "write the key into it"));
+    }
     if contains(pem, b"ENCRYPTED") {
         return Err(BadCertificate::new(
             "the key is encrypted",
@@ -251,6 +255,20 @@ fn warn_of_dates(leaf: &X509, file: &Spanned<String>, build: &mut Build) {
     } else if leaf.not_before() > &*now {
         let cause = format!("`{}` is not valid before {}", file.value, leaf.not_before());
         build.errors.warn(&file.site, &*file.path, cause, "check the clock, or wait: clients refuse it");
+    }
+}
+
+/// Each certificate of a chain is signed by the next (RFC 8446 §4.4.2 lets TLS 1.3 clients sort it out; not all do).
+fn warn_of_order(certificate: &Certificate, file: &Spanned<String>, build: &mut Build) {
+    let mut below = &certificate.leaf;
+    for (number, next) in (2..).zip(&certificate.chain) {
+        if next.issued(below) != openssl::x509::X509VerifyResult::OK {
+            let cause = format!("`{}`: certificate {number} has not signed the one before it", file.value);
+            let cure =
+                "write the leaf first, then each certificate's issuer; clients may refuse it otherwise";
+            return build.errors.warn(&file.site, &*file.path, cause, cure);
+        }
+        below = next;
     }
 }
 

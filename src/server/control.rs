@@ -36,6 +36,8 @@ pub(super) enum Command {
     Stop,
     /// Reopen log files.
     ReopenLogs,
+    /// A worker has ended unasked.
+    Lost(usize),
 }
 
 /// What [`Control`] is made of.
@@ -117,7 +119,14 @@ impl Control {
     }
 
     /// Serves until drained or stopped.
-    pub(super) async fn serve(&mut self, commands: &mut mpsc::UnboundedReceiver<Command>) {
+    ///
+    /// # Errors
+    /// A worker was lost: a supervisor shall start anew.
+    pub(super) async fn serve(
+        &mut self,
+        commands: &mut mpsc::UnboundedReceiver<Command>,
+    ) -> Result<(), Error> {
+        let mut result = Ok(());
         // Every socket listens since it was bound: what came since then waits in the kernel's queues.
         self.parts.status.set_ready(true);
         while let Some(command) = commands.recv().await {
@@ -134,6 +143,13 @@ impl Control {
                     break;
                 }
                 Command::Stop => break,
+                // Connections that others hand to it would wait for ever: the rest is served to its end, and no more.
+                Command::Lost(index) => {
+                    log::error!("worker {index} has ended: the gateway drains and leaves");
+                    result = Err(Error::WorkerLost(index));
+                    self.drain(commands).await;
+                    break;
+                }
             }
         }
         self.parts.status.set_ready(false);
@@ -141,6 +157,7 @@ impl Control {
         for orders in &*self.parts.orders {
             let _ = orders.send(Order::Leave);
         }
+        result
     }
 
     /// Compiles the configuration anew and puts it in force, or keeps the old one and says why.
@@ -371,6 +388,7 @@ impl Control {
                         return log::warn!("told again: closing {open} connections");
                     }
                     Some(Command::ReopenLogs) => (self.parts.reopen_logs)(),
+                    Some(Command::Lost(index)) => log::error!("worker {index} has ended"),
                     Some(Command::Reload(done)) => {
                         let errors = vec!["draining: there is nothing left to reload".to_owned()];
                         if let Some(done) = done {

@@ -5,15 +5,15 @@ use std::io;
 use crate::config::Site;
 use crate::gateway::ListenAddress;
 
-/// Why a server does not start.
+/// Why a server does not start, or has ended unasked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An address cannot be had.
-    #[error("{}cannot listen on {address}: {cause}; {}", site(.place.as_ref()), cure(.cause))]
+    #[error("{}cannot listen on {address}: {cause}; {}", site(.place.as_ref()), cure(.cause, .place.as_ref()))]
     Bind {
         /// The address.
         address: String,
-        /// The line that asks for it; none for the status address.
+        /// The line that asks for it; none where no file does.
         place: Option<Site>,
         /// What the system says.
         cause: io::Error,
@@ -29,14 +29,19 @@ pub enum Error {
     /// The system gives no threads or no descriptors.
     #[error("cannot start: {0}; raise the limits of processes and open files")]
     Threads(io::Error),
+    /// A worker has ended while the server ran: a defect.
+    #[error("worker {0} has ended: a defect of the gateway")]
+    WorkerLost(usize),
     /// Signals cannot be waited for.
     #[error("cannot wait for signals: {0}")]
     Signals(io::Error),
 }
 
 impl Error {
-    pub(super) fn status(address: &ListenAddress, cause: io::Error) -> Self {
-        Self::Bind { address: format!("the status address {address}"), place: None, cause }
+    /// `site` says where the address was written, or where it was not.
+    pub(super) fn status(address: &ListenAddress, site: &Site, cause: io::Error) -> Self {
+        let place = (site.line != 0).then(|| site.clone());
+        Self::Bind { address: format!("the status address {address} (`server.status`)"), place, cause }
     }
 }
 
@@ -44,8 +49,11 @@ fn site(place: Option<&Site>) -> String {
     place.map_or_else(String::new, |place| format!("{place}: "))
 }
 
-fn cure(cause: &io::Error) -> &'static str {
+fn cure(cause: &io::Error, place: Option<&Site>) -> &'static str {
     match cause.kind() {
+        io::ErrorKind::AddrInUse if place.is_some_and(|place| place.line == 0) => {
+            "stop what listens there, or write a configuration with another address"
+        }
         io::ErrorKind::AddrInUse => "stop what listens there, or choose another address",
         io::ErrorKind::PermissionDenied => {
             "ports below 1024 need CAP_NET_BIND_SERVICE, a socket's directory must be writable"

@@ -137,7 +137,8 @@ impl Server {
         let bound = match &gateway.settings.status {
             None => None,
             Some(address) => {
-                let socket = Socket::bind(address).map_err(|cause| Error::status(address, cause))?;
+                let socket = Socket::bind(address)
+                    .map_err(|cause| Error::status(address, &gateway.settings.sites.status, cause))?;
                 Some((socket.local(address), socket))
             }
         };
@@ -175,7 +176,7 @@ impl Server {
     /// Serves until drained or stopped. `app` makes one application a worker, from the worker's snapshots and number.
     ///
     /// # Errors
-    /// Threads or signals cannot be had; nothing has been served then.
+    /// Threads or signals cannot be had; nothing has been served then. Or a worker was lost.
     pub fn run<A>(self, app: impl Fn(Snapshots, usize) -> A) -> Result<(), Error>
     where
         A: HttpServerApp + Send + Sync + 'static,
@@ -215,8 +216,10 @@ impl Server {
             };
             let (begin, begun) = std::sync::mpsc::channel();
             let thread = thread::Builder::new().name(format!("worker-{index}"));
+            let commands = handle.commands.clone();
             let work = move || {
                 if begun.recv().is_ok() {
+                    let _end = End { index, commands };
                     worker.run(runtime, inbox);
                 }
             };
@@ -226,14 +229,26 @@ impl Server {
         for begin in beginnings {
             let _ = begin.send(());
         }
-        back_office.handle().block_on(control.serve(&mut commands));
+        let served = back_office.handle().block_on(control.serve(&mut commands));
         for thread in threads {
             // A worker that panicked has said so.
             let _ = thread.join();
         }
         drop(inside);
         back_office.shutdown_background();
-        Ok(())
+        served
+    }
+}
+
+/// Tells of a worker that panics. One that was told to leave tells too, and nobody hears it any more.
+struct End {
+    index: usize,
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let _ = self.commands.send(Command::Lost(self.index));
     }
 }
 

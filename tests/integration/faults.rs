@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use crate::harness::{Connection, Origin, Running};
+use crate::harness::{Connection, Origin, Running, eventually};
 
 fn behind(origin: &Origin) -> Running {
     Running::with(&format!(
@@ -184,4 +184,56 @@ fn a_client_that_leaves_harms_nobody() {
     gateway.await_metric("portcullis_requests_in_flight", &[], 0.0);
     gateway.get("/hello").expect(200);
     assert!(gateway.lives());
+}
+
+fn descriptors(gateway: &Running) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap().count()
+}
+
+#[test]
+fn a_process_without_descriptors_waits_and_recovers() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let mut gateway =
+        Running::with("routes:\n  - {name: hello, match: {path: /hello}, respond: {body: hello}}\n");
+    gateway.get("/hello").expect(200);
+    let limit = descriptors(&gateway) as u64 + 20;
+    let pid = Pid::from_raw(i32::try_from(gateway.pid()).unwrap());
+    prlimit(pid, Resource::Nofile, Rlimit { current: Some(limit), maximum: Some(limit) }).unwrap();
+    let crowd: Vec<_> = (0..60).map(|_| std::net::TcpStream::connect(gateway.address()).unwrap()).collect();
+    gateway.await_line("raise LimitNOFILE");
+    // A reload cannot read its files now: the old configuration stays.
+    gateway.signal(rustix::process::Signal::HUP);
+    gateway.await_line("generation 1 stays in force");
+    drop(crowd);
+    eventually("an answer", || {
+        let mut connection = Connection::try_open(gateway.address())?;
+        (connection.try_get("/hello")?.status == 200).then_some(())
+    });
+    let waited = &[("reason", "descriptors")];
+    assert!(gateway.metrics().of("portcullis_connections_refused_total", waited) > 0.0);
+    eventually("the refused reload to be made good", || {
+        (gateway.metrics().of("portcullis_config_stale", &[]) == 0.0).then_some(())
+    });
+    assert!(gateway.lives());
+}
+
+#[test]
+fn connections_leave_no_descriptor_behind() {
+    let origin = Origin::named("origin");
+    let gateway = Running::with(&format!(
+        "upstreams: {{origin: {{servers: ['{}'], keep_alive: {{connections: 0}}}}}}\nroutes:\n  - {{name: origin, upstream: origin}}\n",
+        origin.address()
+    ));
+    gateway.get("/").expect(200);
+    eventually("the first connection to be gone", || {
+        (gateway.metrics().of("portcullis_connections", &[]) == 0.0).then_some(())
+    });
+    let before = descriptors(&gateway);
+    for _ in 0..300 {
+        gateway.get("/").expect(200);
+    }
+    // The scrape that asks has connections of its own.
+    eventually(&format!("{before} descriptors, give or take 4"), || {
+        (descriptors(&gateway) <= before + 4).then_some(())
+    });
 }

@@ -124,6 +124,77 @@ fn a_log_and_a_state_that_cannot_be_written_are_errors_at_the_start() {
     let output = place.portcullis(&["run", "--config", "state.yaml"]);
     assert!(matches!(output.status.code(), Some(1 | 64)), "{:?} {}", output.status, errors(&output));
     assert!(errors(&output).contains("/proc/none/state"), "{}", errors(&output));
+    place.write("key.yaml", Place::with_base(GOOD).replace("./state", "/proc/none/state"));
+    ends_with(
+        &place.portcullis(&["run", "--config", "key.yaml"]),
+        1,
+        &["error: key.yaml:", "`/proc/none/state` cannot be written", "server.state"],
+    );
+}
+
+#[test]
+fn the_verdict_of_check_stands_where_nobody_listens() {
+    let place = Place::new();
+    let mut command = place.command();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    command.args(["check", "--config", "none.yaml"]).stderr(full);
+    assert_eq!(command.status().unwrap().code(), Some(64));
+}
+
+#[test]
+fn a_first_try_leaves_nothing_behind() {
+    let place = Place::new();
+    // The addresses of `--to` are fixed and may be taken; whether they are or not, no directory is made.
+    let mut child = place
+        .command()
+        .args(["run", "--to", "http://127.0.0.1:9"])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    child.kill().ok();
+    child.wait().unwrap();
+    assert!(!place.path("state").exists());
+}
+
+#[test]
+fn a_status_address_that_is_taken_is_told_with_its_line() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let place = Place::new();
+    place.write("status.yaml", Place::with_base(GOOD).replacen("'127.0.0.1:0'", &format!("'{address}'"), 1));
+    let output = place.portcullis(&["run", "--config", "status.yaml"]);
+    ends_with(&output, 1, &["error: status.yaml:", "server.status", &address]);
+}
+
+#[test]
+fn sighup_and_sigusr1_do_not_end_what_is_still_loading() {
+    use rustix::process::{Pid, Signal, kill_process};
+    let place = Place::new();
+    // Enough to be loading for a while.
+    let routes: String =
+        (0..3000).map(|n| format!("  - {{name: r{n}, match: {{path: /r{n}}}, respond: {{}}}}\n")).collect();
+    place.write("large.yaml", Place::with_base(&format!("routes:\n{routes}")));
+    let mut child = place
+        .command()
+        .args(["run", "--config", "large.yaml"])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    // From the moment they are caught.
+    crate::harness::eventually("SIGHUP to be caught", || {
+        let caught = std::fs::read_to_string(&status).ok()?;
+        let mask = caught.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+        (u64::from_str_radix(mask.trim(), 16).ok()? & 1 == 1).then_some(())
+    });
+    let pid = Pid::from_child(&child);
+    kill_process(pid, Signal::HUP).unwrap();
+    kill_process(pid, Signal::USR1).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(child.try_wait().unwrap().is_none(), "it has ended");
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 #[test]
@@ -223,4 +294,19 @@ fn the_status_address_can_be_turned_off() {
     gateway.get("/hello").expect(200);
     gateway.stop();
     assert!(!gateway.said().contains("status on"), "{}", gateway.said());
+}
+
+#[test]
+fn without_a_file_the_usual_places_are_named() {
+    if std::path::Path::new("/etc/portcullis/portcullis.yaml").exists() {
+        return; // This machine has one.
+    }
+    for command in [&["run"][..], &["check"], &["explain", "http://a/"]] {
+        let output = Place::new().portcullis(command);
+        ends_with(
+            &output,
+            64,
+            &["conf/portcullis.yaml", "/etc/portcullis/portcullis.yaml", "--config FILE", "--to"],
+        );
+    }
 }

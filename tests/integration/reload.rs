@@ -180,7 +180,8 @@ fn keys_that_cannot_change_live_are_named() {
     let text = Place::with_base(&says("two")).replace("workers: 2", "workers: 1");
     gateway.place.write("portcullis.yaml", text);
     await_word(&gateway, "two");
-    gateway.await_line("workers");
+    let said = gateway.await_line("server.workers has changed");
+    assert!(said.contains("portcullis.yaml:"), "{said}");
 }
 
 #[test]
@@ -232,4 +233,64 @@ fn a_request_in_flight_ends_with_the_configuration_it_began_with() {
     assert_eq!(connection.response().text(), "slow");
     let line = gateway.access_of("/slow");
     assert_eq!((&line["generation"], &line["route"]), (&1.into(), &"slow".into()));
+}
+
+#[test]
+fn a_reload_that_cannot_bind_changes_no_log_and_no_metric() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let gateway = Running::with(&says("one"));
+    let text = Place::with_base(&says("two"))
+        .replace("./access.log", "./other.log")
+        .replace("defaults:", &format!("  - address: {}\ndefaults:", taken.local_addr().unwrap()));
+    gateway.place.write("portcullis.yaml", text);
+    gateway.signal(Signal::HUP);
+    gateway.await_metric("portcullis_config_stale", &[], 1.0);
+    assert!(!gateway.place.path("other.log").exists(), "the refused configuration's log was opened");
+    assert_eq!(gateway.get("/").text(), "one");
+    gateway.access(1);
+}
+
+#[test]
+fn a_removed_upstream_is_neither_checked_nor_told_any_more() {
+    let origin = crate::harness::Origin::named("origin");
+    let gateway = Running::with(&format!(
+        "upstreams: {{old: {{servers: ['{}'], health: {{path: /h, interval: 20ms}}}}}}\nroutes:\n  - {{name: word, upstream: old}}\n",
+        origin.address()
+    ));
+    gateway.get("/").expect(200);
+    gateway.reload(&says("two"));
+    eventually("its series to go", || {
+        gateway.metrics().get("portcullis_upstream_healthy", &[("upstream", "old")]).is_none().then_some(())
+    });
+}
+
+#[test]
+fn listeners_that_come_and_go_under_load_lose_nothing() {
+    let mut ledger = Ledger::new();
+    let config = |n: usize| {
+        let second = match n % 3 {
+            0 => "",
+            1 => "  - address: 127.0.0.4:0\n",
+            _ => "  - address: 127.0.0.4:0\n    tls: {certificates: generate}\n",
+        };
+        Place::with_base(&format!(
+            "upstreams: {{ledger: {{servers: ['{}']}}}}\nroutes:\n  - {{name: ledger, match: {{path: /ledger}}, upstream: ledger}}\n",
+            ledger.origin.address()
+        ))
+        .replace("defaults:", &format!("{second}defaults:"))
+    };
+    let configs: Vec<_> = (0..9).map(config).collect();
+    let gateway = Place::new().start_whole(&configs[0]);
+    ledger.start_clients(8, gateway.address());
+    for config in &configs[1..] {
+        let before = gateway.generation();
+        gateway.place.write("portcullis.yaml", config);
+        // A storm: one of them is enough.
+        (0..5).for_each(|_| gateway.signal(Signal::HUP));
+        eventually("the next generation", || (gateway.generation() > before).then_some(()));
+    }
+    let sheet = ledger.finish();
+    ledger.reconcile(&sheet);
+    assert!(sheet.answered.len() > 100, "only {} requests", sheet.answered.len());
+    assert!(sheet.slowest < Duration::from_secs(2), "the slowest took {:?}", sheet.slowest);
 }

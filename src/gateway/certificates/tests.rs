@@ -142,3 +142,20 @@ fn dates_are_warned_about() {
         assert!(build.errors.warnings().iter().any(|w| w.cause.starts_with(expected)), "{expected}");
     }
 }
+
+#[test]
+fn a_chain_that_does_not_lead_up_is_warned_about() {
+    let directory = tempfile::tempdir().unwrap();
+    let (leaf, key) = issue(Some("a"), 0, 1000);
+    let (stranger, _) = issue(Some("b"), 0, 1000);
+    std::fs::write(directory.path().join("c.key"), key.private_key_to_pem_pkcs8().unwrap()).unwrap();
+    // The leaf is its own issuer here: that chain leads up, the stranger's does not.
+    for (second, warned) in [(&leaf, false), (&stranger, true)] {
+        let chain = [leaf.to_pem().unwrap(), second.to_pem().unwrap()].concat();
+        std::fs::write(directory.path().join("c.crt"), chain).unwrap();
+        let mut build = Build::default();
+        assert!(load(&files(directory.path(), "c.crt", "c.key"), &mut build).is_some());
+        let said = "`c.crt`: certificate 2 has not signed the one before it";
+        assert_eq!(build.errors.warnings().iter().any(|w| w.cause == said), warned);
+    }
+}

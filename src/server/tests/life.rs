@@ -35,7 +35,7 @@ fn a_taken_port_is_an_error_that_names_it_and_binds_nothing() {
 
     let taken = ListenAddress::Tcp(taken.local_addr().unwrap());
     let error = Rig::with(vec![plain("a")], |s| s.status = Some(taken.clone())).err().unwrap().to_string();
-    assert!(error.starts_with("cannot listen on the status address 127.0.0.1:"), "{error}");
+    assert!(error.starts_with("test.yaml:4: cannot listen on the status address 127.0.0.1:"), "{error}");
 }
 
 #[test]
@@ -391,4 +391,13 @@ fn an_old_configuration_is_let_go() {
     let second = Arc::downgrade(&rig.gateway());
     assert_eq!(rig.reload(Ok(vec![plain("a")])), Ok(3));
     wait("both to be gone", || first.upgrade().is_none() && second.upgrade().is_none());
+}
+
+#[test]
+fn a_lost_worker_ends_the_server_with_an_error() {
+    let mut rig = Rig::start(vec![plain("a")]);
+    assert_eq!(rig.client("a").get("/hello").body, "hello");
+    rig.handle.commands.send(crate::server::control::Command::Lost(1)).unwrap();
+    let ended = rig.end().unwrap_err().to_string();
+    assert_eq!(ended, "worker 1 has ended: a defect of the gateway");
 }

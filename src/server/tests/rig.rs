@@ -305,9 +305,14 @@ impl Rig {
         self.adopted.lock().unwrap().clone().unwrap()
     }
 
-    /// Waits until the server has ended by itself.
+    /// Waits until the server has ended by itself, and well.
     pub(super) fn join(&mut self) {
-        self.thread.take().unwrap().join().unwrap().unwrap();
+        self.end().unwrap();
+    }
+
+    /// Waits until the server has ended by itself.
+    pub(super) fn end(&mut self) -> Result<(), Error> {
+        self.thread.take().unwrap().join().unwrap()
     }
 
     pub(super) fn is_running(&self) -> bool {
