@@ -12,6 +12,7 @@ use super::route::{Action, Route, UpstreamPath, redirect_reply};
 use super::{Gateway, Listener};
 use crate::canonical::{self, Denial, Fault, Oddities, Target};
 use crate::client::{self, Client, Trusted, Upgrade};
+use crate::framing;
 use crate::policy::cors::{self, Preflight};
 use crate::policy::{Effects, Step};
 use crate::record::Record;
@@ -125,6 +126,11 @@ impl Passage {
             Some(Action::Forward { .. }) => Admission::Forward(admitted),
             Some(Action::Echo) => Admission::Echo(admitted),
             Some(Action::Respond(reply)) => Admission::Reply(self.finish_reply(reply.clone())),
+            // A request of HTTP/1.0 need name no host, and `https:///x` would lead to the host `x`.
+            Some(Action::Redirect { to, .. }) if self.is_hostless() && to.names_host() => {
+                let message = "no host to redirect to";
+                Admission::Reply(self.refuse(Refusal::new(Kind::AmbiguousRequest, "host_missing", message)))
+            }
             Some(Action::Redirect { to, status }) => match redirect_reply(to, *status, &self.record) {
                 Some(reply) => Admission::Reply(self.finish_reply(reply)),
                 None => Admission::Reply(self.refuse(Refusal::new(
@@ -139,6 +145,10 @@ impl Passage {
                 "the route has no action",
             ))),
         }
+    }
+
+    fn is_hostless(&self) -> bool {
+        self.record.target.as_ref().is_none_or(|target| target.host().is_empty())
     }
 
     async fn judge(&mut self, arrival: &Arrival<'_>) -> Result<Admitted, Stop> {
@@ -168,13 +178,16 @@ impl Passage {
         self.record.method = Some(arrival.method.clone());
         self.record.protocol = Some(arrival.protocol);
         self.record.user_agent = arrival.headers.get(USER_AGENT).cloned();
-        self.origin = arrival.headers.get(ORIGIN).cloned();
+        // Two origins are none: an answer to the first would be readable by it.
+        let mut origins = arrival.headers.get_all(ORIGIN).iter();
+        self.origin = origins.next().filter(|_| origins.next().is_none()).cloned();
         self.wants = Wants::from_headers(arrival.headers);
     }
 
     fn canonical(&mut self, arrival: &Arrival<'_>) -> Result<Target, Stop> {
         let limits = &self.gateway.settings;
         header_limits(arrival.headers, limits)?;
+        unmistakable(arrival)?;
         if matches!(*arrival.method, Method::TRACE | Method::CONNECT) {
             let message = format!("{} is not served", arrival.method);
             let allow = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
@@ -547,6 +560,23 @@ fn header_limits(headers: &HeaderMap, limits: &super::Settings) -> Result<(), Re
         let message =
             format!("{bytes} bytes of fields; `server.limits.header_bytes` is {}", limits.header_bytes);
         return Err(Refusal::new(Kind::HeadersTooLarge, "head_too_large", message));
+    }
+    Ok(())
+}
+
+/// What the rim refuses of a raw head of HTTP/1 and h2 lets pass; said here too, so that HTTP/2 and `explain` hear the same.
+fn unmistakable(arrival: &Arrival<'_>) -> Result<(), Refusal> {
+    let refuse = |reason, message| Err(Refusal::new(Kind::AmbiguousRequest, reason, message));
+    if arrival.method.as_str().len() > framing::METHOD_BYTES {
+        return refuse("method_bytes", "the method is longer than any that is known");
+    }
+    // h2 has found them equal; towards an upstream of HTTP/1.1 only one may be said.
+    if arrival.headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
+        return refuse("content_length", "several Content-Length fields");
+    }
+    if arrival.headers.keys().any(|name| framing::is_look_alike(name.as_str().as_bytes())) {
+        let framing::Denial { reason, message, .. } = framing::LOOK_ALIKE;
+        return refuse(reason, message);
     }
     Ok(())
 }

@@ -104,7 +104,9 @@ fn push_url(position: Position, value: &[u8], out: &mut Vec<u8>) {
                 // A host's literal and port; never `@`, `/` or `?`, which would make another host of it.
                 Position::Authority => matches!(byte, b'[' | b']' | b':'),
                 // No scheme and no host may come out of a value that begins the address (RFC 3986 §4.2).
-                Position::Start if byte == b':' => value.get(..at).is_some_and(|before| before.contains(&b'/')),
+                Position::Start if byte == b':' => {
+                    value.get(..at).is_some_and(|before| before.contains(&b'/'))
+                }
                 Position::Start if byte == b'/' => at != 1 || value.first() != Some(&b'/'),
                 Position::Path | Position::Start => match byte {
                     b'%' => is_escape(value.get(at..at + 3)),
