@@ -129,6 +129,11 @@ impl Passage {
             Some(Action::Forward { .. }) => Admission::Forward(admitted),
             Some(Action::Echo) => Admission::Echo(admitted),
             Some(Action::Respond(reply)) => Admission::Reply(self.finish_reply(reply.clone())),
+            // A request of HTTP/1.0 need name no host, and `https:///x` would lead to the host `x`.
+            Some(Action::Redirect { to, .. }) if self.is_hostless() && to.names_host() => {
+                let message = "no host to redirect to";
+                Admission::Reply(self.refuse(Refusal::new(Kind::AmbiguousRequest, "host_missing", message)))
+            }
             Some(Action::Redirect { to, status }) => match redirect_reply(to, *status, &self.record) {
                 Some(reply) => Admission::Reply(self.finish_reply(reply)),
                 None => Admission::Reply(self.refuse(Refusal::new(
@@ -143,6 +148,10 @@ impl Passage {
                 "the route has no action",
             ))),
         }
+    }
+
+    fn is_hostless(&self) -> bool {
+        self.record.target.as_ref().is_none_or(|target| target.host().is_empty())
     }
 
     async fn judge(&mut self, arrival: &Arrival<'_>) -> Result<Admitted, Stop> {

@@ -446,10 +446,6 @@ fn redirect(written: &Spanned<Redirect>, config: &RouteConfig, build: &mut Build
 pub(super) fn redirect_reply(to: &Template, status: StatusCode, record: &Record) -> Option<Reply> {
     let mut location = String::new();
     to.render_url(record, &mut location);
-    // A request of HTTP/1.0 need name no host; `https:///x` would lead to the host `x`.
-    if location.contains(":///") {
-        return None;
-    }
     let mut headers = HeaderMap::new();
     headers.insert(LOCATION, HeaderValue::from_str(&location).ok()?);
     headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));

@@ -17,7 +17,7 @@ use super::conn::{Conn, Fence};
 use super::endpoint::Endpoint;
 use super::worker::Worker;
 use super::{answer, http1};
-use crate::framing::{self, Cause, Denial};
+use crate::framing::{Cause, Denial};
 use crate::gateway::Gateway;
 use crate::reply::{Kind, Refusal, Reply};
 use crate::request::{Connection, Protocol};
@@ -170,16 +170,6 @@ fn judge(session: &HttpSession, gateway: &Gateway) -> Result<(), Denial> {
     }
     if head.raw_path().len() > limits.uri_bytes {
         return deny(Cause::UriTooLong, "uri_bytes", "the target is longer than allowed");
-    }
-    if head.method.as_str().len() > framing::METHOD_BYTES {
-        return deny(Cause::Ambiguous, "method_bytes", "the method is longer than any that is known");
-    }
-    // h2 has compared them; towards an upstream of HTTP/1.1 only one may be said.
-    if head.headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
-        return deny(Cause::Ambiguous, "content_length", "several Content-Length fields");
-    }
-    if head.headers.keys().any(|name| framing::is_look_alike(name.as_str().as_bytes())) {
-        return Err(framing::LOOK_ALIKE);
     }
     if matches!(head.method, Method::TRACE | Method::CONNECT) {
         return deny(Cause::Method, "method", "TRACE and CONNECT are not served");

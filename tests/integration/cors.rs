@@ -149,6 +149,17 @@ fn enforce_origin_refuses_and_shadow_only_notes() {
 }
 
 #[test]
+fn two_origins_are_none() {
+    let origin = origin();
+    let gateway = start(&origin);
+    let response = gateway.send(
+        "GET /strict HTTP/1.1\r\nHost: a.example\r\nOrigin: https://app.example.com\r\nOrigin: https://evil.example\r\n\r\n",
+    );
+    response.expect(403);
+    assert_eq!(response.header("access-control-allow-origin"), None);
+}
+
+#[test]
 fn refusals_of_a_routed_request_bear_cors_fields_too() {
     let origin = origin();
     let gateway = start(&origin);

@@ -53,7 +53,8 @@ fn what_could_be_read_in_two_ways_is_refused_or_the_last_of_its_connection() {
             let name = text(&vector["name"]);
             let before = origin.heads().len();
             let (status, closes, answers) = verdict(&gateway, vector);
-            let forwarded = origin.heads().len() - before;
+            let heads = origin.heads();
+            let forwarded = heads[before..].iter().filter(|head| !head.starts_with("GET /probe ")).count();
             let refused = (400..=501).contains(&status) && closes && forwarded == 0;
             let right = match tier.as_str() {
                 "Severe" => refused,

@@ -217,3 +217,48 @@ fn expect_100_continue_gets_one_100() {
         assert_eq!(response.informational, [0_u16; 0], "a second 100 on {path}");
     }
 }
+
+#[test]
+fn what_connection_names_in_vain_and_twins_with_underscores() {
+    let origin = Origin::echo();
+    let gateway = Running::with(&format!(
+        "policies: {{headers: {{h: {{request: {{set: {{x-client: '{{identity.sourceIp}}', made_here: '1'}}}}}}}}}}
+upstreams: {{o: {{servers: ['{}']}}}}
+routes:
+  - {{name: o, upstream: o, headers: [h]}}
+",
+        origin.address()
+    ));
+    let head = gateway
+        .send(
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: x-api-key, x-client, via, x-one\r\nX-Api-Key: k\r\n\
+             X-One: 1\r\nX_Client: 6.6.6.6\r\nProxy: http://6.6.6.6\r\n\r\n",
+        )
+        .text()
+        .to_ascii_lowercase();
+    for kept in ["x-api-key: k", "x-client: 127.0.0.1", "via: 1.1 portcullis", "made_here: 1"] {
+        assert!(head.contains(kept), "{kept} is missing in {head}");
+    }
+    for gone in ["x-one:", "x_client", "6.6.6.6"] {
+        assert!(!head.contains(gone), "{gone} in {head}");
+    }
+}
+
+#[test]
+fn a_malformed_body_is_400_and_the_last_of_its_connection() {
+    let origin = Origin::echo();
+    let gateway = Running::with(&format!(
+        "upstreams: {{o: {{servers: ['{}']}}}}\nroutes:\n  - {{name: o, upstream: o}}\n",
+        origin.address()
+    ));
+    for body in
+        ["3\nabc\n0\n\n", "0x3\r\nabc\r\n0\r\n\r\n", "3\r\nabcd\r\n0\r\n\r\n", "3 \r\nabc\r\n0\r\n\r\n"]
+    {
+        let response = gateway.send(format!(
+            "POST /bad HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{body}GET /behind HTTP/1.1\r\nHost: a\r\n\r\n"
+        ));
+        assert!(response.expect(400).closes(), "{body:?}");
+    }
+    assert_eq!(gateway.access_of("/bad")["error"]["responseType"], "AMBIGUOUS_REQUEST");
+    assert_eq!(origin.requests_of("/behind"), 0);
+}

@@ -145,6 +145,17 @@ fn two_hosts_are_400() {
 }
 
 #[test]
+fn what_an_upstream_of_http_1_could_read_in_two_ways_is_400() {
+    let (authority, gateway) = start(ROUTES);
+    let mut client = client(&authority, &gateway);
+    client.request("POST", "/hello", &[("content-length", "3")], b"abc").expect(405);
+    client.request("POST", "/hello", &[("content-length", "3"), ("content-length", "3")], b"abc").expect(400);
+    client.request("POST", "/hello", &[("transfer_encoding", "chunked")], b"").expect(400);
+    client.request("POST", "/hello", &[("content--length", "3")], b"").expect(400);
+    client.request(&"M".repeat(65), "/hello", &[], b"").expect(400);
+}
+
+#[test]
 fn draining_ends_streams_first_and_connections_then() {
     let origin = Origin::each(|head, peer| {
         peer.drain_body(head);

@@ -121,6 +121,15 @@ fn redirect_is_308_and_its_target_a_template() {
 }
 
 #[test]
+fn a_redirect_that_says_the_host_needs_one() {
+    let gateway = Running::with(ROUTES);
+    let response = gateway.send("GET /old HTTP/1.0\r\n\r\n");
+    response.expect(400);
+    assert_eq!(response.header("location"), None);
+    gateway.send("GET /seen HTTP/1.0\r\n\r\n").expect(303);
+}
+
+#[test]
 fn echo_answers_with_what_was_received() {
     let gateway = Running::with(ROUTES);
     let response = gateway.send(

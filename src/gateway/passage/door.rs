@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use super::{Passage, Stop, step};
 use crate::canonical::{self, Denial, Fault, Oddities, Target};
 use crate::client::{self, Client, Trusted};
+use crate::framing;
 use crate::gateway::document::RedirectToHttps;
 use crate::gateway::{Gateway, Listener, Settings};
 use crate::policy::Step;
@@ -21,13 +22,16 @@ impl Passage {
         self.record.method = Some(arrival.method.clone());
         self.record.protocol = Some(arrival.protocol);
         self.record.user_agent = arrival.headers.get(USER_AGENT).cloned();
-        self.origin = arrival.headers.get(ORIGIN).cloned();
+        // Two origins are none: an answer to the first would be readable by it.
+        let mut origins = arrival.headers.get_all(ORIGIN).iter();
+        self.origin = origins.next().filter(|_| origins.next().is_none()).cloned();
         self.wants = Preference::of(arrival.headers);
     }
 
     pub(super) fn canonical(&mut self, arrival: &Arrival<'_>) -> Result<Target, Stop> {
         let limits = &self.gateway.settings;
         header_limits(arrival.headers, limits)?;
+        unmistakable(arrival)?;
         if matches!(*arrival.method, Method::TRACE | Method::CONNECT) {
             let message = format!("{} is not served", arrival.method);
             let allow = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
@@ -196,6 +200,23 @@ fn header_limits(headers: &HeaderMap, limits: &Settings) -> Result<(), Refusal> 
         let message =
             format!("{bytes} bytes of fields; `server.limits.header_bytes` is {}", limits.header_bytes);
         return Err(Refusal::new(Kind::HeadersTooLarge, "head_too_large", message));
+    }
+    Ok(())
+}
+
+/// What the rim refuses of a raw head of HTTP/1 and h2 lets pass; said here too, so that HTTP/2 and `explain` hear the same.
+fn unmistakable(arrival: &Arrival<'_>) -> Result<(), Refusal> {
+    let refuse = |reason, message| Err(Refusal::new(Kind::AmbiguousRequest, reason, message));
+    if arrival.method.as_str().len() > framing::METHOD_BYTES {
+        return refuse("method_bytes", "the method is longer than any that is known");
+    }
+    // h2 has found them equal; towards an upstream of HTTP/1.1 only one may be said.
+    if arrival.headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
+        return refuse("content_length", "several Content-Length fields");
+    }
+    if arrival.headers.keys().any(|name| framing::is_look_alike(name.as_str().as_bytes())) {
+        let framing::Denial { reason, message, .. } = framing::LOOK_ALIKE;
+        return refuse(reason, message);
     }
     Ok(())
 }
