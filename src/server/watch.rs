@@ -1,6 +1,7 @@
 //! Watching the files a configuration was made of: editors that replace them, links that are swapped.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
@@ -115,12 +116,21 @@ async fn look(watched: &watch::Receiver<Watched>) -> Option<Fingerprint> {
 }
 
 fn arm(files: &[PathBuf], events: mpsc::UnboundedSender<()>) -> notify::Result<notify::RecommendedWatcher> {
+    let Ways { directories, whole, names } = ways(files);
+    // An access log beside the configuration is written to a hundred times a second: that is nobody's news.
+    let concerns = move |path: &PathBuf| {
+        path.file_name().is_none_or(|name| names.contains(name))
+            || path.parent().is_some_and(|parent| whole.contains(parent))
+    };
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        if event.is_ok_and(|event| tells(event.kind)) {
+        let told = event.is_ok_and(|event| {
+            tells(event.kind) && (event.paths.is_empty() || event.paths.iter().any(&concerns))
+        });
+        if told {
             let _ = events.send(());
         }
     })?;
-    for directory in directories(files) {
+    for directory in directories {
         // One that is missing appears in its parent.
         let _ = watcher.watch(&directory, RecursiveMode::NonRecursive);
     }
@@ -132,25 +142,36 @@ fn tells(kind: EventKind) -> bool {
     !matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write))
 }
 
-/// Every directory in which a change can change what one of these paths leads to.
-fn directories(files: &[PathBuf]) -> BTreeSet<PathBuf> {
-    let mut found = BTreeSet::new();
+/// Where a change can change what a path leads to.
+#[derive(Debug, Default)]
+struct Ways {
+    /// Every directory that is looked into.
+    directories: BTreeSet<PathBuf>,
+    /// Those of which every entry counts.
+    whole: BTreeSet<PathBuf>,
+    /// The names that are looked for in the others.
+    names: BTreeSet<OsString>,
+}
+
+fn ways(files: &[PathBuf]) -> Ways {
+    let mut found = Ways::default();
     for file in files {
+        let Ok(absolute) = std::path::absolute(file) else { continue };
         if file.is_dir() {
-            found.insert(file.clone());
+            found.directories.insert(absolute.clone());
+            found.whole.insert(absolute.clone());
         }
-        if let Ok(absolute) = std::path::absolute(file) {
-            follow(&absolute, &mut found, LINKS);
-        }
+        follow(&absolute, &mut found, LINKS);
     }
     found
 }
 
-/// The parents of a path and of every link on its way.
-fn follow(path: &Path, found: &mut BTreeSet<PathBuf>, links: usize) {
+/// The parents of a path and of every link on its way, and the names in it.
+fn follow(path: &Path, found: &mut Ways, links: usize) {
     if let Some(parent) = path.parent() {
-        found.insert(parent.to_path_buf());
+        found.directories.insert(parent.to_path_buf());
     }
+    found.names.extend(path.iter().map(OsString::from));
     let mut walked = PathBuf::new();
     let mut rest = path.components();
     while let Some(component) = rest.next() {
@@ -161,10 +182,32 @@ fn follow(path: &Path, found: &mut BTreeSet<PathBuf>, links: usize) {
         walked.push(component);
         let Ok(target) = std::fs::read_link(&walked) else { continue };
         let Some(parent) = walked.parent() else { return };
-        found.insert(parent.to_path_buf());
+        found.directories.insert(parent.to_path_buf());
         if links > 0 {
             follow(&parent.join(target).join(rest.as_path()), found, links - 1);
         }
         return;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_what_is_watched_is_told() {
+        let place = tempfile::tempdir().unwrap();
+        let file = |name: &str| place.path().join(name);
+        std::fs::write(file("config.yaml"), "a").unwrap();
+        std::fs::create_dir(file("conf.d")).unwrap();
+        let (sender, mut events) = mpsc::unbounded_channel();
+        let _watcher = arm(&[file("config.yaml"), file("conf.d")], sender).unwrap();
+        std::fs::write(file("access.log"), "a line\n").unwrap();
+        assert!(timeout(Duration::from_millis(200), events.recv()).await.is_err(), "a neighbour was told");
+        for name in ["config.yaml", "conf.d/new.yaml"] {
+            std::fs::write(file(name), "b").unwrap();
+            assert!(timeout(Duration::from_secs(5), events.recv()).await.is_ok(), "{name}");
+            while timeout(Duration::from_millis(100), events.recv()).await.is_ok() {}
+        }
     }
 }
