@@ -177,7 +177,6 @@ pub fn judge<'a>(head: &'a [u8], limits: &Limits) -> Result<Framing<'a>, Denial>
     if matches!(method, b"TRACE" | b"CONNECT") {
         return Err(Denial::new(Cause::Method, "method", "TRACE and CONNECT are not served"));
     }
-    authority(target, host)?;
     Ok(Framing {
         method,
         target,
@@ -225,27 +224,6 @@ fn request_line<'a>(line: &'a [u8], limits: &Limits) -> Result<(&'a [u8], &'a [u
         _ => return Err(SHAPE),
     };
     Ok((method, target, protocol))
-}
-
-/// A target that names an authority must name the Host, byte for byte, and nobody's password. RFC 9112 §3.2.2 would let the target
-/// win, and RFC 9110 §4.2.3 has more spellings of one authority; whoever reads the Host alone would be told something else.
-/// Pingora refuses the same, without a record.
-fn authority(target: &[u8], host: Option<&[u8]>) -> Result<(), Denial> {
-    const UNCLEAR: Denial = Denial::ambiguous("target_authority", "the target's authority is not the Host");
-    if host.is_some_and(|host| host.contains(&b'@')) {
-        return Err(Denial::ambiguous("host", "userinfo in Host"));
-    }
-    if target.first() == Some(&b'/') {
-        return Ok(());
-    }
-    let Some((_, rest)) = memchr(b':', target).and_then(|at| target.split_at_checked(at + 1)) else {
-        return Ok(()); // `*`, or nothing that the canonical form knows.
-    };
-    let rest = rest.strip_prefix(b"//").filter(|_| target.first() != Some(&b':')).ok_or(UNCLEAR)?;
-    let end = rest.iter().position(|b| matches!(b, b'/' | b'?' | b'#')).unwrap_or(rest.len());
-    let named = rest.get(..end).unwrap_or_default();
-    let sound = !named.contains(&b'@') && http::uri::Authority::try_from(named).is_ok();
-    if sound && host.is_none_or(|host| host == named) { Ok(()) } else { Err(UNCLEAR) }
 }
 
 /// The lines of a head, without their CRLF; a CR elsewhere is an error (RFC 9112 §2.2).

@@ -362,7 +362,6 @@ fn policies(document: &Document) -> Vec<(Arc<str>, &'static [&'static str])> {
         "field_bytes",
         "target_bytes",
         "target_fragment",
-        "target_authority",
         "host",
         "http_version",
         "method",

@@ -199,7 +199,7 @@ fn a_process_without_descriptors_waits_and_recovers() {
     let limit = descriptors(&gateway) as u64 + 20;
     let pid = Pid::from_raw(i32::try_from(gateway.pid()).unwrap());
     prlimit(pid, Resource::Nofile, Rlimit { current: Some(limit), maximum: Some(limit) }).unwrap();
-    let crowd: Vec<_> = (0..60).map(|_| std::net::TcpStream::connect(gateway.address()).unwrap()).collect();
+    let crowd: Vec<_> = (0..60).map(|_| TcpStream::connect(gateway.address()).unwrap()).collect();
     gateway.await_line("raise LimitNOFILE");
     // A reload cannot read its files now: the old configuration stays.
     gateway.signal(rustix::process::Signal::HUP);
