@@ -15,7 +15,7 @@ use crate::config::{Build, Site, Spanned};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ListenAddress {
     /// An IPv4 or IPv6 address and port.
-    Tcp(std::net::SocketAddr),
+    Tcp(SocketAddr),
     /// A Unix socket.
     Unix(PathBuf),
 }
