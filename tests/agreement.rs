@@ -166,7 +166,7 @@ fn request(dice: &mut Dice) -> Sent {
     ]);
     let ordinary = ["/orders", "/orders/7", "/orders/7/items", "/a/b", "/a/c", "/a/b/c", "/", "/elsewhere/x"];
     let odd = dice.chance(40);
-    let path = dice.pick(if odd { &ODD_PATHS } else { &ordinary[..] });
+    let path = dice.pick(if odd { ODD_PATHS } else { &ordinary[..] });
     let query = dice.pick(&["", "", "", "?beta=1", "?beta=2", "?", "?x=%2f&beta=1", "?a=b?c"]);
     let mut headers = Vec::new();
     if dice.chance(45) {

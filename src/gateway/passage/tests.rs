@@ -337,7 +337,8 @@ fn heads_are_bounded() {
     let all = |value: &'static str| names.map(|name| (name, value));
     let few = all("1");
     let many: Vec<_> = few.iter().copied().chain([("c1", "1"), ("c2", "1"), ("c3", "1")]).collect();
-    let rows: &[(&str, &[(&'static str, &str)], &str)] = &[
+    type Row<'a> = (&'a str, &'a [(&'static str, &'a str)], &'a str);
+    let rows: &[Row<'_>] = &[
         ("/own", &few, "own 200"),
         ("/own", &many, "- 431 too_many_fields"),
         ("/own", &[("x-long", &long)], "- 431 field_too_large"),
