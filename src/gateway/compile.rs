@@ -56,6 +56,7 @@ pub(super) fn compile(
         routes.check(build);
         super::route::check_preflights(routes, document, build);
     }
+    super::route::check_header_parameters(&entries, document, build);
     unused(document, build);
     logged_names_exist(document, build);
     let facts: Vec<_> = entries.iter().map(|entry| Arc::clone(&entry.facts)).collect();

@@ -80,12 +80,7 @@ impl Route {
             cors: cors.and_then(|n| find(n, &shelf.cors, policies.cors.keys(), "policies.cors", build)),
             headers: headers(config, document)
                 .into_iter()
-                .filter_map(|name| {
-                    let rules =
-                        find(name, &shelf.headers, policies.headers.keys(), "policies.headers", build)?;
-                    header_parameters_exist(&rules, name, config, build);
-                    Some(rules)
-                })
+                .filter_map(|n| find(n, &shelf.headers, policies.headers.keys(), "policies.headers", build))
                 .collect(),
             upgrade: upgrade(config, build),
             action: action(config, document, shelf, build),
@@ -159,19 +154,26 @@ fn headers<'a>(config: &'a RouteConfig, document: &'a Document) -> Vec<&'a Spann
     }
 }
 
-/// Every `{route.NAME}` of a header policy is a parameter of each route that uses it.
-fn header_parameters_exist(
-    rules: &HeaderRules,
-    used: &Spanned<String>,
-    config: &RouteConfig,
-    build: &mut Build,
-) {
-    let path = path_of(config);
-    for name in rules.parameters().filter(|name| !has_parameter(path, name)) {
-        let route = &config.name.value;
-        let cause = format!("`{}` uses `{{route.{name}}}`, which the route `{route}` has not", rules.name());
-        let cure = format!("give its path `{path}` a `{{{name}}}`, or the route other `headers`");
-        build.errors.push(&used.site, &*used.path, cause, cure);
+/// Every `{route.NAME}` of a header policy is a parameter of some route that uses it; on the others it is empty, and a field that
+/// would be empty is not sent.
+pub(super) fn check_header_parameters(routes: &[Route], document: &Document, build: &mut Build) {
+    for (name, config) in &document.policies.headers {
+        let own = format!("headers.{name}");
+        let users: Vec<_> = routes
+            .iter()
+            .zip(&document.routes)
+            .filter_map(|(route, config)| {
+                Some((route.headers.iter().find(|rules| **rules.name() == *own)?, config))
+            })
+            .collect();
+        let Some((rules, _)) = users.first() else { continue };
+        for parameter in rules.parameters() {
+            if !users.iter().any(|(_, config)| has_parameter(path_of(config), parameter)) {
+                let cause = format!("`{own}` uses `{{route.{parameter}}}`, which no route that uses it has");
+                let cure = format!("name a `{{{parameter}}}` in the path of a route that uses it");
+                build.errors.push(&config.site, &*config.path, cause, cure);
+            }
+        }
     }
 }
 

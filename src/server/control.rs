@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep};
 
+use super::Adopted;
 use super::admin::Status;
 use super::counts::Counts;
 use super::endpoint::{Endpoint, Plan};
@@ -46,7 +47,7 @@ pub(super) struct Parts {
     pub(super) files: Vec<PathBuf>,
     pub(super) reload: Reload,
     pub(super) reopen_logs: Box<dyn Fn() + Send + Sync>,
-    pub(super) adopted: Box<dyn Fn(&Arc<Gateway>) + Send + Sync>,
+    pub(super) adopted: Adopted,
     pub(super) snapshots: Vec<Snapshots>,
     pub(super) orders: Arc<[mpsc::UnboundedSender<Order>]>,
     pub(super) counts: Arc<Counts>,

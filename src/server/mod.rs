@@ -83,6 +83,9 @@ impl BackOffice {
     }
 }
 
+/// Called with each gateway that is put in force.
+pub type Adopted = Box<dyn Fn(&Arc<Gateway>) + Send + Sync>;
+
 /// What a server is made of.
 pub struct Options {
     /// What is served first.
@@ -92,7 +95,7 @@ pub struct Options {
     /// How the next one is made.
     pub reload: Reload,
     /// Called when a reload is put in force: nothing can refuse it any more.
-    pub adopted: Box<dyn Fn(&Arc<Gateway>) + Send + Sync>,
+    pub adopted: Adopted,
     /// Called at SIGUSR1.
     pub reopen_logs: Box<dyn Fn() + Send + Sync>,
     /// The text of `/metrics`; called on a thread of the back office.
