@@ -11,7 +11,7 @@ mod tests;
 use memchr::memchr;
 
 pub use chunked::{BadChunk, Chunked};
-pub(crate) use fields::{LOOK_ALIKE, is_look_alike};
+pub use fields::judge_fields;
 
 use crate::request::Protocol;
 use fields::Seen;

@@ -1,5 +1,8 @@
 //! The fields that say where a message ends, and the form that every field must have.
 
+use http::HeaderMap;
+use http::header::HOST;
+
 use super::{Body, Cause, Denial};
 use crate::request::Protocol;
 
@@ -30,13 +33,32 @@ fn is_value(byte: u8) -> bool {
     matches!(byte, b'\t' | 0x20..=0x7e | 0x80..=0xff)
 }
 
+/// Judges fields that have been parsed elsewhere by what they say of the body. (h2 lets equal lengths pass; towards an upstream of
+/// HTTP/1.1 only one may be said.)
+///
+/// # Errors
+/// As [`super::judge`].
+pub fn judge_fields(headers: &HeaderMap, protocol: Protocol) -> Result<Body, Denial> {
+    let mut seen = Seen::default();
+    for (name, value) in headers {
+        if is_look_alike(name.as_str().as_bytes()) {
+            return Err(LOOK_ALIKE);
+        }
+        // Hosts are the canonical form's business.
+        if *name != HOST {
+            seen.understand(name.as_str().as_bytes(), value.as_bytes().trim_ascii())?;
+        }
+    }
+    seen.body(protocol)
+}
+
 /// The refusal of a name that [`is_look_alike`].
-pub(crate) const LOOK_ALIKE: Denial =
+const LOOK_ALIKE: Denial =
     Denial::ambiguous("field_look_alike", "a field's name is all but Transfer-Encoding or Content-Length");
 
 /// Whether a name would be Transfer-Encoding or Content-Length if its punctuation were something else: `Transfer_Encoding`,
 /// `Content--Length`. Some servers read such a name as the field itself, and then see another body than we do.
-pub(crate) fn is_look_alike(name: &[u8]) -> bool {
+fn is_look_alike(name: &[u8]) -> bool {
     let same = |field: &[u8], squeezed: &[u8]| {
         name.len() >= squeezed.len()
             && !name.eq_ignore_ascii_case(field)

@@ -49,6 +49,31 @@ fn accepted_heads() {
 }
 
 #[test]
+fn parsed_fields_are_judged_alike() {
+    let judged = |fields: &[(&'static str, &'static str)]| {
+        let fields = fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+        let map: http::HeaderMap =
+            fields.collect::<Vec<(http::HeaderName, http::HeaderValue)>>().into_iter().collect();
+        judge_fields(&map, Protocol::Http11).map_err(|denial| (denial.cause, denial.reason))
+    };
+    assert_eq!(judged(&[("host", "a"), ("content-length", "3")]), Ok(Body::Length(3)));
+    assert_eq!(judged(&[("transfer-encoding", "chunked")]), Ok(Body::Chunked));
+    let rows = [
+        (
+            &[("transfer-encoding", "chunked"), ("content-length", "3")][..],
+            Cause::Ambiguous,
+            "transfer_encoding",
+        ),
+        (&[("transfer-encoding", "gzip, chunked")], Cause::UnknownCoding, "transfer_coding"),
+        (&[("content_length", "3")], Cause::Ambiguous, "field_look_alike"),
+        (&[("content-length", "+3")], Cause::Ambiguous, "content_length"),
+    ];
+    for (fields, cause, reason) in rows {
+        assert_eq!(judged(fields), Err((cause, reason)), "{fields:?}");
+    }
+}
+
+#[test]
 fn refused_heads() {
     use Cause::{Ambiguous, HeadersTooLarge, Method, UnknownCoding, UriTooLong, Version};
     let fields = |n: usize| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(n));

@@ -17,7 +17,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("Different Transfer-Encoding headers", "several Transfer-Encoding fields"),
     ("Different Transfer-Encoding headers combined", "codings that we do not decode: 501"),
     ("Transfer-Encoding with a param: chunked;custom_param", "several Transfer-Encoding fields"),
-    ("Compliant URL", "it has a fragment and a space or quotes, which no target has (RFC 9112 §3.2)"),
+    ("Compliant URL", "it has a fragment, which no request target has (RFC 9112 §3.2)"),
     ("International in URI", "raw bytes beyond ASCII: two readings, refused unless a route tolerates them"),
     ("Empty URI", "no target at all (RFC 9112 §3)"),
     (

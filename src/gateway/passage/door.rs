@@ -210,15 +210,15 @@ fn unmistakable(arrival: &Arrival<'_>) -> Result<(), Refusal> {
     if arrival.method.as_str().len() > framing::METHOD_BYTES {
         return refuse("method_bytes", "the method is longer than any that is known");
     }
-    // h2 has found them equal; towards an upstream of HTTP/1.1 only one may be said.
-    if arrival.headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
-        return refuse("content_length", "several Content-Length fields");
+    let Err(framing::Denial { cause, reason, message }) =
+        framing::judge_fields(arrival.headers, arrival.protocol)
+    else {
+        return Ok(());
+    };
+    match cause {
+        framing::Cause::UnknownCoding => Err(Refusal::new(Kind::UnknownCoding, reason, message)),
+        _ => refuse(reason, message),
     }
-    if arrival.headers.keys().any(|name| framing::is_look_alike(name.as_str().as_bytes())) {
-        let framing::Denial { reason, message, .. } = framing::LOOK_ALIKE;
-        return refuse(reason, message);
-    }
-    Ok(())
 }
 
 /// No route of this version tolerates what has two readings.
