@@ -14,7 +14,7 @@ use super::counts::Counts;
 use super::endpoint::{Endpoint, Plan};
 use super::error::Error;
 use super::listen::Socket;
-use super::reload::{Loaded, Refused, Reload};
+use super::reload::{Adopted, Loaded, Refused, Reload};
 use super::tls::{Change, Terminator};
 use super::watch::{Watched, fingerprint};
 use super::worker::Order;
@@ -46,7 +46,7 @@ pub(super) struct Parts {
     pub(super) files: Vec<PathBuf>,
     pub(super) reload: Reload,
     pub(super) reopen_logs: Box<dyn Fn() + Send + Sync>,
-    pub(super) adopted: Box<dyn Fn(&Arc<Gateway>) + Send + Sync>,
+    pub(super) adopted: Adopted,
     pub(super) snapshots: Vec<Snapshots>,
     pub(super) orders: Arc<[mpsc::UnboundedSender<Order>]>,
     pub(super) counts: Arc<Counts>,

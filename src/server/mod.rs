@@ -34,7 +34,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use counts::{Counts, Expiry, ListenerCounts, Unserved};
 pub use error::Error;
-pub use reload::{Loaded, Refused, Reload};
+pub use reload::{Adopted, Loaded, Refused, Reload};
 
 use crate::gateway::{Gateway, ListenAddress, Snapshots};
 use admin::Status;
@@ -92,7 +92,7 @@ pub struct Options {
     /// How the next one is made.
     pub reload: Reload,
     /// Called when a reload is put in force: nothing can refuse it any more.
-    pub adopted: Box<dyn Fn(&Arc<Gateway>) + Send + Sync>,
+    pub adopted: Adopted,
     /// Called at SIGUSR1.
     pub reopen_logs: Box<dyn Fn() + Send + Sync>,
     /// The text of `/metrics`; called on a thread of the back office.
