@@ -247,6 +247,8 @@ impl ProxyHttp for Gate {
         stage.passage.record.status = status.as_u16();
         let version = session.req_header().version;
         framing.restore(head, version);
+        // Our version, not the upstream's (RFC 9110 §2.5): a client that reads HTTP/1.0 would not keep the connection.
+        head.set_version(Version::HTTP_11);
         if version == Version::HTTP_10 && !head.headers.contains_key(http::header::CONTENT_LENGTH) {
             session.as_downstream_mut().set_keepalive(None);
         }
