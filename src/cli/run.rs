@@ -101,7 +101,12 @@ fn serve(
         counts,
         attended: true,
     };
-    let served = Server::bind(back_office, options).and_then(|server| server.run(Gate::app));
+    let served = Server::bind(back_office, options).and_then(|server| {
+        if let Some(url) = &asked.to {
+            log::info!("forwarding http://127.0.0.1:8080 to {url}");
+        }
+        server.run(Gate::app)
+    });
     in_force(&current).telling().flush(FLUSH);
     match served {
         Ok(()) => 0,

@@ -354,6 +354,7 @@ fn policies(document: &Document) -> Vec<(Arc<str>, &'static [&'static str])> {
     /// The words of `framing`, `canonical`, the rim, `passage` and `proxy`, in the order a request meets them.
     const GATEWAY_REASONS: &[&str] = &[
         "head_timeout",
+        "http2_malformed",
         "request_line",
         "bare_line_feed",
         "bare_carriage_return",

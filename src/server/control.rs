@@ -15,7 +15,7 @@ use super::counts::Counts;
 use super::endpoint::{Endpoint, Plan};
 use super::error::Error;
 use super::listen::Socket;
-use super::reload::{Loaded, Refused, Reload};
+use super::reload::{Adopted, Loaded, Refused, Reload};
 use super::tls::{Change, Terminator};
 use super::watch::{Watched, fingerprint};
 use super::worker::Order;

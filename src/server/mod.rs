@@ -34,7 +34,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use counts::{Counts, Expiry, ListenerCounts, Unserved};
 pub use error::Error;
-pub use reload::{Loaded, Refused, Reload};
+pub use reload::{Adopted, Loaded, Refused, Reload};
 
 use crate::gateway::{Gateway, ListenAddress, Snapshots};
 use admin::Status;

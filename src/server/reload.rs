@@ -27,3 +27,6 @@ pub struct Refused {
 
 /// Makes the configuration of this generation. Called on a blocking thread of the back office, one at a time.
 pub type Reload = Box<dyn FnMut(u64) -> Result<Loaded, Refused> + Send>;
+
+/// Told of a configuration that is put in force.
+pub type Adopted = Box<dyn Fn(&Arc<Gateway>) + Send + Sync>;

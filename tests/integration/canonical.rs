@@ -192,3 +192,20 @@ fn a_head_that_drips_has_a_deadline() {
     assert!(connection.is_closed());
     assert!(began.elapsed() < std::time::Duration::from_secs(5), "it took {:?}", began.elapsed());
 }
+
+/// What Pingora would refuse by itself gets our answer and a record, as any other refusal.
+#[test]
+fn a_target_that_names_another_host_is_refused_with_a_record() {
+    let gateway = Running::with("routes:\n  - {name: all, respond: {body: all}}\n");
+    let targets =
+        ["http://b/", "http://a:80/", "http://A/", "http://u@a/", "http://a:8x/", "http:///", "http:a"];
+    for target in targets {
+        let response = gateway.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        assert_eq!(response.status, 400, "{target}");
+        assert!(response.header("x-request-id").is_some(), "{target}: {response:?}");
+    }
+    for line in gateway.access(targets.len()) {
+        assert_eq!(line["error"]["responseType"], "AMBIGUOUS_REQUEST");
+    }
+    gateway.send("GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n").expect(200);
+}

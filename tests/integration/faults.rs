@@ -237,3 +237,12 @@ fn connections_leave_no_descriptor_behind() {
         (descriptors(&gateway) <= before + 4).then_some(())
     });
 }
+
+#[test]
+fn an_upstream_of_http_1_0_is_answered_for_in_our_version() {
+    let origin = Origin::bytes("HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let gateway = behind(&origin);
+    let mut connection = Connection::open(gateway.address());
+    connection.write("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n");
+    assert_eq!(connection.read_until(b"\r\n").unwrap(), b"HTTP/1.1 200 OK\r\n");
+}

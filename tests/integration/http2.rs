@@ -180,3 +180,12 @@ fn draining_ends_streams_first_and_connections_then() {
     assert!(busy.is_closed_within(Duration::from_secs(3)), "the connection stayed after its last stream");
     assert_eq!(gateway.wait(Duration::from_secs(5)).code(), Some(0));
 }
+
+#[test]
+fn another_host_than_the_authority_is_refused_with_a_record() {
+    let (authority, gateway) = start(ROUTES);
+    let mut client = client(&authority, &gateway);
+    // Pingora answers this one itself, bare; the record is ours.
+    client.request("GET", "/hello", &[("host", "other.example")], b"").expect(400);
+    assert_eq!(gateway.access(1)[0]["error"]["responseType"], "AMBIGUOUS_REQUEST");
+}
