@@ -80,12 +80,7 @@ impl Route {
             cors: cors.and_then(|n| find(n, &shelf.cors, policies.cors.keys(), "policies.cors", build)),
             headers: headers(config, document)
                 .into_iter()
-                .filter_map(|name| {
-                    let rules =
-                        find(name, &shelf.headers, policies.headers.keys(), "policies.headers", build)?;
-                    header_parameters_exist(&rules, name, config, build);
-                    Some(rules)
-                })
+                .filter_map(|n| find(n, &shelf.headers, policies.headers.keys(), "policies.headers", build))
                 .collect(),
             upgrade: upgrade(config, build),
             action: action(config, document, shelf, build),
@@ -156,22 +151,6 @@ fn headers<'a>(config: &'a RouteConfig, document: &'a Document) -> Vec<&'a Spann
                 _ => vec![name],
             })
             .collect(),
-    }
-}
-
-/// Every `{route.NAME}` of a header policy is a parameter of each route that uses it.
-fn header_parameters_exist(
-    rules: &HeaderRules,
-    used: &Spanned<String>,
-    config: &RouteConfig,
-    build: &mut Build,
-) {
-    let path = path_of(config);
-    for name in rules.parameters().filter(|name| !has_parameter(path, name)) {
-        let route = &config.name.value;
-        let cause = format!("`{}` uses `{{route.{name}}}`, which the route `{route}` has not", rules.name());
-        let cure = format!("give its path `{path}` a `{{{name}}}`, or the route other `headers`");
-        build.errors.push(&used.site, &*used.path, cause, cure);
     }
 }
 
