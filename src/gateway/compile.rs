@@ -56,9 +56,9 @@ pub(super) fn compile(
         routes.check(build);
         super::route::check_preflights(routes, document, build);
     }
-    super::route::check_header_parameters(&entries, document, build);
     unused(document, build);
     logged_names_exist(document, build);
+    header_names_exist(document, &shelf, &entries, build);
     let facts: Vec<_> = entries.iter().map(|entry| Arc::clone(&entry.facts)).collect();
     let upstreams: Vec<_> = shelf.upstreams.values().cloned().collect();
     let pools: Vec<_> = upstreams
@@ -324,6 +324,31 @@ fn unused(document: &Document, build: &mut Build) {
                 "no route uses this upstream",
                 "name it in a route's `upstream`, or remove it",
             );
+        }
+    }
+}
+
+/// A header policy may serve several routes: each `{route.NAME}` is a parameter of one of them at least.
+fn header_names_exist(document: &Document, shelf: &Shelf, entries: &[Route], build: &mut Build) {
+    for (name, rules) in &shelf.headers {
+        let uses = |entry: &Route| entry.headers.iter().any(|used| Arc::ptr_eq(used, rules));
+        let users: Vec<_> = document
+            .routes
+            .iter()
+            .zip(entries)
+            .filter(|(_, entry)| uses(entry))
+            .map(|(route, _)| route)
+            .collect();
+        let Some(config) = document.policies.headers.get(name).filter(|_| !users.is_empty()) else {
+            continue;
+        };
+        for parameter in rules.parameters() {
+            if !users.iter().any(|route| has_parameter(path_of(route), parameter)) {
+                let cause =
+                    format!("no route that uses `{}` has the `{{route.{parameter}}}` it names", rules.name());
+                let cure = "use a name that stands in their `match.path`";
+                build.errors.push(&config.site, &*config.path, cause, cure);
+            }
         }
     }
 }

@@ -154,29 +154,6 @@ fn headers<'a>(config: &'a RouteConfig, document: &'a Document) -> Vec<&'a Spann
     }
 }
 
-/// Every `{route.NAME}` of a header policy is a parameter of some route that uses it; on the others it is empty, and a field that
-/// would be empty is not sent.
-pub(super) fn check_header_parameters(routes: &[Route], document: &Document, build: &mut Build) {
-    for (name, config) in &document.policies.headers {
-        let own = format!("headers.{name}");
-        let users: Vec<_> = routes
-            .iter()
-            .zip(&document.routes)
-            .filter_map(|(route, config)| {
-                Some((route.headers.iter().find(|rules| **rules.name() == *own)?, config))
-            })
-            .collect();
-        let Some((rules, _)) = users.first() else { continue };
-        for parameter in rules.parameters() {
-            if !users.iter().any(|(_, config)| has_parameter(path_of(config), parameter)) {
-                let cause = format!("`{own}` uses `{{route.{parameter}}}`, which no route that uses it has");
-                let cure = format!("name a `{{{parameter}}}` in the path of a route that uses it");
-                build.errors.push(&config.site, &*config.path, cause, cure);
-            }
-        }
-    }
-}
-
 /// The path as written; every path where none is.
 pub(super) fn path_of(config: &RouteConfig) -> &str {
     config.matches.value.path.as_ref().map_or("/{*rest}", |path| path.value.as_str())

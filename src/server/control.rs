@@ -9,7 +9,6 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep};
 
-use super::Adopted;
 use super::admin::Status;
 use super::counts::Counts;
 use super::endpoint::{Endpoint, Plan};

@@ -83,9 +83,6 @@ impl BackOffice {
     }
 }
 
-/// Called with each gateway that is put in force.
-pub type Adopted = Box<dyn Fn(&Arc<Gateway>) + Send + Sync>;
-
 /// What a server is made of.
 pub struct Options {
     /// What is served first.

@@ -46,7 +46,11 @@ fn every_mistake_is_an_error() {
         (health("healthy_after", json!(0)), ".healthy_after", "out of range"),
         (health("status", json!(100)), ".status", ""),
         (json!({"servers": ["a:1"], "tls": {"verify": false}}), ".verify", "anybody"),
-        (json!({"servers": ["a:1"], "tls": {"insecure_skip_verify": true}}), "", "contradicts"),
+        (
+            json!({"servers": ["a:1"], "tls": {"insecure_skip_verify": true}}),
+            ".insecure_skip_verify",
+            "contradicts",
+        ),
         (json!({"servers": ["a:1"], "tls": {"server_name": ""}}), "", "not the name"),
         (json!({"servers": ["a:1"], "tls": {"ca": "/nowhere.pem"}}), "", "cannot be read"),
         (json!({"servers": ["a:1"], "tls": {"ca": "/etc/hostname"}}), "", ""),
