@@ -197,8 +197,7 @@ fn a_head_that_drips_has_a_deadline() {
 #[test]
 fn a_target_that_names_another_host_is_refused_with_a_record() {
     let gateway = Running::with("routes:\n  - {name: all, respond: {body: all}}\n");
-    let targets =
-        ["http://b/", "http://a:80/", "http://A/", "http://u@a/", "http://a:8x/", "http:///", "http:a"];
+    let targets = ["http://b/", "http://u@a/", "http://a:8x/", "http:///", "http:a"];
     for target in targets {
         let response = gateway.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
         assert_eq!(response.status, 400, "{target}");
@@ -207,5 +206,7 @@ fn a_target_that_names_another_host_is_refused_with_a_record() {
     for line in gateway.access(targets.len()) {
         assert_eq!(line["error"]["responseType"], "AMBIGUOUS_REQUEST");
     }
-    gateway.send("GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n").expect(200);
+    for same in ["http://a/", "http://A/", "http://a:80/"] {
+        gateway.send(format!("GET {same} HTTP/1.1\r\nHost: a\r\n\r\n")).expect(200);
+    }
 }
