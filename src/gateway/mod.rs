@@ -71,7 +71,7 @@ pub struct SettingSites {
 }
 
 /// A configuration, compiled: immutable, shared by all workers, held by a request from its start to its end.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Gateway {
     /// Counts the configurations this process has served, from 1.
     pub generation: u64,
@@ -84,10 +84,10 @@ pub struct Gateway {
     /// The pools that routes forward to.
     pub upstreams: Vec<Arc<Upstream>>,
     edge_access: Option<Arc<Access>>,
-    replies: Replies,
-    routes: Routes,
+    replies: Arc<Replies>,
+    routes: Arc<Routes>,
     entries: Vec<Arc<route::Route>>,
-    telling: Telling,
+    telling: Arc<Telling>,
     /// Listeners of earlier snapshots that still have connections.
     former: OnceLock<Vec<Arc<Listener>>>,
     /// Where tests hear what is settled.
@@ -99,6 +99,13 @@ impl Gateway {
     /// Compiles a document. None when `build.errors` says why.
     pub fn compile(document: &Document, live: &Live, generation: u64, build: &mut Build) -> Option<Self> {
         compile::compile(document, live, generation, build)
+    }
+
+    /// A copy for one worker: what is large is shared, but each worker counts references to a snapshot of its own. Requests take
+    /// and leave a snapshot several times; with one count for all, each of these would travel between the cores.
+    #[must_use]
+    pub fn for_a_worker(&self) -> Arc<Self> {
+        Arc::new(self.clone())
     }
 
     /// The access log and the metrics, as this snapshot has them told.

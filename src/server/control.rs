@@ -278,7 +278,7 @@ impl Control {
         gateway.remember(self.former(&gateway));
         // First the snapshots: a connection of a new listener finds itself in the one it is served with.
         for snapshots in &self.parts.snapshots {
-            snapshots.store(Arc::clone(&gateway));
+            snapshots.store(gateway.for_a_worker());
         }
         let mut expiries = Vec::new();
         for Prepared { listener, socket, heir_of, tls } in prepared {

@@ -154,7 +154,7 @@ impl Server {
             counts: Arc::clone(&counts),
         };
         let control = Control::bind(control::Parts {
-            snapshots: (0..workers).map(|_| Snapshots::new(Arc::clone(&gateway))).collect(),
+            snapshots: (0..workers).map(|_| Snapshots::new(gateway.for_a_worker())).collect(),
             gateway,
             files,
             reload,
