@@ -48,6 +48,9 @@ impl Passage {
     }
 
     fn upstream_path(&self, path: &UpstreamPath, target: &Target) -> String {
+        if target.path() == "*" {
+            return target.path().to_owned(); // About the server, not a path to be rewritten (RFC 9112 §3.2.4).
+        }
         match path {
             UpstreamPath::Keep => target.path_and_query().to_owned(),
             UpstreamPath::Replace { strip, prefix } => {

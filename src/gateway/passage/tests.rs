@@ -41,6 +41,7 @@ routes:
   - {name: both, match: {path: '/v1/{*rest}'}, upstream: keep, path: {strip: /v1, prefix: /v2/}}
   - {name: end, match: {path: /v1}, upstream: keep, path: {strip: /v1, prefix: /v2}}
   - {name: part, match: {path: '/{*rest}', hosts: [part.test]}, upstream: keep, path: {strip: /ap}}
+  - {name: star, match: {path: '/{*rest}', hosts: [star.test]}, upstream: keep, path: {prefix: /x}}
   - {name: prefix, match: {path: '/p/{*rest}'}, upstream: server, path: {prefix: /x}}
   - {name: template, match: {path: '/t/{id}/{*rest}'}, upstream: literal, path: {template: '/users/{route.id}/of/{route.rest}'}}
   - {name: plain, match: {path: '/plain/{*rest}'}, upstream: keep, upgrade: [websocket]}
@@ -191,6 +192,9 @@ fn paths_are_rewritten_at_the_borders_of_segments() {
     for (target, expected) in rows {
         assert_eq!(send(&gateway, &asked("GET", target, &[])).told(), expected, "{target}");
     }
+    // `*` asks about the server and is no path that could stand behind another (RFC 9112 §3.2.4).
+    let became = send(&gateway, &Asked { host: "star.test", ..asked("OPTIONS", "*", &[]) });
+    assert_eq!(became.told(), "star → *");
     // `/ap` is no segment of `/apart`: taking it away would ask for another path.
     for (target, expected) in [("/apart", "part → /apart"), ("/ap/art", "part → /art"), ("/ap", "part → /")]
     {
