@@ -198,7 +198,7 @@ class Bench:
         )
         return self._start(name, place, [shutil.which("haproxy"), "-db", "-f", str(config)], port, tls=tls)
 
-    def portcullis(self, name="portcullis", tls=False, routes=None):
+    def portcullis(self, name="portcullis", tls=False, routes=None, binary="portcullis"):
         """Portcullis: a worker a core, access log to a file as JSON, metrics on."""
         place, port, status = self._place(name), free_port(), free_port()
         listener = f"  - address: 127.0.0.1:{port}\n"
@@ -214,7 +214,7 @@ class Bench:
             "defaults: {auth: none}\n"
             f"routes:\n{_routes(routes)}"
         )
-        arguments = [self.binaries["portcullis"], "run", "--config", str(config)]
+        arguments = [self.binaries[binary], "run", "--config", str(config)]
         path = route_path(0) if routes else "/"
         return self._start(name, place, arguments, port, tls=tls, path=path)
 
