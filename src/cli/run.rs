@@ -1,6 +1,8 @@
 //! `portcullis run`: serve, until told to stop.
 
-use std::io::Write;
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,10 +10,10 @@ use std::time::Duration;
 use super::{Run, USAGE, document_to};
 use crate::config::Build;
 use crate::gateway::document::Document;
-use crate::gateway::{Gateway, state_directory};
+use crate::gateway::{Gateway, ListenAddress, state_directory};
 use crate::observe::{Metrics, Polled, Sample, Settings};
 use crate::proxy::Gate;
-use crate::server::{BackOffice, Counts, Loaded, Options, Refused, Server, Unserved};
+use crate::server::{BackOffice, Counts, Loaded, Options, Refused, Server, Unserved, privileges};
 use crate::state::Live;
 use crate::upstream::RetryOn;
 
@@ -25,6 +27,10 @@ const FLUSH: Duration = Duration::from_secs(2);
 pub(super) fn run(asked: &Run, err: &mut dyn Write) -> u8 {
     Settings::default().apply();
     std::panic::set_hook(Box::new(|panic| log::error!("a defect of the gateway: {panic}")));
+    if let Err(error) = privileges::harden() {
+        let _ = writeln!(err, "error: cannot give up what a gateway does not need: {error}");
+        return 1;
+    }
     let office = BackOffice::new().and_then(|mut office| office.catch_signals().map(|()| office));
     let back_office = match office {
         Ok(back_office) => back_office,
@@ -41,19 +47,6 @@ pub(super) fn run(asked: &Run, err: &mut dyn Write) -> u8 {
     });
     let _ = write!(err, "{}", build.errors.render(&build.sources));
     let Some((gateway, live)) = compiled else { return USAGE };
-    // What `--to` serves keeps nothing: a first try leaves no directory behind.
-    if asked.to.is_none()
-        && let Err(cause) = state_is_writable(&gateway.settings.state)
-    {
-        let directory = gateway.settings.state.display();
-        let _ = writeln!(
-            err,
-            "error: {}: the state directory `{directory}` cannot be written: {cause}; \
-             make it the gateway's own, or name another with `server.state`",
-            gateway.settings.sites.state
-        );
-        return 1;
-    }
     serve(asked, back_office, gateway, live, &build, err)
 }
 
@@ -65,7 +58,7 @@ fn serve(
     build: &Build,
     err: &mut dyn Write,
 ) -> u8 {
-    gateway.telling().start();
+    gateway.telling().speak();
     let counts = Arc::new(Counts::default());
     let current: Current = Arc::new(Mutex::new(Arc::clone(&gateway)));
     let metrics = Metrics::of(&live);
@@ -75,6 +68,7 @@ fn serve(
         None => watched(build),
     };
     let options = Options {
+        settle: settle(&gateway, asked.to.is_none(), files.clone()),
         gateway,
         files,
         reload: reload(asked, live),
@@ -154,6 +148,86 @@ fn reload(asked: &Run, live: Arc<Live>) -> crate::server::Reload {
             None => Err(Refused { errors: lines, files }),
         }
     })
+}
+
+/// What is done once every address is bound: root is left, and what the process must be able to write is tried.
+///
+/// What `--to` serves `keeps` nothing: a first try leaves no directory behind.
+fn settle(
+    gateway: &Arc<Gateway>,
+    keeps: bool,
+    files: Vec<PathBuf>,
+) -> Box<dyn FnOnce() -> Result<(), String> + Send> {
+    let gateway = Arc::clone(gateway);
+    Box::new(move || {
+        let settings = &gateway.settings;
+        let state = keeps.then_some(&*settings.state);
+        let log = gateway.telling().file();
+        let writer = leave_root(&gateway, state, log, &files)?;
+        if let Some(Err(cause)) = state.map(state_is_writable) {
+            return Err(format!(
+                "{}: the state directory `{}` cannot be written{writer}: {cause}; \
+                 make it the gateway's own, or name another with `server.state`",
+                settings.sites.state,
+                settings.state.display()
+            ));
+        }
+        // A log that cannot be opened later loses lines and says so; here nobody has been served yet.
+        if let Some(log) = log.filter(|_| settings.user.is_some())
+            && let Err(cause) = OpenOptions::new().append(true).create(true).mode(0o640).open(log)
+        {
+            let log = log.display();
+            return Err(format!(
+                "the access log `{log}` cannot be written{writer}: {cause}; give it to that user"
+            ));
+        }
+        gateway.telling().start();
+        Ok(())
+    })
+}
+
+/// Becomes `server.user`, and says who cannot write what cannot be written, as part of a sentence.
+fn leave_root(
+    gateway: &Gateway,
+    state: Option<&Path>,
+    log: Option<&Path>,
+    files: &[PathBuf],
+) -> Result<String, String> {
+    let settings = &gateway.settings;
+    let site = &settings.sites.user;
+    let Some(account) = &settings.user else {
+        if privileges::is_root() {
+            log::warn!("running as root: name a user to become with `server.user`");
+        }
+        return Ok(String::new());
+    };
+    let name = &account.name;
+    if !privileges::is_root() {
+        if privileges::is(account) {
+            return Ok(String::new());
+        }
+        return Err(format!(
+            "{site}: only root can become `{name}`; start the gateway as root or as `{name}`, or write `user: none`"
+        ));
+    }
+    let addresses = gateway.listeners.iter().map(|listener| &listener.address).chain(&settings.status);
+    let sockets = addresses.filter_map(|address| match address {
+        ListenAddress::Unix(path) => Some(&**path),
+        ListenAddress::Tcp(_) => None,
+    });
+    privileges::prepare(account, state, log, sockets);
+    privileges::become_user(account).map_err(|cause| {
+        format!("{site}: the process has not become `{name}`: {cause}; nothing is served")
+    })?;
+    log::info!("root is left: running as `{name}`");
+    for file in files {
+        if let Err(error) = std::fs::File::open(file)
+            && error.kind() == ErrorKind::PermissionDenied
+        {
+            log::warn!("`{}` cannot be read by `{name}`: the next reload will be refused", file.display());
+        }
+    }
+    Ok(format!(" by `{name}`"))
 }
 
 /// What other rooms count, told at every scrape.

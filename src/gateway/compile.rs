@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
+use super::account;
 use super::document::{Document, Edge, Server, Workers};
 use super::listener::{self, ListenAddress, listen_address};
 use super::route::{Route, has_parameter, path_of};
@@ -143,6 +144,7 @@ fn settings(server: &Spanned<Server>, build: &mut Build) -> Option<Settings> {
         workers,
         state: build.files.resolve(&server.state.site, &server.state),
         status,
+        user: account::compile(&server.user, build),
         drain: server.drain.value.0,
         handshake: server.timeouts.handshake.0,
         head: server.timeouts.head.0,
@@ -161,6 +163,10 @@ fn sites(server: &Spanned<Server>) -> SettingSites {
         workers: or_server(&server.workers.site),
         state: or_server(&server.state.site),
         status: match &server.status {
+            OrNone::None => server.site.clone(),
+            OrNone::Some(written) => or_server(&written.site),
+        },
+        user: match &server.user {
             OrNone::None => server.site.clone(),
             OrNone::Some(written) => or_server(&written.site),
         },

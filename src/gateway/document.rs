@@ -49,6 +49,9 @@ pub struct Server {
     pub status: OrNone<Spanned<String>>,
     /// Must be true for a status address that is not loopback.
     pub status_public: bool,
+    /// The user to become when started as root, once every address is bound and every key is read; `none` stays root, and
+    /// warns. Started as anybody else, it must be that user. Takes effect at a restart.
+    pub user: OrNone<Spanned<String>>,
     /// The prefix of `type` in problem documents; a site sets its own documentation's address.
     pub problem_types: String,
     /// The most that draining may take after SIGTERM.
@@ -66,6 +69,7 @@ impl Default for Server {
             state: Spanned::unwritten("./state".to_owned()),
             status: OrNone::Some(Spanned::unwritten("127.0.0.1:9900".to_owned())),
             status_public: false,
+            user: OrNone::None,
             problem_types: "urn:portcullis:problem:".to_owned(),
             drain: Spanned::unwritten(Time(std::time::Duration::from_secs(90))),
             limits: Limits::default(),

@@ -1,5 +1,6 @@
 //! The compiled configuration, and the one way of every request through it.
 
+mod account;
 pub mod certificates;
 mod compile;
 pub mod document;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+pub use account::Account;
 pub use certificates::Certificate;
 pub use compile::state_directory;
 pub use listener::{ListenAddress, Listener, ListenerTls};
@@ -39,6 +41,8 @@ pub struct Settings {
     pub state: PathBuf,
     /// The status address.
     pub status: Option<ListenAddress>,
+    /// The user to become when started as root.
+    pub user: Option<Account>,
     /// The most that draining may take.
     pub drain: Duration,
     /// A TLS handshake, as a whole.
@@ -55,7 +59,7 @@ pub struct Settings {
     pub field_bytes: usize,
     /// Bytes of a request target.
     pub uri_bytes: usize,
-    /// Where the first three were written.
+    /// Where what only a restart changes was written.
     pub sites: SettingSites,
 }
 
@@ -68,6 +72,8 @@ pub struct SettingSites {
     pub state: Site,
     /// `server.status`.
     pub status: Site,
+    /// `server.user`.
+    pub user: Site,
 }
 
 /// A configuration, compiled: immutable, shared by all workers, held by a request from its start to its end.

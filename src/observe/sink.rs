@@ -72,6 +72,11 @@ impl Sink {
         Self { shared: Arc::new(shared) }
     }
 
+    /// Where lines go.
+    pub(super) fn target(&self) -> &AccessTarget {
+        &self.shared.target
+    }
+
     /// Starts the writer, which opens the target.
     pub(super) fn start(&self) {
         self.shared.writer.get_or_init(|| {
@@ -284,7 +289,14 @@ impl Writer {
             self.told = Some(now);
             let dropped = self.shared.dropped.load(Ordering::Relaxed);
             let target = &self.shared.target;
-            log::error!("the access log {target} cannot be {what}: {error}; {dropped} lines lost so far");
+            let kept = if self.output.is_some() { "; the file that was open is kept" } else { "" };
+            let cure = match error.kind() {
+                ErrorKind::PermissionDenied => "; have it made for the user that the gateway runs as",
+                _ => "",
+            };
+            log::error!(
+                "the access log {target} cannot be {what}: {error}{kept}{cure}; {dropped} lines lost so far"
+            );
         }
     }
 }

@@ -1,13 +1,14 @@
 //! What a snapshot tells of its requests: handles taken at load, used once a request.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::Config;
 use super::access_log::AccessLog;
 use super::metrics::{Counter, Latency, Metrics, Presence, RouteSeries};
 use super::operational::Settings;
+use super::{AccessTarget, Config};
 use crate::config::{Build, Spanned};
 use crate::record::{ErrorFacts, Record, RouteFacts};
 use crate::state::Live;
@@ -111,9 +112,22 @@ impl Telling {
         })
     }
 
+    /// Levels of the operational log take effect; nothing is opened.
+    pub fn speak(&self) {
+        self.operational.apply();
+    }
+
+    /// The access log's file, where it goes to one.
+    pub fn file(&self) -> Option<&Path> {
+        match self.access.as_ref()?.sink.target() {
+            AccessTarget::File(path) => Some(path),
+            AccessTarget::Stdout | AccessTarget::Stderr => None,
+        }
+    }
+
     /// The snapshot is in use: levels of the operational log take effect, and the access log is opened.
     pub fn start(&self) {
-        self.operational.apply();
+        self.speak();
         if let Some(access) = &self.access {
             access.sink.start();
         }

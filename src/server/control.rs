@@ -16,7 +16,7 @@ use super::error::Error;
 use super::listen::Socket;
 use super::reload::{Adopted, Loaded, Refused, Reload};
 use super::tls::{Change, Terminator};
-use super::watch::{Watched, fingerprint};
+use super::watch::{Fingerprint, Watched, fingerprint};
 use super::worker::Order;
 use crate::gateway::{Certificate, Gateway, ListenAddress, Listener, Settings, Snapshots, certificates};
 
@@ -85,11 +85,11 @@ struct Prepared {
 }
 
 impl Control {
-    /// Binds every listener; nothing is accepted yet.
-    pub(super) fn bind(mut parts: Parts) -> Result<Self, Error> {
+    /// Binds every listener, then settles; nothing is accepted yet.
+    pub(super) fn bind(mut parts: Parts, settle: impl FnOnce() -> Result<(), Error>) -> Result<Self, Error> {
         let gateway = Arc::clone(&parts.gateway);
-        let baseline = fingerprint(&parts.files);
-        let watched = watch::Sender::new(Watched::new(std::mem::take(&mut parts.files), baseline));
+        let files = std::mem::take(&mut parts.files);
+        let watched = watch::Sender::new(Watched::new(Vec::new(), Fingerprint::new()));
         let reload = std::mem::replace(
             &mut parts.reload,
             Box::new(|_| Err(Refused { errors: vec![], files: vec![] })),
@@ -101,7 +101,9 @@ impl Control {
             watched,
             reload: Some(reload),
         };
-        let prepared = control.prepare(&gateway)?;
+        let prepared = control.prepare(&gateway, settle)?;
+        // As the user the process is now: what it cannot read is no change.
+        control.watched.send_replace(Watched::new(files.clone(), fingerprint(&files)));
         control.commit(gateway, prepared);
         Ok(control)
     }
@@ -183,7 +185,8 @@ impl Control {
         };
         self.watched.send_replace(Watched::new(files, before));
         let Loaded { gateway, warnings, .. } = result.map_err(|refused| self.refuse(refused.errors))?;
-        let prepared = self.prepare(&gateway).map_err(|error| self.refuse(vec![error.to_string()]))?;
+        let prepared =
+            self.prepare(&gateway, || Ok(())).map_err(|error| self.refuse(vec![error.to_string()]))?;
         for warning in &warnings {
             log::warn!("{warning}");
         }
@@ -215,28 +218,35 @@ impl Control {
             ("server.workers", &new.sites.workers, old.workers != new.workers),
             ("server.state", &new.sites.state, old.state != new.state),
             ("server.status", &new.sites.status, old.status != new.status),
+            ("server.user", &new.sites.user, old.user != new.user),
         ];
         for (key, site, _) in changed.iter().filter(|(_, _, changed)| *changed) {
             log::warn!("{site}: {key} has changed and takes effect at the next restart");
         }
     }
 
-    /// Binds what is new and sets up TLS; changes nothing that serves.
-    fn prepare(&self, gateway: &Gateway) -> Result<Vec<Prepared>, Error> {
+    /// Binds what is new, settles, and sets up TLS; changes nothing that serves.
+    fn prepare(
+        &self,
+        gateway: &Gateway,
+        settle: impl FnOnce() -> Result<(), Error>,
+    ) -> Result<Vec<Prepared>, Error> {
+        let bind = |listener: &Arc<Listener>| match self.listening.get(&listener.name) {
+            Some(_) => Ok(None),
+            None => self.bind_new(listener, gateway).map(Some).map_err(|cause| Error::Bind {
+                address: listener.address.to_string(),
+                place: Some(listener.site.clone()),
+                cause,
+            }),
+        };
+        let bound = gateway.listeners.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
+        settle()?;
         let mut generated = None;
         let mut prepared = Vec::new();
-        for listener in &gateway.listeners {
+        for (listener, bound) in gateway.listeners.iter().zip(bound) {
             let known = self.listening.get(&listener.name);
             let previous = known.and_then(|known| known.endpoint.plan().tls.clone());
             let tls = tls(listener, previous.as_ref(), &mut generated, gateway)?;
-            let bound = match known {
-                Some(_) => None,
-                None => Some(self.bind_new(listener, gateway).map_err(|cause| Error::Bind {
-                    address: listener.address.to_string(),
-                    place: Some(listener.site.clone()),
-                    cause,
-                })?),
-            };
             let (socket, heir_of) = bound.map_or((None, None), |(socket, heir_of)| (Some(socket), heir_of));
             prepared.push(Prepared { listener: Arc::clone(listener), socket, heir_of, tls });
         }

@@ -29,6 +29,9 @@ pub enum Error {
     /// The system gives no threads or no descriptors.
     #[error("cannot start: {0}; raise the limits of processes and open files")]
     Threads(io::Error),
+    /// The process cannot be what it was asked to be, or write what it must.
+    #[error("{0}")]
+    Unsettled(String),
     /// A worker has ended while the server ran: a defect.
     #[error("worker {0} has ended: a defect of the gateway")]
     WorkerLost(usize),
@@ -56,7 +59,8 @@ fn cure(cause: &io::Error, place: Option<&Site>) -> &'static str {
         }
         io::ErrorKind::AddrInUse => "stop what listens there, or choose another address",
         io::ErrorKind::PermissionDenied => {
-            "ports below 1024 need CAP_NET_BIND_SERVICE, a socket's directory must be writable"
+            "ports below 1024 need CAP_NET_BIND_SERVICE (where root was left for `server.user`: a restart), a socket's \
+             directory must be writable"
         }
         io::ErrorKind::AddrNotAvailable => "choose an address that this machine has",
         io::ErrorKind::AlreadyExists => "remove the file, or choose another path",

@@ -13,6 +13,7 @@ mod http2;
 mod io;
 mod linger;
 mod listen;
+pub mod privileges;
 mod reload;
 mod signals;
 mod sock;
@@ -97,6 +98,9 @@ pub struct Options {
     pub reopen_logs: Box<dyn Fn() + Send + Sync>,
     /// The text of `/metrics`; called on a thread of the back office.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// Called once, when every address is bound and before anything else is made: the process may become another user here.
+    /// An error, a line for the operator, is the end.
+    pub settle: Box<dyn FnOnce() -> Result<(), String> + Send>,
     /// What the rim counts into.
     pub counts: Arc<Counts>,
     /// Whether the process's signals and changes of `files` steer the server; tests steer by [`Handle`].
@@ -133,7 +137,8 @@ impl Server {
     /// # Errors
     /// Names the address, the line and the cause.
     pub fn bind(back_office: BackOffice, options: Options) -> Result<Self, Error> {
-        let Options { gateway, files, reload, adopted, reopen_logs, metrics, counts, attended } = options;
+        let Options { gateway, files, reload, adopted, reopen_logs, metrics, settle, counts, attended } =
+            options;
         let bound = match &gateway.settings.status {
             None => None,
             Some(address) => {
@@ -153,7 +158,7 @@ impl Server {
             status: status_address,
             counts: Arc::clone(&counts),
         };
-        let control = Control::bind(control::Parts {
+        let parts = control::Parts {
             snapshots: (0..workers).map(|_| Snapshots::new(gateway.for_a_worker())).collect(),
             gateway,
             files,
@@ -164,7 +169,8 @@ impl Server {
             counts,
             status: Arc::clone(&status),
             addresses: Arc::clone(&handle.addresses),
-        })?;
+        };
+        let control = Control::bind(parts, || settle().map_err(Error::Unsettled))?;
         Ok(Self { back_office, control, commands, handle, status, status_socket, inboxes, attended })
     }
 

@@ -23,6 +23,7 @@ mod faults;
 mod forwarding;
 mod header_rules;
 mod http2;
+mod privileges;
 mod process;
 mod reload;
 mod replies;

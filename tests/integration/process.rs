@@ -85,8 +85,30 @@ fn an_address_of_another_machine_is_1() {
 #[test]
 fn a_public_status_address_wants_a_word() {
     let place = Place::new();
-    place.write("open.yaml", Place::with_base(GOOD).replace("'127.0.0.1:0'", "'0.0.0.0:0'"));
-    ends_with(&place.portcullis(&["check", "--config", "open.yaml"]), 64, &["status_public"]);
+    let check = |address: &str| {
+        place.write("open.yaml", Place::with_base(GOOD).replace("'127.0.0.1:0'", &format!("'{address}'")));
+        place.portcullis(&["check", "--config", "open.yaml"])
+    };
+    for open in [
+        "0.0.0.0:0",
+        "*:0",
+        "[::]:0",
+        "192.0.2.1:0",
+        "[::ffff:192.0.2.1]:0",
+        "[::ffff:0.0.0.0]:0",
+        "[fe80::1]:0",
+    ] {
+        ends_with(&check(open), 64, &["status_public"]);
+        let said = format!("{open}', status_public: true, problem_types: 'a:");
+        ends_with(&check(&said), 0, &[]);
+    }
+    for closed in
+        ["127.0.0.1:0", "127.8.9.1:0", "localhost:0", "[::1]:0", "[::ffff:127.0.0.1]:0", "unix:./status.sock"]
+    {
+        ends_with(&check(closed), 0, &[]);
+    }
+    // A name could mean anything by tomorrow.
+    ends_with(&check("status.example:0"), 64, &["is not an address to listen on"]);
 }
 
 #[test]

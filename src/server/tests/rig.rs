@@ -168,6 +168,7 @@ pub(super) fn settings(state: &Path) -> Settings {
         workers: 2,
         state: state.to_path_buf(),
         status: None,
+        user: None,
         drain: Duration::from_secs(20),
         handshake: Duration::from_secs(5),
         head: Duration::from_millis(600),
@@ -180,6 +181,7 @@ pub(super) fn settings(state: &Path) -> Settings {
             workers: Site::new("test.yaml", 2, 1),
             state: Site::new("test.yaml", 3, 1),
             status: Site::new("test.yaml", 4, 1),
+            user: Site::new("test.yaml", 5, 1),
         },
     }
 }
@@ -260,6 +262,7 @@ impl Rig {
                 Box::new(move |gateway| *adopted.lock().unwrap() = Some(Arc::clone(gateway)))
             },
             reopen_logs: Box::new(|| {}),
+            settle: Box::new(|| Ok(())),
             metrics: Arc::new(|| "portcullis_up 1\n".into()),
             counts: Arc::new(Counts::default()),
             attended,
