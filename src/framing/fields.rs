@@ -41,6 +41,10 @@ fn is_value(byte: u8) -> bool {
 pub fn judge_fields(headers: &HeaderMap, protocol: Protocol) -> Result<Body, Denial> {
     let mut seen = Seen::default();
     for (name, value) in headers {
+        // The `http` crate takes a quotation mark for part of a token.
+        if !name.as_str().bytes().all(is_token) {
+            return Err(NAME);
+        }
         if is_look_alike(name.as_str().as_bytes()) {
             return Err(LOOK_ALIKE);
         }
@@ -51,6 +55,8 @@ pub fn judge_fields(headers: &HeaderMap, protocol: Protocol) -> Result<Body, Den
     }
     seen.body(protocol)
 }
+
+const NAME: Denial = Denial::ambiguous("field_name", "a field's name is not a token");
 
 /// The refusal of a name that [`is_look_alike`].
 const LOOK_ALIKE: Denial =
@@ -94,7 +100,7 @@ impl<'a> Seen<'a> {
         };
         // No white space before the colon (RFC 9112 §5.1): a token has none.
         if name.is_empty() || !name.iter().all(|b| is_token(*b)) {
-            return Err(Denial::ambiguous("field_name", "a field's name is not a token"));
+            return Err(NAME);
         }
         let value = rest.get(1..).unwrap_or_default();
         if !value.iter().all(|b| is_value(*b)) {

@@ -66,6 +66,7 @@ fn parsed_fields_are_judged_alike() {
         ),
         (&[("transfer-encoding", "gzip, chunked")], Cause::UnknownCoding, "transfer_coding"),
         (&[("content_length", "3")], Cause::Ambiguous, "field_look_alike"),
+        (&[("\"x\"", "3")], Cause::Ambiguous, "field_name"),
         (&[("content-length", "+3")], Cause::Ambiguous, "content_length"),
     ];
     for (fields, cause, reason) in rows {

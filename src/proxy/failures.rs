@@ -121,14 +121,20 @@ fn upstream(error: &Error) -> Failure {
 fn downstream(error: &Error) -> Fault {
     let timed_out = matches!(error.etype(), ErrorType::ReadTimedout)
         || matches!(error.etype(), ErrorType::ReadError)
-            && io_kind(error) == Some(std::io::ErrorKind::TimedOut);
+            && cause::<std::io::Error>(error).is_some_and(|io| io.kind() == std::io::ErrorKind::TimedOut);
     if timed_out {
         let refusal = Refusal::new(Kind::RequestTimeout, "body_timeout", "the client stopped sending");
         return Fault::Client(refusal);
     }
-    if io_kind(error) == Some(std::io::ErrorKind::InvalidData) {
+    if let Some(io) = cause::<std::io::Error>(error).filter(|io| io.kind() == std::io::ErrorKind::InvalidData)
+    {
         // The fence has found the body malformed: nothing that follows can be understood, but an answer can still be given.
-        return Fault::Client(Refusal::new(Kind::AmbiguousRequest, "bad_body", "the body is malformed"));
+        return Fault::Client(Refusal::new(Kind::AmbiguousRequest, "bad_body", io.to_string()));
+    }
+    // h2 has reset the stream itself: a length that the body did not keep, or a malformed trailer (RFC 9113 §8.1.1).
+    if cause::<h2::Error>(error).is_some_and(|h2| h2.is_library() && h2.is_reset()) {
+        let message = "the body is not what its head said, or its trailer is malformed";
+        return Fault::Client(Refusal::new(Kind::AmbiguousRequest, "bad_body", message));
     }
     match error.etype() {
         ErrorType::InvalidHTTPHeader | ErrorType::Custom("InvalidChunk" | "InvalidTrailerEnd") => {
@@ -138,15 +144,14 @@ fn downstream(error: &Error) -> Fault {
     }
 }
 
-/// The system's word, at the bottom of a chain of causes.
-fn io_kind(error: &Error) -> Option<std::io::ErrorKind> {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> =
-        error.cause.as_deref().map(|cause| cause as _);
-    while let Some(found) = cause {
-        if let Some(io) = found.downcast_ref::<std::io::Error>() {
-            return Some(io.kind());
+/// What is wrong at the bottom of a chain of causes, if it is of this type: the system's word, or that of h2.
+fn cause<E: std::error::Error + 'static>(error: &Error) -> Option<&E> {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = error.cause.as_deref().map(|cause| cause as _);
+    while let Some(found) = next {
+        if let Some(wanted) = found.downcast_ref::<E>() {
+            return Some(wanted);
         }
-        cause = match found.downcast_ref::<Box<Error>>() {
+        next = match found.downcast_ref::<Box<Error>>() {
             Some(inner) => inner.cause.as_deref().map(|cause| cause as _),
             None => found.source(),
         };

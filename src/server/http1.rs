@@ -64,8 +64,11 @@ where
             Err(denial) => return deny(conn, gateway, began, &head, denial).await,
         };
         let (body, waits) = (framing.body, framing.expects_continue);
-        let last =
-            body != Body::None && body != Body::Length(0) && framing::is_content_unexpected(framing.method);
+        // Pingora looks at the first `Connection` only; a `close` in any of them counts (RFC 9112 §9.6).
+        let last = !framing.keep_alive
+            || body != Body::None
+                && body != Body::Length(0)
+                && framing::is_content_unexpected(framing.method);
         let head = match origin_form(&framing, &head, limits.uri_bytes) {
             Ok(None) => head,
             Ok(Some(rewritten)) => rewritten,
@@ -153,7 +156,9 @@ async fn read_head(conn: &mut Conn, settings: &Settings, began: &mut Option<Cloc
         while searched == 0 && conn.input().starts_with(b"\r\n") {
             skipped += 2;
             if skipped > EMPTY_LINES {
-                return Head::Silence;
+                began.get_or_insert_with(Clock::now);
+                let message = "more empty lines than a request may have before it";
+                return Head::Refused(Refusal::new(Kind::AmbiguousRequest, "request_line", message));
             }
             conn.take(2);
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant as Clock};
 
-use http::{Method, header};
+use http::{HeaderValue, Method, header};
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::error_resp::gen_error_response;
@@ -173,6 +173,14 @@ fn judge(session: &HttpSession, gateway: &Gateway) -> Result<(), Denial> {
     }
     if matches!(head.method, Method::TRACE | Method::CONNECT) {
         return deny(Cause::Method, "method", "TRACE and CONNECT are not served");
+    }
+    // h2 has seen to the rest of RFC 9113 §8.2.1.
+    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    if head.headers.values().map(HeaderValue::as_bytes).any(|v| is_space(v.first()) || is_space(v.last())) {
+        return deny(Cause::Ambiguous, "field_value", "a field's value begins or ends with white space");
+    }
+    if !matches!(head.uri.scheme_str(), None | Some("http" | "https")) {
+        return deny(Cause::Ambiguous, "bad_scheme", "`:scheme` is neither http nor https");
     }
     Ok(())
 }

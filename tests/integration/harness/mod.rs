@@ -3,6 +3,7 @@
 mod access;
 mod certificates;
 mod exchange;
+mod frames;
 mod gateway;
 mod http2;
 mod ledger;
@@ -14,6 +15,7 @@ mod tools;
 
 pub(crate) use certificates::{Authority, Pair, try_handshake};
 pub(crate) use exchange::{Connection, Response, connect_from, get};
+pub(crate) use frames::{CONTINUATION, END_HEADERS, END_STREAM, Ending, Frames, HEADERS, block};
 pub(crate) use gateway::Running;
 pub(crate) use http2::Http2;
 pub(crate) use ledger::Ledger;

@@ -240,6 +240,36 @@ impl Peer {
         self.drain(length)
     }
 
+    /// Reads a body by the letter of RFC 9112 §6.3 and §7.1: none where it is cut short or malformed.
+    pub(crate) fn whole_body(&mut self, head: &str) -> Option<Vec<u8>> {
+        if field(head, "transfer-encoding").is_none() {
+            let length = field(head, "content-length").map_or(Some(0), |v| v.parse().ok())?;
+            return self.exactly(length);
+        }
+        let mut body = Vec::new();
+        loop {
+            let line = self.read_until(b"\r\n")?;
+            let size =
+                usize::from_str_radix(std::str::from_utf8(line.strip_suffix(b"\r\n")?).ok()?, 16).ok()?;
+            body.extend(self.exactly(size)?);
+            if self.exactly(2)? != b"\r\n" {
+                return None;
+            }
+            if size == 0 {
+                return Some(body);
+            }
+        }
+    }
+
+    fn exactly(&mut self, length: usize) -> Option<Vec<u8>> {
+        while self.buffer.len() < length {
+            if self.read_some().is_empty() {
+                return None;
+            }
+        }
+        Some(self.buffer.drain(..length).collect())
+    }
+
     fn drain(&mut self, length: u64) -> u64 {
         let mut left = length;
         loop {
