@@ -9,7 +9,7 @@
 //!  proxy       the one place that knows Pingora's session
 //!  gateway     the compiled configuration, and the one way of every request through it
 //!  ── route, policy, upstream, observe: rooms that do not know each other
-//!  state       what outlives a snapshot
+//!  ── state, egress: what outlives a snapshot; the one client for fetches of our own
 //!  reply       everything the gateway may answer itself
 //!  template    text with {variables}, rendered from a record
 //!  record      the facts of one request
@@ -22,6 +22,7 @@ pub mod canonical;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod egress;
 pub mod framing;
 pub mod gateway;
 pub mod identity;

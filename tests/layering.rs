@@ -16,7 +16,7 @@ const ROWS: &[&[&str]] = &[
     &["proxy"],
     &["gateway"],
     &["route", "policy", "upstream", "observe"],
-    &["state"],
+    &["state", "egress"],
     &["reply"],
     &["template"],
     &["record"],

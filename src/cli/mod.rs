@@ -2,6 +2,7 @@
 
 mod check;
 mod explain;
+mod fetch;
 mod run;
 mod schema;
 
@@ -30,7 +31,7 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 #[command(after_help = "First try, without a file:\n  portcullis run --to http://127.0.0.1:3000\n\n\
     Then, with one:\n  portcullis check --config conf/portcullis.yaml\n  portcullis run --config conf/portcullis.yaml\n  \
     portcullis explain https://127.0.0.1:8443/hello\n\n\
-    Exit statuses: 0 done as asked, 2 explain: would be refused, 64 usage or configuration, 1 anything else.")]
+    Exit statuses: 0 done as asked, 2 explain, fetch: refused, 64 usage or configuration, 1 anything else.")]
 struct Line {
     #[command(subcommand)]
     command: Command,
@@ -44,6 +45,8 @@ enum Command {
     Check(ConfigFile),
     /// Tell what would become of a request, and which lines decide it; nothing is sent
     Explain(Explain),
+    /// Fetch a URL by the rules of `server.egress`, as the gateway would, and tell what comes
+    Fetch(Fetch),
     /// Print the JSON Schema of the configuration, for editors
     Schema,
     /// Print the version
@@ -64,6 +67,15 @@ struct Run {
     /// Without a file: forward everything from 127.0.0.1:8080 to this URL
     #[arg(long, value_name = "URL", conflicts_with = "config")]
     to: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct Fetch {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// The URL
+    #[arg(value_name = "URL")]
+    url: String,
 }
 
 #[derive(Debug, Args)]
@@ -111,6 +123,7 @@ pub fn main() -> ExitCode {
         Command::Run(asked) => run::run(&asked, &mut err),
         Command::Check(file) => check::check(&file.path(), &mut out, &mut err).unwrap_or(1),
         Command::Explain(asked) => explain::explain(&asked, &mut out, &mut err),
+        Command::Fetch(asked) => fetch::fetch(&asked, &mut out, &mut err),
         Command::Schema => schema::schema(&mut out).unwrap_or(1),
         Command::Version => {
             let written = writeln!(out, "portcullis {VERSION}");
@@ -128,6 +141,7 @@ impl Command {
             Self::Run(asked) => Some(&asked.file),
             Self::Check(file) => Some(file),
             Self::Explain(asked) => Some(&asked.file),
+            Self::Fetch(asked) => Some(&asked.file),
             Self::Schema | Self::Version => None,
         }
     }

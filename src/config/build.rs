@@ -35,8 +35,11 @@ impl Files {
     /// As [`std::fs::read`]; and for a file of more than 16 MiB.
     pub fn read(&mut self, path: &Path) -> io::Result<Vec<u8>> {
         self.read.insert(path.to_path_buf());
-        let mut content = Vec::new();
-        File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut content)?;
+        let file = File::open(path)?;
+        // Whole at once: a key that is read must not leave its beginning behind in smaller buffers.
+        let length = file.metadata()?.len().min(FILE_BYTES_MAX);
+        let mut content = Vec::with_capacity(usize::try_from(length).unwrap_or(0) + 1);
+        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut content)?;
         if content.len() as u64 > FILE_BYTES_MAX {
             return Err(io::Error::from(io::ErrorKind::FileTooLarge));
         }

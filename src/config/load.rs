@@ -109,6 +109,9 @@ fn read_and_check<T: DeserializeOwned + JsonSchema + Any>(
             decode(tree, &mut Errors::default())
         }
     };
+    if let Some(tree) = &mut tree {
+        tree.wipe();
+    }
     let sound = sound && build.errors.is_empty();
     let found = std::mem::replace(&mut build.errors, brought);
     build.errors.append(found);

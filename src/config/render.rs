@@ -4,14 +4,25 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
 use super::{Diagnostic, Errors, Site};
 
 /// The texts of a configuration's files, and what of them must not be shown.
 #[derive(Clone, Default)]
 pub struct Sources {
     texts: BTreeMap<Arc<str>, Arc<str>>,
-    /// What `${…}` stood for, and how it was written.
-    hidden: Vec<(String, String)>,
+    hidden: Vec<Hidden>,
+}
+
+/// What a `${…}` stood for.
+#[derive(Clone)]
+struct Hidden {
+    value: Zeroizing<String>,
+    /// How it was written, and where.
+    written: String,
+    site: Site,
+    path: String,
 }
 
 /// Below this many characters a value is no secret, and blotting it out would spoil messages.
@@ -25,12 +36,17 @@ impl Sources {
         self.texts.insert(Arc::clone(file), text.into());
     }
 
-    /// Keeps a substituted value out of every message.
-    pub(super) fn hide(&mut self, value: &str, written: &str) {
+    /// Keeps a substituted value, put in at this place, out of every message.
+    pub(super) fn hide(&mut self, value: &str, written: &str, site: &Site, path: &str) {
         if value.chars().nth(SECRET_CHARACTERS_MIN - 1).is_some() {
-            self.hidden.push((value.to_owned(), written.to_owned()));
+            self.hidden.push(Hidden {
+                value: Zeroizing::new(value.to_owned()),
+                written: written.to_owned(),
+                site: site.clone(),
+                path: path.to_owned(),
+            });
             // The longest first: one secret may be part of another.
-            self.hidden.sort_by_key(|(value, _)| std::cmp::Reverse(value.len()));
+            self.hidden.sort_by_key(|hidden| std::cmp::Reverse(hidden.value.len()));
         }
     }
 
@@ -42,7 +58,30 @@ impl Sources {
 
     /// A message without the values that `${…}` stands for.
     pub fn discreet(&self, message: &str) -> String {
-        self.hidden.iter().fold(message.to_owned(), |text, (value, written)| text.replace(value, written))
+        self.hidden
+            .iter()
+            .fold(message.to_owned(), |text, hidden| text.replace(&*hidden.value, &hidden.written))
+    }
+
+    /// A message about a place. Where something was put in there, its parts are not shown either: a message quotes the host of an
+    /// address, the word of a list, often in lower case.
+    fn discreet_at(&self, message: &str, diagnostic: &Diagnostic) -> String {
+        let here = |hidden: &&Hidden| {
+            hidden.site.file == diagnostic.site.file
+                && (hidden.site.line == diagnostic.site.line || hidden.path == diagnostic.path)
+        };
+        let text = self.hidden.iter().filter(here).fold(message.to_owned(), |text, hidden| {
+            let value = Zeroizing::new(hidden.value.to_lowercase());
+            let quoted = |(index, part): (usize, &str)| {
+                let low = part.trim().to_lowercase();
+                // Quoted is every second part.
+                let is_part =
+                    index % 2 == 1 && !low.is_empty() && (value.contains(&low) || low.contains(&*value));
+                if is_part { hidden.written.clone() } else { part.to_owned() }
+            };
+            text.split('`').enumerate().map(quoted).collect::<Vec<_>>().join("`")
+        });
+        self.discreet(&text)
     }
 }
 
@@ -85,7 +124,7 @@ fn place(diagnostic: &Diagnostic) -> (&str, u32, u32) {
 impl Diagnostic {
     fn render(&self, severity: &str, sources: &Sources, out: &mut String) {
         let Site { file, line, column } = &self.site;
-        let _ = writeln!(out, "{severity}: {}", sources.discreet(&printable(&self.cause)));
+        let _ = writeln!(out, "{severity}: {}", printable(&sources.discreet_at(&self.cause, self)));
         let margin = " ".repeat(line.to_string().len());
         let _ = match line {
             0 => write!(out, "{margin}--> {file}"),
@@ -101,7 +140,7 @@ impl Diagnostic {
             let _ = writeln!(out, "{margin} | {}{}", " ".repeat(before), "^".repeat(length));
         }
         if !self.cure.is_empty() {
-            let _ = writeln!(out, "{margin} = help: {}", sources.discreet(&printable(&self.cure)));
+            let _ = writeln!(out, "{margin} = help: {}", printable(&sources.discreet_at(&self.cure, self)));
         }
         out.push('\n');
     }
@@ -171,10 +210,37 @@ mod tests {
     #[test]
     fn what_was_put_in_is_not_shown() {
         let mut sources = sources("");
-        sources.hide("hunter2", "${env:A}");
-        sources.hide("hunter22", "${env:B}");
-        sources.hide("1", "${env:C}");
+        let site = Site::new("a.yaml", 1, 1);
+        sources.hide("hunter2", "${env:A}", &site, "a");
+        sources.hide("hunter22", "${env:B}", &site, "b");
+        sources.hide("1", "${env:C}", &site, "c");
         assert_eq!(sources.discreet("`hunter22` and hunter2, 1"), "`${env:B}` and ${env:A}, 1");
+    }
+
+    #[test]
+    fn nor_are_its_parts_where_it_was_put_in() {
+        let mut sources = sources("");
+        sources.hide("Hunter2:Sword\nFish", "${env:A}", &Site::new("a.yaml", 3, 1), "a.b");
+        let said = |line, path: &str, cause: &str| {
+            let mut errors = Errors::default();
+            errors.push(&Site::new("a.yaml", line, 1), path, cause, format!("not {cause}"));
+            errors.render(&sources)
+        };
+        for (line, path) in [(3, "c"), (2, "a.b")] {
+            for cause in [
+                "`Hunter2` is no host",
+                "`hunter2` and `fish`",
+                "`x.hunter2:sword\nfish.y`",
+                "Hunter2:Sword\nFish",
+            ] {
+                let said = said(line, path, cause).to_lowercase();
+                assert!(
+                    !said.contains("hunter") && !said.contains("fish") && said.contains("${env:a}"),
+                    "{said}"
+                );
+            }
+        }
+        assert!(said(1, "c", "`Hunter2` is somebody else").contains("`Hunter2`"));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! `${env:NAME}` and `${file:path}`, put into values after YAML has been parsed: what is put in cannot change the
 //! structure. `$${` is a literal `${`.
 
+use zeroize::Zeroizing;
+
 use super::tree::{Node, Scalar, Trail, Value, shortened};
 use super::{Build, Site};
 
@@ -23,7 +25,7 @@ pub(super) fn substitute(node: &mut Node, trail: Trail<'_>, env: &Env<'_>, build
         }
         Value::Scalar(scalar) if !scalar.text.contains("${") => {}
         Value::Scalar(scalar) => {
-            if let Err((cause, cure)) = put_in(scalar, &node.site, env, build) {
+            if let Err((cause, cure)) = put_in(scalar, &node.site, trail, env, build) {
                 build.errors.push(&node.site, trail.to_string(), cause, cure);
                 node.value = Value::Broken;
             }
@@ -34,7 +36,13 @@ pub(super) fn substitute(node: &mut Node, trail: Trail<'_>, env: &Env<'_>, build
 /// A cause and a cure.
 type Complaint = (String, String);
 
-fn put_in(scalar: &mut Scalar, site: &Site, env: &Env<'_>, build: &mut Build) -> Result<(), Complaint> {
+fn put_in(
+    scalar: &mut Scalar,
+    site: &Site,
+    trail: Trail<'_>,
+    env: &Env<'_>,
+    build: &mut Build,
+) -> Result<(), Complaint> {
     let template = std::mem::take(&mut scalar.text);
     let mut text = String::with_capacity(template.len());
     let mut rest = template.as_str();
@@ -52,7 +60,7 @@ fn put_in(scalar: &mut Scalar, site: &Site, env: &Env<'_>, build: &mut Build) ->
             return Err(("`${` is never closed".into(), cure.into()));
         };
         let value = look_up(name, site, env, build)?;
-        build.sources.hide(&value, &format!("${{{name}}}"));
+        build.sources.hide(&value, &format!("${{{name}}}"), site, &trail.to_string());
         text.push_str(&value);
         filled = true;
         rest = after;
@@ -64,9 +72,14 @@ fn put_in(scalar: &mut Scalar, site: &Site, env: &Env<'_>, build: &mut Build) ->
     Ok(())
 }
 
-fn look_up(name: &str, site: &Site, env: &Env<'_>, build: &mut Build) -> Result<String, Complaint> {
+fn look_up(
+    name: &str,
+    site: &Site,
+    env: &Env<'_>,
+    build: &mut Build,
+) -> Result<Zeroizing<String>, Complaint> {
     if let Some(variable) = name.strip_prefix("env:") {
-        let value = env(variable).ok_or_else(|| {
+        let value = env(variable).map(Zeroizing::new).ok_or_else(|| {
             let cause = format!("the environment variable `{}` is not set", shortened(variable));
             (cause, "set it, or write the value".into())
         })?;
@@ -85,10 +98,13 @@ fn look_up(name: &str, site: &Site, env: &Env<'_>, build: &mut Build) -> Result<
 }
 
 /// The text of a file, without the line ends that editors put at its end.
-fn file(name: &str, site: &Site, build: &mut Build) -> Result<String, Complaint> {
+fn file(name: &str, site: &Site, build: &mut Build) -> Result<Zeroizing<String>, Complaint> {
     let path = build.files.resolve(site, name);
     match build.files.read_text(&path) {
-        Ok(text) => Ok(text.trim_end_matches(['\n', '\r']).to_owned()),
+        Ok(text) => {
+            let text = Zeroizing::new(text);
+            Ok(Zeroizing::new(text.trim_end_matches(['\n', '\r']).to_owned()))
+        }
         Err(problem) => {
             let cause = format!("cannot read `{}`: {problem}", path.display());
             Err((cause, "relative paths start at the file that names them".into()))

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use zeroize::Zeroize;
+
 use super::Site;
 use super::scalars::{self, Typed};
 
@@ -29,7 +31,7 @@ pub(super) enum Value {
 }
 
 /// One text, and how it was written.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Scalar {
     /// After escapes and substitutions.
     pub(super) text: String,
@@ -117,6 +119,16 @@ impl Node {
         }
     }
 
+    /// Overwrites what `${…}` stood for, once it has been decoded.
+    pub(super) fn wipe(&mut self) {
+        match &mut self.value {
+            Value::Scalar(Scalar { text, template: Some(_), .. }) => text.zeroize(),
+            Value::Scalar(_) | Value::Broken => {}
+            Value::List(items) => items.iter_mut().for_each(Self::wipe),
+            Value::Map(entries) => entries.iter_mut().for_each(|entry| entry.value.wipe()),
+        }
+    }
+
     /// As a message may show it: never what `${…}` stands for, never long.
     pub(super) fn shown(&self) -> Cow<'static, str> {
         match &self.value {
@@ -135,6 +147,13 @@ impl Node {
             Value::Map(_) => "a mapping".into(),
             Value::Broken => "this".into(),
         }
+    }
+}
+
+impl fmt::Debug for Scalar {
+    /// As written: what was put in may be a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.template.as_deref().unwrap_or(&self.text), f)
     }
 }
 

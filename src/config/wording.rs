@@ -126,7 +126,7 @@ fn form(place: &Place<'_>, schema: &Schema, shape: &Shape) -> (String, String) {
             let cause = format!("a list is written where {short} is wanted");
             match items.as_slice() {
                 [Node { value: Value::Scalar(scalar), .. }] if takes(schema, shape, "string") => {
-                    let inner = shortened(&scalar.text);
+                    let inner = shortened(scalar.template.as_deref().unwrap_or(&scalar.text));
                     (cause, format!("write it without brackets, `{inner}`, or in quotes, `\"[{inner}]\"`"))
                 }
                 _ => (cause, cure),

@@ -12,6 +12,7 @@ use openssl::asn1::{Asn1Time, Asn1TimeRef};
 use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
 use openssl::x509::X509;
+use zeroize::Zeroizing;
 
 pub use generate::generated;
 
@@ -101,10 +102,11 @@ pub fn load(files: &Spanned<CertificateFiles>, build: &mut Build) -> Option<Span
     Some(Spanned { value: certificate, site: files.site.clone(), path: files.path.clone() })
 }
 
-fn read(file: &Spanned<String>, build: &mut Build) -> Option<Vec<u8>> {
+/// Overwritten when it is dropped: it may be a key. (OpenSSL does the same with what it parses.)
+fn read(file: &Spanned<String>, build: &mut Build) -> Option<Zeroizing<Vec<u8>>> {
     let path = build.files.resolve(&file.site, file);
     match build.files.read(&path) {
-        Ok(bytes) => Some(bytes),
+        Ok(bytes) => Some(Zeroizing::new(bytes)),
         Err(error) => {
             build.errors.push(
                 &file.site,

@@ -10,6 +10,7 @@ use super::listener::{self, ListenAddress, listen_address};
 use super::route::{Route, has_parameter, path_of};
 use super::{Gateway, SettingSites, Settings};
 use crate::config::{Build, OrNone, Site, Spanned};
+use crate::egress;
 use crate::observe::{GATEWAY, Telling};
 use crate::policy::access::Access;
 use crate::policy::cors::{self, Cors};
@@ -37,6 +38,7 @@ pub(super) fn compile(
     build: &mut Build,
 ) -> Option<Gateway> {
     let settings = settings(&document.server, build);
+    let egress = egress::Policy::compile(&document.server.egress, &document.server.site, build);
     let listeners = listener::compile(&document.listeners, build);
     let shelf = shelf(document, live, build);
     let edge_access = edge(&document.edge, document, &shelf, build);
@@ -82,6 +84,7 @@ pub(super) fn compile(
         routes: Arc::new(routes?),
         entries: entries.into_iter().map(Arc::new).collect(),
         upstreams,
+        egress: Arc::new(egress?),
         telling: Arc::new(telling?),
         former: OnceLock::new(),
         #[cfg(test)]

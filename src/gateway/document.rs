@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::units::{Size, Time};
 use crate::config::{OrNone, Spanned};
 use crate::policy::{access, cors, headers};
-use crate::{observe, reply, route, upstream};
+use crate::{egress, observe, reply, route, upstream};
 
 /// A Portcullis configuration.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -60,6 +60,8 @@ pub struct Server {
     pub limits: Limits,
     /// Deadlines.
     pub timeouts: Timeouts,
+    /// Fetches of the gateway's own, and those of `portcullis fetch`.
+    pub egress: egress::Config,
 }
 
 impl Default for Server {
@@ -74,6 +76,7 @@ impl Default for Server {
             drain: Spanned::unwritten(Time(std::time::Duration::from_secs(90))),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
+            egress: egress::Config::default(),
         }
     }
 }

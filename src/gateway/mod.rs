@@ -24,6 +24,7 @@ pub use passage::{Admission, Admitted, Passage, X_REQUEST_ID};
 pub use snapshots::Snapshots;
 
 use crate::config::{Build, Site};
+use crate::egress;
 use crate::observe::Telling;
 use crate::policy::access::Access;
 use crate::reply::Replies;
@@ -89,6 +90,8 @@ pub struct Gateway {
     pub listeners: Vec<Arc<Listener>>,
     /// The pools that routes forward to.
     pub upstreams: Vec<Arc<Upstream>>,
+    /// What the gateway may fetch itself.
+    pub egress: Arc<egress::Policy>,
     edge_access: Option<Arc<Access>>,
     replies: Arc<Replies>,
     routes: Arc<Routes>,

@@ -54,7 +54,7 @@ pub fn harden() -> io::Result<()> {
 /// A service manager may have set the limit and forbidden the call.
 fn limit(resource: Resource, name: &str, wanted: Rlimit) {
     let same = getrlimit(resource) == wanted;
-    if let Some(error) = (!same).then(|| setrlimit(resource, wanted.clone()).err()).flatten() {
+    if let Some(error) = (!same).then(|| setrlimit(resource, wanted).err()).flatten() {
         log::warn!("the limit of {name} cannot be set: {error}");
     }
 }

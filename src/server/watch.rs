@@ -10,6 +10,7 @@ use notify::{EventKind, RecursiveMode, Watcher};
 use openssl::sha::sha256;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
+use zeroize::Zeroizing;
 
 use super::control::Command;
 
@@ -52,7 +53,8 @@ pub(super) fn fingerprint(files: &[PathBuf]) -> Fingerprint {
 /// A file's bytes, or a directory's names.
 fn content(path: &Path) -> Option<[u8; 32]> {
     if !path.is_dir() {
-        return std::fs::read(path).ok().map(|bytes| sha256(&bytes));
+        // Keys are among them.
+        return std::fs::read(path).ok().map(|bytes| sha256(&Zeroizing::new(bytes)));
     }
     let entries = std::fs::read_dir(path).ok()?;
     let mut names: Vec<_> = entries.flatten().map(|entry| entry.file_name().into_encoded_bytes()).collect();

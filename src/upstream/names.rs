@@ -6,11 +6,10 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{LookupIpStrategy, ResolveHosts};
 use tokio::sync::Notify;
 
 use super::address::Address;
+use crate::egress::lookup;
 use crate::state::Live;
 
 /// A TTL of 0 must not become a flood.
@@ -105,21 +104,11 @@ async fn follow(address: Address, addresses: Weak<Addresses>) {
     }
 }
 
-/// The addresses of a name, IPv6 only where there is no IPv4, and for how long they hold. A resolver of its own each time:
-/// changes of /etc/hosts and /etc/resolv.conf are seen, and no cache stands between a TTL and us.
+/// The addresses of a name, and for how long they hold.
 async fn resolve(host: &str, port: u16) -> Result<(Vec<SocketAddr>, Duration), String> {
-    let mut builder = TokioResolver::builder_tokio().map_err(|error| error.to_string())?;
-    let options = builder.options_mut();
-    options.ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
-    options.use_hosts_file = ResolveHosts::Always;
-    options.cache_size = 0;
-    let resolver = builder.build().map_err(|error| error.to_string())?;
-    let answer = resolver.lookup_ip(host).await.map_err(|error| error.to_string())?;
-    let list: Vec<_> = answer.iter().map(|ip| SocketAddr::new(ip, port)).collect();
-    if list.is_empty() {
-        return Err("the answer names no address".to_owned());
-    }
-    let wait = answer.valid_until().saturating_duration_since(Instant::now());
+    let (addresses, until) = lookup(host).await?;
+    let wait = until.saturating_duration_since(Instant::now());
+    let list = addresses.into_iter().map(|ip| SocketAddr::new(ip, port)).collect();
     Ok((list, wait.clamp(SHORTEST, LONGEST)))
 }
 

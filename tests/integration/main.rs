@@ -22,6 +22,7 @@ mod conformance_http2;
 mod cors;
 mod desync;
 mod draining;
+mod egress;
 mod explain;
 mod faults;
 mod forwarding;

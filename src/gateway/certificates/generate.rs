@@ -17,6 +17,8 @@ use openssl::pkey::{PKey, Private};
 use openssl::x509::extension::{BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAlternativeName};
 use openssl::x509::{X509, X509NameBuilder};
 
+use zeroize::Zeroizing;
+
 use super::{Certificate, join, parse_chain, parse_key};
 
 /// Browsers refuse longer ones.
@@ -37,14 +39,15 @@ pub fn generated(directory: &Path) -> io::Result<Certificate> {
     let (leaf, private) = make().map_err(io::Error::other)?;
     fs::create_dir_all(directory)?;
     // The key first: a crash in between leaves a pair that does not fit, and that is made anew.
-    write(&key, &private.private_key_to_pem_pkcs8().map_err(io::Error::other)?, 0o600)?;
+    let pem = Zeroizing::new(private.private_key_to_pem_pkcs8().map_err(io::Error::other)?);
+    write(&key, &pem, 0o600)?;
     write(&chain, &leaf.to_pem().map_err(io::Error::other)?, 0o644)?;
     join(vec![leaf], private).map_err(|bad| io::Error::other(bad.cause))
 }
 
 fn kept(chain: &Path, key: &Path) -> Option<Certificate> {
     let chain = parse_chain(&fs::read(chain).ok()?).ok()?;
-    let key = parse_key(&fs::read(key).ok()?).ok()?;
+    let key = parse_key(&Zeroizing::new(fs::read(key).ok()?)).ok()?;
     let certificate = join(chain, key).ok()?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
     (certificate.not_after > i64::try_from(now).ok()? + NEAR).then_some(certificate)
