@@ -13,7 +13,7 @@
 //!  reply       everything the gateway may answer itself
 //!  template    text with {variables}, rendered from a record
 //!  record      the facts of one request
-//!  ── canonical, client, framing: the one form of a request, whose it is, and where it ends
+//!  ── canonical, client, framing, proxy_protocol: the one form of a request, whose it is, and where it ends
 //!  ── identity, request: plain views
 //!  config      machinery: loading, places, units, errors
 //! ```
@@ -29,6 +29,7 @@ pub mod identity;
 pub mod observe;
 pub mod policy;
 pub mod proxy;
+pub mod proxy_protocol;
 pub mod record;
 pub mod reply;
 pub mod request;

@@ -20,7 +20,7 @@ const ROWS: &[&[&str]] = &[
     &["reply"],
     &["template"],
     &["record"],
-    &["canonical", "client", "framing"],
+    &["canonical", "client", "framing", "proxy_protocol"],
     &["identity", "request"],
     &["config"],
 ];
