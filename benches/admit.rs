@@ -122,7 +122,7 @@ impl Door {
             connection: Connection {
                 listener: "127.0.0.1:8080".into(),
                 peer: Some(([127, 0, 0, 1], 40_000).into()),
-                local_port: Some(8080),
+                local: Some(([127, 0, 0, 1], 8080).into()),
                 tls: None,
                 redirect: None,
                 worker: 0,

@@ -62,10 +62,10 @@ pub struct TlsFacts {
 pub struct Connection {
     /// The listener's address as configured: its name in metrics, and its key in a snapshot.
     pub listener: Arc<str>,
-    /// Who connected; none on a Unix socket.
+    /// Who connected, or for whom by the word of a PROXY header; none on a Unix socket.
     pub peer: Option<SocketAddr>,
-    /// The port the listener is bound to; none on a Unix socket.
-    pub local_port: Option<u16>,
+    /// Where to, from the same source; none on a Unix socket.
+    pub local: Option<SocketAddr>,
     /// What the handshake settled; none on a plain listener.
     pub tls: Option<Arc<TlsFacts>>,
     /// The https port that its listener redirected to when it was accepted: holds where the listener is no more.

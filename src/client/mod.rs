@@ -26,7 +26,7 @@ pub struct Client {
     pub https: bool,
 }
 
-/// The peers that a listener believes, compiled from its `trusted_proxies`.
+/// Peers of a listener: those that it believes (`trusted_proxies`), or that must send a PROXY header (`proxy_protocol.from`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trusted {
     networks: Vec<IpNet>,
@@ -34,7 +34,7 @@ pub struct Trusted {
 }
 
 impl Trusted {
-    /// Compiles `trusted_proxies`: CIDRs or addresses, `unix:` for peers of a Unix socket. None when `build.errors` says why.
+    /// Compiles a list of peers: CIDRs or addresses, `unix:` for peers of a Unix socket. None when `build.errors` says why.
     pub fn compile(written: &[Spanned<String>], build: &mut Build) -> Option<Self> {
         let mut own = Self::default();
         let mut sound = true;
@@ -55,12 +55,21 @@ impl Trusted {
         sound.then_some(own)
     }
 
+    /// Whether everybody whom this entry (well-formed, of a list like that of `trusted_proxies`) stands for is one of them.
+    pub fn covers(&self, entry: &str) -> bool {
+        match entry {
+            "unix:" => self.unix,
+            text => network(text).is_ok_and(|inner| self.networks.iter().any(|outer| outer.contains(&inner))),
+        }
+    }
+
     fn trusts(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.networks.iter().any(|network| network.contains(&address))
     }
 
-    fn trusts_peer(&self, peer: Option<SocketAddr>) -> bool {
+    /// Whether a peer is one of them; `None` is one of a Unix socket.
+    pub fn trusts_peer(&self, peer: Option<SocketAddr>) -> bool {
         peer.map_or(self.unix, |peer| self.trusts(peer.ip()))
     }
 }

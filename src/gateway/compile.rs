@@ -387,6 +387,10 @@ fn logged_names_exist(document: &Document, build: &mut Build) {
 fn policies(document: &Document) -> Vec<(Arc<str>, &'static [&'static str])> {
     /// The words of `framing`, `canonical`, the rim, `passage` and `proxy`, in the order a request meets them.
     const GATEWAY_REASONS: &[&str] = &[
+        "proxy_protocol_missing",
+        "proxy_protocol_malformed",
+        "proxy_protocol_timeout",
+        "proxy_protocol_unexpected",
         "head_timeout",
         "http2_malformed",
         "request_line",

@@ -187,6 +187,11 @@ pub struct Listener {
     /// are believed, read from the right.
     #[serde(default)]
     pub trusted_proxies: Vec<Spanned<String>>,
+    /// `none`, or `{from: [10.0.0.0/8]}`: peers that must send a PROXY header (version 1 or 2) ahead of everything, TLS too. The
+    /// address it gives is the client's in every respect, also where `trusted_proxies` are judged. Other peers are clients of
+    /// their own, and a header of theirs is refused.
+    #[serde(default)]
+    pub proxy_protocol: OrNone<Spanned<ProxyProtocol>>,
     /// `true`: answer every request with a redirect to https; a number: to https on that port.
     #[serde(default)]
     pub redirect_to_https: RedirectToHttps,
@@ -196,6 +201,14 @@ pub struct Listener {
     /// TLS; without it the listener is plain.
     #[serde(default)]
     pub tls: Option<Spanned<ListenerTls>>,
+}
+
+/// Who must send a PROXY header.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProxyProtocol {
+    /// CIDRs or addresses; `unix:` for the peers of a Unix socket.
+    pub from: Vec<Spanned<String>>,
 }
 
 fn yes() -> bool {

@@ -314,14 +314,14 @@ fn connection(listener: &Listener, scheme: &str, authority: &str, client: Option
         (ListenAddress::Unix(_), None) => None,
         (_, client) => Some(SocketAddr::new(client.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), 0)),
     };
-    let local_port = match listener.address {
-        ListenAddress::Tcp(address) => Some(address.port()),
+    let local = match listener.address {
+        ListenAddress::Tcp(address) => Some(address),
         ListenAddress::Unix(_) => None,
     };
     Connection {
         listener: Arc::clone(&listener.name),
         peer,
-        local_port,
+        local,
         tls,
         redirect: None,
         worker: 0,

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::certificates::{self, Certificate};
-use super::document::{Listener as ListenerConfig, MinVersion, RedirectToHttps};
+use super::document::{Listener as ListenerConfig, MinVersion, ProxyProtocol, RedirectToHttps};
 use crate::client::Trusted;
-use crate::config::{Build, Site, Spanned};
+use crate::config::{Build, OrNone, Site, Spanned};
 
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -35,6 +35,8 @@ pub struct Listener {
     pub redirect: RedirectToHttps,
     /// Peers whose word on the client is believed.
     pub trusted: Trusted,
+    /// Peers that must send a PROXY header.
+    pub proxied: Option<Trusted>,
     /// Where it was written.
     pub site: Site,
 }
@@ -113,15 +115,75 @@ fn listener(
         let path = format!("{}.redirect_to_https", config.path);
         build.errors.push(&config.site, path, "port 0 cannot be redirected to", "write `true` or a port");
     }
+    let trusted = Trusted::compile(&config.trusted_proxies, build);
+    let proxied = match &config.proxy_protocol {
+        OrNone::None => None,
+        OrNone::Some(written) => Some(proxied(written, config, &address, build)?),
+    };
     Some(Listener {
         name: name.into(),
         address,
         http2: config.http2,
         tls,
         redirect: config.redirect_to_https,
-        trusted: Trusted::compile(&config.trusted_proxies, build)?,
+        trusted: trusted?,
+        proxied,
         site: config.site.clone(),
     })
+}
+
+/// Who must send a PROXY header. A list that can match nobody, or anybody, is a mistake more often than not.
+fn proxied(
+    written: &Spanned<ProxyProtocol>,
+    config: &ListenerConfig,
+    address: &ListenAddress,
+    build: &mut Build,
+) -> Option<Trusted> {
+    let from = Trusted::compile(&written.from, build)?;
+    let path = format!("{}.from", written.path);
+    let is_unix = |entry: &Spanned<String>| entry.value == "unix:";
+    let (cause, cure) = match address {
+        _ if written.from.is_empty() => (
+            "a list of nobody: no peer could send a PROXY header",
+            "list the balancer's addresses, or write `proxy_protocol: none`",
+        ),
+        ListenAddress::Tcp(_) if written.from.iter().all(is_unix) => {
+            ("`unix:` is no peer of a TCP listener", "list the balancer's addresses")
+        }
+        ListenAddress::Unix(_) if !written.from.iter().any(is_unix) => {
+            ("peers of a Unix socket have no address", "write `from: [\"unix:\"]`")
+        }
+        ListenAddress::Tcp(_) | ListenAddress::Unix(_) => {
+            warn_of_anybody(written, build);
+            warn_of_trust(&from, config, build);
+            return Some(from);
+        }
+    };
+    build.errors.push(&written.site, path, cause, cure);
+    None
+}
+
+fn warn_of_anybody(written: &ProxyProtocol, build: &mut Build) {
+    for entry in written.from.iter().filter(|entry| entry.ends_with("/0")) {
+        let cause = "everybody who reaches this listener may claim to be any client";
+        let cure = "list the balancer's addresses, unless a firewall lets nobody else connect";
+        build.errors.warn(&entry.site, &*entry.path, cause, cure);
+    }
+}
+
+/// Trust is judged by the address that the header gives. Who lists the balancer in both places believes that its `X-Forwarded-For`
+/// will be read, which it is only on connections of its own.
+fn warn_of_trust(from: &Trusted, config: &ListenerConfig, build: &mut Build) {
+    for entry in &config.trusted_proxies {
+        if from.covers(entry) {
+            let cause = format!(
+                "`{}` must send PROXY headers: not its own address is judged then, but the one that the header gives",
+                entry.value
+            );
+            let cure = "list the proxies in front of it, or remove the entry";
+            build.errors.warn(&entry.site, &*entry.path, cause, cure);
+        }
+    }
 }
 
 /// `host:port` with an address for host, `[v6]:port`, or `unix:/path`.

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::failures::Failure;
+use crate::proxy_protocol::Header;
 use crate::upstream::{DialError, Link, Member, Upstream};
 
 /// One attempt to have a request answered: what the phases and the connection tell each other.
@@ -19,6 +20,8 @@ pub(super) struct Attempt {
     upgrade: bool,
     /// Whether a kept connection may be used.
     kept_may_do: bool,
+    /// The PROXY header that the connection begins with.
+    header: Option<Header>,
     /// By when the response's head must have come, in nanoseconds since `began`.
     until: AtomicU64,
     /// When the request had been read in full, likewise; 0 before.
@@ -47,6 +50,7 @@ pub(super) struct Start {
     pub(super) until: Instant,
     pub(super) upgrade: bool,
     pub(super) kept_may_do: bool,
+    pub(super) header: Option<Header>,
 }
 
 impl Attempt {
@@ -59,6 +63,7 @@ impl Attempt {
             began: now,
             upgrade: start.upgrade,
             kept_may_do: start.kept_may_do,
+            header: start.header,
             until: AtomicU64::new(nanoseconds(start.until.saturating_duration_since(now))),
             sent: AtomicU64::new(0),
             head: AtomicBool::new(false),
@@ -180,7 +185,8 @@ impl Attempt {
 
     /// Keeps the connection for the next request.
     pub(super) fn keep(&self, link: Link) {
-        self.upstream.keep(self.worker, self.address, link, Instant::now(), self.idle.get().copied());
+        let began = (self.address, self.header);
+        self.upstream.keep(self.worker, began, link, Instant::now(), self.idle.get().copied());
     }
 
     /// Takes a kept connection, or makes one within `connect` and what is left of `total`.
@@ -188,7 +194,7 @@ impl Attempt {
         let now = Instant::now();
         if self.kept_may_do
             && !self.upgrade
-            && let Some(link) = self.upstream.take_idle(self.worker, self.address, now)
+            && let Some(link) = self.upstream.take_idle(self.worker, self.address, self.header, now)
         {
             self.reused.store(true, Ordering::Relaxed);
             let _ = self.connect.set(Duration::ZERO);
@@ -196,7 +202,10 @@ impl Attempt {
         }
         let connect = self.upstream.timeouts().connect;
         let left = self.until().saturating_duration_since(now);
-        let dialled = tokio::time::timeout(connect.min(left), self.upstream.dial(&self.server, self.address));
+        let dialled = tokio::time::timeout(
+            connect.min(left),
+            self.upstream.dial(&self.server, self.address, self.header),
+        );
         let failure = match dialled.await {
             Ok(Ok(link)) => {
                 let _ = self.connect.set(now.elapsed());

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::attempt::Attempt;
 use crate::gateway::{Admitted, Passage};
+use crate::proxy_protocol::Header;
 use crate::record::{ErrorFacts, Integration};
 use crate::request::Connection;
 use crate::upstream::{Tried, Upstream};
@@ -52,6 +53,8 @@ pub(super) struct Course {
     pub(super) has_body: bool,
     /// Whether the request's body may be taken for a request by a server that does not expect one.
     pub(super) spends: bool,
+    /// The PROXY header that its connections begin with, where the upstream wants one.
+    pub(super) header: Option<Header>,
     /// Interim answers so far.
     pub(super) interim: u32,
 }
@@ -159,6 +162,7 @@ impl Course {
             kept_may_do: true,
             has_body: false,
             spends: false,
+            header: None,
             interim: 0,
         }
     }

@@ -156,6 +156,9 @@ impl ProxyHttp for Gate {
                 course.has_body = !session.as_downstream_mut().is_body_empty();
                 let method = session.req_header().method.as_str();
                 course.spends = course.has_body && framing::is_content_unexpected(method.as_bytes());
+                if course.upstream.wants_proxy_header() {
+                    course.header = Some(stage.passage.proxy_header(&stage.connection));
+                }
                 stage.course = Some(course);
                 stage.admitted = Some(admitted);
                 Ok(false)

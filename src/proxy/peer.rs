@@ -32,6 +32,7 @@ pub(super) async fn next(course: &mut Course, worker: usize) -> Result<Box<HttpP
         until: course.until,
         upgrade: course.upgrade.is_some(),
         kept_may_do: course.kept_may_do,
+        header: course.header,
     };
     let attempt = Attempt::new(start, now);
     if course.spends {

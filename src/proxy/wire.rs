@@ -264,8 +264,9 @@ mod tests {
             until: now + until,
             upgrade: false,
             kept_may_do: true,
+            header: None,
         };
-        Wire::new(Attempt::new(start, now), Link::dial(address, None).await.unwrap())
+        Wire::new(Attempt::new(start, now), Link::dial(address, b"", None).await.unwrap())
     }
 
     #[tokio::test]

@@ -8,17 +8,20 @@ use std::time::{Duration, Instant};
 use pingora_core::apps::HttpServerApp;
 use rustix::io::Errno;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 
 use super::conn::Conn;
 use super::counts::{OpenConnection, Unserved};
 use super::endpoint::Endpoint;
 use super::io::Io;
 use super::listen::{Listener, Socket};
+use super::preface::{self, Preface};
 use super::sock::{Sock, Transport};
 use super::worker::Worker;
-use super::{http1, http2};
+use super::{answer, http1, http2};
 use crate::gateway::ListenAddress;
+use crate::proxy_protocol::Header;
+use crate::reply::{Kind, Refusal};
 use crate::request::{Connection, TlsFacts};
 
 /// How long accepting pauses when the process has no file descriptor left.
@@ -79,14 +82,33 @@ pub(super) async fn carry<A>(
 ) where
     A: HttpServerApp + Send + Sync + 'static,
 {
-    let sock = Sock::new(stream, peer);
+    let mut sock = Sock::new(stream, peer);
     let plan = endpoint.plan();
+    // One deadline for all that comes before the first request.
+    let until = tokio::time::Instant::now() + worker.snapshots.load().settings.handshake;
+    let mut ends = Ends { peer, local: local(&endpoint, &sock) };
+    if plan.proxied.as_ref().is_some_and(|from| from.trusts_peer(peer)) {
+        match preface::read(&mut sock, until).await {
+            Preface::Header(Header::Client { source, destination }) => {
+                ends = Ends { peer: Some(source), local: Some(destination) };
+            }
+            Preface::Header(Header::Own)
+                if plan.tls.is_some() && !preface::goes_on(&mut sock, until).await =>
+            {
+                return;
+            }
+            Preface::Header(Header::Own) => {}
+            Preface::Silence => return,
+            Preface::Refused(reason, message) => {
+                return refuse(&worker, &endpoint, sock, ends, open, (reason, message)).await;
+            }
+        }
+    }
     let Some(terminator) = &plan.tls else {
-        let conn = Conn::new(Io::Plain(sock), facts(&worker, &endpoint, peer, None), open);
+        let conn = Conn::new(Io::Plain(sock), facts(&worker, &endpoint, ends, None), open);
         return http1::serve(&worker, &endpoint, Box::new(conn)).await;
     };
-    let patience = worker.snapshots.load().settings.handshake;
-    let settled = match timeout(patience, terminator.accept(sock)).await {
+    let settled = match timeout_at(until, terminator.accept(sock)).await {
         Ok(Ok(settled)) => settled,
         Ok(Err(error)) => {
             worker.counts.note(Unserved::Handshake);
@@ -95,7 +117,7 @@ pub(super) async fn carry<A>(
         Err(_) => return worker.counts.note(Unserved::HandshakeTimeout),
     };
     drop(plan);
-    let facts = facts(&worker, &endpoint, peer, Some(Arc::new(settled.facts)));
+    let facts = facts(&worker, &endpoint, ends, Some(Arc::new(settled.facts)));
     let conn = Box::new(Conn::new(Io::Tls(settled.stream), facts, open));
     if settled.http2 {
         http2::serve(&worker, &endpoint, conn).await;
@@ -104,19 +126,55 @@ pub(super) async fn carry<A>(
     }
 }
 
+/// The two ends of a connection, as they count: those of a PROXY header once it has been read.
+#[derive(Clone, Copy)]
+struct Ends {
+    peer: Option<SocketAddr>,
+    local: Option<SocketAddr>,
+}
+
+/// Where a connection has come to. Asks the system only where the listener is bound to more than one address.
+fn local(endpoint: &Endpoint, sock: &Sock) -> Option<SocketAddr> {
+    match &endpoint.local {
+        ListenAddress::Tcp(address) if address.ip().is_unspecified() => sock.local(),
+        ListenAddress::Tcp(address) => Some(*address),
+        ListenAddress::Unix(_) => None,
+    }
+}
+
+/// Refuses a connection for what it begins with. Where TLS should follow, no answer could be read.
+async fn refuse<A>(
+    worker: &Worker<A>,
+    endpoint: &Endpoint,
+    sock: Sock,
+    ends: Ends,
+    open: OpenConnection,
+    (reason, message): (Unserved, &'static str),
+) {
+    worker.counts.note(reason);
+    let kind = match reason {
+        Unserved::ProxyTimeout => Kind::RequestTimeout,
+        _ => Kind::AmbiguousRequest,
+    };
+    let refusal = Refusal::new(kind, reason.as_str(), message);
+    let (gateway, began) = (worker.snapshots.load(), Instant::now());
+    let conn = Box::new(Conn::new(Io::Plain(sock), facts(worker, endpoint, ends, None), open));
+    if endpoint.plan().tls.is_some() {
+        return answer::unanswered(gateway, conn.connection(), began, &refusal);
+    }
+    http1::refuse(conn, gateway, began, refusal).await;
+}
+
 fn facts<A>(
     worker: &Worker<A>,
     endpoint: &Endpoint,
-    peer: Option<SocketAddr>,
+    ends: Ends,
     tls: Option<Arc<TlsFacts>>,
 ) -> Arc<Connection> {
     Arc::new(Connection {
         listener: Arc::clone(&endpoint.name),
-        peer,
-        local_port: match &endpoint.local {
-            ListenAddress::Tcp(address) => Some(address.port()),
-            ListenAddress::Unix(_) => None,
-        },
+        peer: ends.peer,
+        local: ends.local,
         tls,
         redirect: endpoint.redirect(),
         leaving: endpoint.leaving(),

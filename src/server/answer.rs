@@ -48,6 +48,15 @@ pub(super) fn passage(
     passage
 }
 
+/// Settles the record of a connection that is closed without an answer.
+pub(super) fn unanswered(gateway: Arc<Gateway>, connection: &Connection, began: Instant, refusal: &Refusal) {
+    let mut passage = passage(gateway, connection, Protocol::Http11, began);
+    let record = &mut passage.record;
+    record.protocol = None;
+    record.error = Some(refusal.facts());
+    passage.settle();
+}
+
 /// Settles a request's record.
 pub(super) fn settle(mut passage: Passage, reply: &Reply, body_sent: usize) {
     let record = &mut passage.record;

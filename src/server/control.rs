@@ -296,7 +296,11 @@ impl Control {
                 known.inherited = true;
             }
             expiries.extend(tls.iter().flat_map(|change| change.expiries(&listener.name)));
-            let plan = Plan { redirect: listener.redirect, tls: tls.map(Change::commit) };
+            let plan = Plan {
+                redirect: listener.redirect,
+                tls: tls.map(Change::commit),
+                proxied: listener.proxied.clone(),
+            };
             match socket {
                 Some(socket) => self.listen(&listener, socket, plan),
                 None => {

@@ -22,11 +22,24 @@ pub enum Unserved {
     HandshakeTimeout,
     /// The process had no file descriptor for it; it waits in the kernel's queue.
     Descriptors,
+    /// A peer that must send a PROXY header sent none.
+    ProxyMissing,
+    /// It sent one that is malformed.
+    ProxyMalformed,
+    /// Its header was not complete in time.
+    ProxyTimeout,
 }
 
 impl Unserved {
     /// All of them, so that each has its series from the start.
-    pub const ALL: [Self; 3] = [Self::Handshake, Self::HandshakeTimeout, Self::Descriptors];
+    pub const ALL: [Self; 6] = [
+        Self::Handshake,
+        Self::HandshakeTimeout,
+        Self::Descriptors,
+        Self::ProxyMissing,
+        Self::ProxyMalformed,
+        Self::ProxyTimeout,
+    ];
 
     /// As a metric's label says it.
     pub fn as_str(self) -> &'static str {
@@ -34,6 +47,9 @@ impl Unserved {
             Self::Handshake => "handshake",
             Self::HandshakeTimeout => "handshake_timeout",
             Self::Descriptors => "descriptors",
+            Self::ProxyMissing => "proxy_protocol_missing",
+            Self::ProxyMalformed => "proxy_protocol_malformed",
+            Self::ProxyTimeout => "proxy_protocol_timeout",
         }
     }
 }
@@ -54,7 +70,7 @@ pub struct Expiry {
 pub struct Counts {
     listeners: Mutex<BTreeMap<Arc<str>, Arc<ListenerCounts>>>,
     expiries: Mutex<Vec<Expiry>>,
-    unserved: [AtomicU64; 3],
+    unserved: [AtomicU64; Unserved::ALL.len()],
     /// Reloads that were put in force.
     pub reloads_applied: AtomicU64,
     /// Reloads that were refused.
@@ -113,11 +129,14 @@ impl Counts {
     }
 
     fn cell(&self, reason: Unserved) -> &AtomicU64 {
-        let [handshake, timeout, descriptors] = &self.unserved;
+        let [handshake, timeout, descriptors, missing, malformed, late] = &self.unserved;
         match reason {
             Unserved::Handshake => handshake,
             Unserved::HandshakeTimeout => timeout,
             Unserved::Descriptors => descriptors,
+            Unserved::ProxyMissing => missing,
+            Unserved::ProxyMalformed => malformed,
+            Unserved::ProxyTimeout => late,
         }
     }
 }

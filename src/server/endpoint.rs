@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::counts::{Counts, ListenerCounts};
 use super::tls::Terminator;
+use crate::client::Trusted;
 use crate::gateway::ListenAddress;
 use crate::gateway::document::RedirectToHttps;
 
@@ -29,6 +30,8 @@ pub(super) struct Endpoint {
 pub(super) struct Plan {
     pub(super) redirect: RedirectToHttps,
     pub(super) tls: Option<Arc<Terminator>>,
+    /// Peers that must send a PROXY header.
+    pub(super) proxied: Option<Trusted>,
 }
 
 impl Endpoint {

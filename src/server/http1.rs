@@ -17,6 +17,7 @@ use super::worker::Worker;
 use crate::canonical;
 use crate::framing::{self, Body, Denial, Framing, Limits, Progress};
 use crate::gateway::{Gateway, Settings};
+use crate::proxy_protocol;
 use crate::reply::{Kind, Refusal, Reply};
 use crate::request::Protocol;
 
@@ -173,7 +174,10 @@ async fn read_head(conn: &mut Conn, settings: &Settings, began: &mut Option<Cloc
                 match framing::find_end(conn.input(), searched, &limits) {
                     Ok(Progress::Complete(length)) => return Head::Complete(conn.take(length)),
                     Ok(Progress::Partial) => searched = conn.input().len(),
-                    Err(denial) => return Head::Refused(answer::refusal(denial)),
+                    Err(denial) => {
+                        let refusal = unexpected(conn.input()).unwrap_or_else(|| answer::refusal(denial));
+                        return Head::Refused(refusal);
+                    }
                 }
             }
         }
@@ -182,15 +186,23 @@ async fn read_head(conn: &mut Conn, settings: &Settings, began: &mut Option<Cloc
             Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::TimedOut && began.is_some() => {
                 let message = "the head was not complete at its deadline";
-                return Head::Refused(Refusal::new(Kind::RequestTimeout, "head_timeout", message));
+                let late = || Refusal::new(Kind::RequestTimeout, "head_timeout", message);
+                return Head::Refused(unexpected(conn.input()).unwrap_or_else(late));
             }
             Err(_) => return Head::Silence,
         }
     }
 }
 
+/// What is refused as a head may be a PROXY header; saying so saves an operator the search.
+fn unexpected(head: &[u8]) -> Option<Refusal> {
+    let message = "a PROXY header of a peer that the listener's `proxy_protocol.from` does not list";
+    let refusal = || Refusal::new(Kind::AmbiguousRequest, "proxy_protocol_unexpected", message);
+    proxy_protocol::is_header(head).then(refusal)
+}
+
 async fn deny(conn: Box<Conn>, gateway: Arc<Gateway>, began: Clock, head: &[u8], denial: Denial) {
-    let refusal = answer::refusal(denial);
+    let refusal = unexpected(head).unwrap_or_else(|| answer::refusal(denial));
     let mut passage = answer::passage(gateway, conn.connection(), Protocol::Http11, began);
     let method = head.split(|b| *b == b' ').next().unwrap_or_default();
     passage.record.method = http::Method::from_bytes(method).ok();
@@ -199,7 +211,7 @@ async fn deny(conn: Box<Conn>, gateway: Arc<Gateway>, began: Clock, head: &[u8],
     answer::settle(passage, &reply, sent);
 }
 
-async fn refuse(conn: Box<Conn>, gateway: Arc<Gateway>, began: Clock, refusal: Refusal) {
+pub(super) async fn refuse(conn: Box<Conn>, gateway: Arc<Gateway>, began: Clock, refusal: Refusal) {
     let mut passage = answer::passage(gateway, conn.connection(), Protocol::Http11, began);
     let reply = passage.refuse(refusal);
     let sent = write(conn, &reply, false).await;

@@ -13,6 +13,7 @@ mod http2;
 mod io;
 mod linger;
 mod listen;
+mod preface;
 pub mod privileges;
 mod reload;
 mod signals;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use async_trait::async_trait;
+use bytes::{Buf, BytesMut};
 use pingora_core::protocols::l4::socket::SocketAddr as PingoraAddr;
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::{
@@ -22,6 +23,8 @@ use tokio::net::{TcpStream, UnixStream};
 pub(super) struct Sock {
     stream: Transport,
     digest: Arc<SocketDigest>,
+    /// What was read and given back: the next read has it.
+    ahead: BytesMut,
 }
 
 /// The stream of a connection.
@@ -72,7 +75,20 @@ impl Sock {
             // Answers are coalesced here; Nagle would only add delay. Fails on a socket that is already reset.
             let _ = stream.set_nodelay(true);
         }
-        Self { stream, digest: Arc::new(digest) }
+        Self { stream, digest: Arc::new(digest), ahead: BytesMut::new() }
+    }
+
+    /// Gives back what was read too much: whoever reads next has it first.
+    pub(super) fn unread(&mut self, bytes: BytesMut) {
+        self.ahead = bytes;
+    }
+
+    /// Where the client has connected to, from the system; none on a Unix socket.
+    pub(super) fn local(&self) -> Option<SocketAddr> {
+        match &self.stream {
+            Transport::Tcp(stream) => stream.local_addr().ok(),
+            Transport::Unix(_) => None,
+        }
     }
 }
 
@@ -82,6 +98,15 @@ impl AsyncRead for Sock {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            let length = self.ahead.len().min(buf.remaining());
+            buf.put_slice(self.ahead.get(..length).unwrap_or_default());
+            self.ahead.advance(length);
+            if self.ahead.is_empty() {
+                self.ahead = BytesMut::new();
+            }
+            return Poll::Ready(Ok(()));
+        }
         match &mut self.stream {
             Transport::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Transport::Unix(stream) => Pin::new(stream).poll_read(cx, buf),

@@ -14,6 +14,7 @@ use super::retry::{Ledger, Retrying};
 use super::tls::TlsClient;
 use super::{Deadlines, Member, Upstream};
 use crate::config::{Build, Errors, Spanned};
+use crate::proxy_protocol::Version;
 use crate::state::Live;
 
 impl Upstream {
@@ -42,6 +43,7 @@ impl Upstream {
 
         let name: Arc<str> = name.into();
         let tls = tls.flatten();
+        let proxy = config.proxy_protocol.version();
         let members = config.servers.iter().zip(addresses).map(|(server, address)| {
             let written: Arc<str> = server.address.as_str().into();
             let addresses = Addresses::of(&address, live);
@@ -50,7 +52,7 @@ impl Upstream {
                     Host::Literal(host) => host,
                     Host::Keep | Host::Server => &server.address,
                 };
-                let check = Check::new(&name, &written, &address, host, health, tls.clone());
+                let check = Check::new(&name, &written, &address, host, health, tls.clone(), proxy);
                 Vitality::of(check, &addresses, live)
             });
             Arc::new(Member { name: written, host: address.host, addresses, vitality })
@@ -63,8 +65,9 @@ impl Upstream {
             timeouts,
             keep_alive: config.keep_alive,
             retrying: Retrying::new(&config.retries, ledger(&name, live)),
-            pool: idle(&name, tls.as_deref(), live),
+            pool: idle(&name, tls.as_deref(), proxy, live),
             tls,
+            proxy,
             name,
         }))
     }
@@ -75,10 +78,10 @@ fn ledger(name: &str, live: &Live) -> Arc<Ledger> {
     live.find_or("upstream.retries", name, || Ledger::new(Instant::now()))
 }
 
-/// Idle connections are used again only under the same name and the same TLS: what was verified under one rule must not serve
-/// under another.
-fn idle(name: &str, tls: Option<&TlsClient>, live: &Live) -> Arc<Pool> {
-    let key = format!("{name} {}", tls.map_or("", TlsClient::identity));
+/// Idle connections are used again only under the same name, the same TLS and the same PROXY protocol: what was verified, or said,
+/// under one rule must not serve under another.
+fn idle(name: &str, tls: Option<&TlsClient>, proxy: Option<Version>, live: &Live) -> Arc<Pool> {
+    let key = format!("{name} {proxy:?} {}", tls.map_or("", TlsClient::identity));
     let mut fresh = false;
     let pool = live.find_or("upstream.pool", &key, || {
         fresh = true;

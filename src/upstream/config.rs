@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::units::{Percent, Time};
 use crate::config::{OrNone, Spanned};
+use crate::proxy_protocol::Version;
 
 /// A pool of servers that serve the same thing.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -23,6 +24,11 @@ pub struct Config {
     /// TLS towards the servers.
     #[serde(default)]
     pub tls: OrNone<Spanned<Tls>>,
+    /// `none`, `v1` or `v2`: each new connection begins, before TLS, with a PROXY header that tells the client's address. A
+    /// connection is kept for the client that it was made for: give `keep_alive.connections` room for as many clients as come at
+    /// once.
+    #[serde(default)]
+    pub proxy_protocol: SendProxy,
     /// Which Host the servers see: `keep` (the client's), `server` (the server's own name), or a literal.
     #[serde(default)]
     pub host: Spanned<Host>,
@@ -47,6 +53,29 @@ pub enum UpstreamProtocol {
     /// HTTP/1.1
     #[default]
     Http1,
+}
+
+/// Which PROXY header servers are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SendProxy {
+    /// None.
+    #[default]
+    None,
+    /// A line of text.
+    V1,
+    /// A binary block.
+    V2,
+}
+
+impl SendProxy {
+    pub(super) fn version(self) -> Option<Version> {
+        match self {
+            Self::None => None,
+            Self::V1 => Some(Version::V1),
+            Self::V2 => Some(Version::V2),
+        }
+    }
 }
 
 /// How a server is chosen.

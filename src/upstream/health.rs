@@ -15,6 +15,7 @@ use super::config::Health;
 use super::link::Link;
 use super::names::Addresses;
 use super::tls::TlsClient;
+use crate::proxy_protocol::{self, Header, Version};
 use crate::state::Live;
 
 /// More than this of an answer is not read.
@@ -37,6 +38,8 @@ pub(super) struct Check {
     pub(super) host: Box<str>,
     /// The request, whole.
     pub(super) request: Box<str>,
+    /// The PROXY header of a connection that is the gateway's own; empty where none is wanted.
+    pub(super) first: Box<[u8]>,
     /// TLS, verified as for requests.
     pub(super) tls: Option<Arc<TlsClient>>,
     /// How often, within a tenth.
@@ -60,6 +63,7 @@ impl Check {
         host: &str,
         config: &Health,
         tls: Option<Arc<TlsClient>>,
+        proxy: Option<Version>,
     ) -> Self {
         let request = format!(
             "GET {} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: Portcullis health check\r\nAccept: */*\r\nConnection: close\r\n\r\n",
@@ -70,6 +74,10 @@ impl Check {
             server: Arc::clone(server),
             host: address.host.clone(),
             request: request.into(),
+            first: proxy
+                .map(|version| proxy_protocol::write(version, Header::Own))
+                .unwrap_or_default()
+                .into(),
             tls,
             interval: config.interval.0,
             timeout: config.timeout.0,
@@ -83,14 +91,15 @@ impl Check {
     fn definition(&self) -> String {
         let tls = self.tls.as_ref().map_or("", |tls| tls.identity());
         format!(
-            "{} {:?} {:?} {} {} {} {:?} {tls}",
+            "{} {:?} {:?} {} {} {} {:?} {:?} {tls}",
             self.server,
             self.interval,
             self.timeout,
             self.healthy_after,
             self.unhealthy_after,
             self.status,
-            self.request
+            self.request,
+            self.first
         )
     }
 
@@ -99,7 +108,7 @@ impl Check {
         let asked = tokio::time::timeout(self.timeout, async {
             let address = addresses.next(self.timeout).await.ok_or("its name is not resolved")?;
             let tls = self.tls.as_deref().map(|tls| (tls, &*self.host));
-            let link = Link::dial(address, tls).await.map_err(|error| error.to_string())?;
+            let link = Link::dial(address, &self.first, tls).await.map_err(|error| error.to_string())?;
             answer(link, &self.request).await
         });
         match asked.await {

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 use tokio_openssl::SslStream;
@@ -49,14 +49,22 @@ pub enum DialError {
 }
 
 impl Link {
-    /// Connects; `tls` is given with the name of the server. Without a bound of its own: put it under a timeout.
+    /// Connects and sends `first`, before TLS; `tls` is given with the name of the server. Without a bound of its own: put it under a timeout.
     ///
     /// # Errors
     /// As [`DialError`].
-    pub async fn dial(address: SocketAddr, tls: Option<(&TlsClient, &str)>) -> Result<Self, DialError> {
-        let tcp = TcpStream::connect(address).await.map_err(|error| DialError::Connect { address, error })?;
+    pub async fn dial(
+        address: SocketAddr,
+        first: &[u8],
+        tls: Option<(&TlsClient, &str)>,
+    ) -> Result<Self, DialError> {
+        let mut tcp =
+            TcpStream::connect(address).await.map_err(|error| DialError::Connect { address, error })?;
         // Heads and bodies leave in writes of their own: Nagle would hold the second back until the first is acknowledged.
         tcp.set_nodelay(true).map_err(|error| DialError::Connect { address, error })?;
+        if !first.is_empty() {
+            tcp.write_all(first).await.map_err(|error| DialError::Connect { address, error })?;
+        }
         let Some((client, host)) = tls else {
             return Ok(Self { transport: Transport::Plain(tcp), timer: None });
         };

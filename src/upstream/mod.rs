@@ -16,12 +16,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use config::{
-    Balance, Config, Health, Host, KeepAlive, Retries, RetryOn, Server, Timeouts, Tls, UpstreamProtocol,
+    Balance, Config, Health, Host, KeepAlive, Retries, RetryOn, SendProxy, Server, Timeouts, Tls,
+    UpstreamProtocol,
 };
 pub use link::{DialError, Link};
 pub use tls::TlsClient;
 
 use crate::config::Site;
+use crate::proxy_protocol::{self, Header, Version};
 
 /// A pool of servers, as used.
 #[derive(Debug)]
@@ -32,6 +34,7 @@ pub struct Upstream {
     turns: balance::Turns,
     host: Host,
     tls: Option<Arc<TlsClient>>,
+    proxy: Option<Version>,
     timeouts: Deadlines,
     keep_alive: KeepAlive,
     retrying: retry::Retrying,
@@ -114,6 +117,11 @@ impl Upstream {
         self.timeouts
     }
 
+    /// Whether its connections begin with a PROXY header.
+    pub fn wants_proxy_header(&self) -> bool {
+        self.proxy.is_some()
+    }
+
     /// Its servers by name, and whether each is healthy.
     pub fn servers(&self) -> impl Iterator<Item = (&str, bool)> {
         self.servers.iter().map(|server| (&*server.name, server.is_healthy()))
@@ -158,27 +166,48 @@ impl Upstream {
         self.retrying.note(RetryOn::Reset);
     }
 
-    /// An idle connection of this worker, if there is one that still stands.
-    pub fn take_idle(&self, worker: usize, address: SocketAddr, now: Instant) -> Option<Link> {
-        self.pool.take(worker, address, now)
+    /// An idle connection of this worker that began with this PROXY header, or with none, if there is one that still stands.
+    pub fn take_idle(
+        &self,
+        worker: usize,
+        address: SocketAddr,
+        header: Option<Header>,
+        now: Instant,
+    ) -> Option<Link> {
+        self.pool.take(worker, (address, header), now)
     }
 
     /// Keeps a connection for the next request, within `keep_alive` and what the server says it will do itself (`hint`), less a
     /// second: a request that meets the server's closing is lost.
-    pub fn keep(&self, worker: usize, address: SocketAddr, link: Link, now: Instant, hint: Option<Duration>) {
+    /// `began` is what [`Self::dial`] was given.
+    pub fn keep(
+        &self,
+        worker: usize,
+        began: (SocketAddr, Option<Header>),
+        link: Link,
+        now: Instant,
+        hint: Option<Duration>,
+    ) {
         let hint = hint.map_or(Duration::MAX, |hint| hint.saturating_sub(Duration::from_secs(1)));
         let idle = self.keep_alive.idle.0.min(hint);
         if !idle.is_zero() {
-            self.pool.put(worker, address, link, now + idle, self.keep_alive.connections);
+            self.pool.put(worker, began, link, now + idle, self.keep_alive.connections);
         }
     }
 
-    /// Makes a new connection. Without a bound of its own: put it under a timeout.
+    /// Makes a new connection that begins with this PROXY header, where the upstream wants one. Without a bound of its own: put it under a timeout.
     ///
     /// # Errors
     /// As [`DialError`].
-    pub async fn dial(&self, server: &Member, address: SocketAddr) -> Result<Link, DialError> {
-        Link::dial(address, self.tls.as_deref().map(|tls| (tls, &*server.host))).await
+    pub async fn dial(
+        &self,
+        server: &Member,
+        address: SocketAddr,
+        header: Option<Header>,
+    ) -> Result<Link, DialError> {
+        let first = self.proxy.map(|version| proxy_protocol::write(version, header.unwrap_or(Header::Own)));
+        let tls = self.tls.as_deref().map(|tls| (tls, &*server.host));
+        Link::dial(address, first.as_deref().unwrap_or_default(), tls).await
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::link::Link;
+use crate::proxy_protocol::Header;
 
 /// Shelves of their own for this many workers; more share.
 const SHELVES: usize = 64;
@@ -26,7 +27,10 @@ pub(super) struct Pool {
 #[repr(align(64))]
 struct Shelf(Mutex<Kept>);
 
-type Kept = HashMap<SocketAddr, Vec<Parked>>;
+type Kept = HashMap<Key, Vec<Parked>>;
+
+/// Where a connection leads, and the PROXY header that it began with: it speaks for that client, and for no other.
+pub(super) type Key = (SocketAddr, Option<Header>);
 
 #[derive(Debug)]
 struct Parked {
@@ -39,31 +43,36 @@ impl Pool {
         Self { shelves: (0..SHELVES).map(|_| Shelf::default()).collect(), count: AtomicUsize::new(0) }
     }
 
-    /// An idle connection to this server that still stands.
-    pub(super) fn take(&self, worker: usize, address: SocketAddr, now: Instant) -> Option<Link> {
+    /// An idle connection of this kind that still stands.
+    pub(super) fn take(&self, worker: usize, key: Key, now: Instant) -> Option<Link> {
         if self.count.load(Ordering::Relaxed) == 0 {
             return None;
         }
         let mut shelf = self.shelf(worker)?;
-        let parked = shelf.get_mut(&address)?;
+        let parked = shelf.get_mut(&key)?;
+        let mut found = None;
         while let Some(Parked { mut link, until }) = parked.pop() {
             self.count.fetch_sub(1, Ordering::Relaxed);
             if until > now && link.is_idle() {
-                return Some(link);
+                found = Some(link);
+                break;
             }
         }
-        shelf.remove(&address);
-        None
+        // A server's own place stays for the next; clients are without number.
+        if parked.is_empty() && (found.is_none() || key.1.is_some()) {
+            shelf.remove(&key);
+        }
+        found
     }
 
     /// Keeps a connection until `until`, unless `most` are kept already.
-    pub(super) fn put(&self, worker: usize, address: SocketAddr, link: Link, until: Instant, most: usize) {
+    pub(super) fn put(&self, worker: usize, key: Key, link: Link, until: Instant, most: usize) {
         let reserve = |count: usize| (count < most).then_some(count + 1);
         if self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, reserve).is_err() {
             return;
         }
         match self.shelf(worker) {
-            Some(mut shelf) => shelf.entry(address).or_default().push(Parked { link, until }),
+            Some(mut shelf) => shelf.entry(key).or_default().push(Parked { link, until }),
             None => {
                 self.count.fetch_sub(1, Ordering::Relaxed);
             }
@@ -117,7 +126,7 @@ mod tests {
     async fn pair() -> (Link, TcpStream, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let link = Link::dial(address, None).await.unwrap();
+        let link = Link::dial(address, b"", None).await.unwrap();
         (link, listener.accept().await.unwrap().0, address)
     }
 
@@ -127,12 +136,12 @@ mod tests {
         let now = Instant::now();
         let later = now + Duration::from_secs(60);
         let (link, _server, address) = pair().await;
-        pool.put(1, address, link, later, 8);
-        assert!(pool.take(0, address, now).is_none(), "a worker takes its own only");
-        let link = pool.take(1, address, now).unwrap();
-        assert!(pool.take(1, address, now).is_none());
-        pool.put(1, address, link, later, 8);
-        assert!(pool.take(1, address, later).is_none(), "too old");
+        pool.put(1, (address, None), link, later, 8);
+        assert!(pool.take(0, (address, None), now).is_none(), "a worker takes its own only");
+        let link = pool.take(1, (address, None), now).unwrap();
+        assert!(pool.take(1, (address, None), now).is_none());
+        pool.put(1, (address, None), link, later, 8);
+        assert!(pool.take(1, (address, None), later).is_none(), "too old");
         assert_eq!(pool.count(), 0);
     }
 
@@ -143,21 +152,39 @@ mod tests {
         let later = now + Duration::from_secs(60);
         for talk in [false, true] {
             let (link, mut server, address) = pair().await;
-            pool.put(0, address, link, later, 8);
+            pool.put(0, (address, None), link, later, 8);
             if talk {
                 server.write_all(b"HTTP/1.1 408 Too Late\r\n\r\n").await.unwrap();
             } else {
                 drop(server);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
-            assert!(pool.take(0, address, now).is_none());
+            assert!(pool.take(0, (address, None), now).is_none());
         }
         let (link, server, address) = pair().await;
-        pool.put(0, address, link, later, 8);
+        pool.put(0, (address, None), link, later, 8);
         drop(server);
         tokio::time::sleep(Duration::from_millis(20)).await;
         pool.sweep(now);
         assert_eq!(pool.count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_connection_serves_the_client_it_was_made_for() {
+        let pool = Pool::new();
+        let now = Instant::now();
+        let client = |port: u16| {
+            let (source, destination) = (([192, 0, 2, 1], port).into(), ([192, 0, 2, 9], 443).into());
+            Some(Header::Client { source, destination })
+        };
+        let (link, _server, address) = pair().await;
+        pool.put(0, (address, client(1)), link, now + Duration::from_secs(60), 8);
+        for other in [client(2), Some(Header::Own), None] {
+            assert!(pool.take(0, (address, other), now).is_none(), "{other:?}");
+        }
+        assert!(pool.take(0, (address, client(1)), now).is_some());
+        assert_eq!(pool.count(), 0);
+        assert!(pool.shelf(0).unwrap().is_empty(), "clients that have left take no room");
     }
 
     #[tokio::test]
@@ -168,7 +195,7 @@ mod tests {
         for worker in 0..4 {
             let (link, server, address) = pair().await;
             servers.push(server);
-            pool.put(worker, address, link, later, 3);
+            pool.put(worker, (address, None), link, later, 3);
         }
         assert_eq!(pool.count(), 3);
     }

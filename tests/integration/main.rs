@@ -30,6 +30,7 @@ mod header_rules;
 mod http2;
 mod privileges;
 mod process;
+mod proxy_protocol;
 mod reload;
 mod replies;
 mod routing;

@@ -1,5 +1,7 @@
 //! Towards the upstream: the head that it will see.
 
+use std::net::{IpAddr, SocketAddr};
+
 use http::HeaderValue;
 use http::header::{HOST, VIA};
 
@@ -7,7 +9,8 @@ use super::{Admitted, Passage, X_REQUEST_ID};
 use crate::canonical::Target;
 use crate::client::{self, Trusted, Upgrade};
 use crate::gateway::route::{Action, Route, UpstreamPath};
-use crate::request::{Fields, Protocol};
+use crate::proxy_protocol::Header;
+use crate::request::{Connection, Fields, Protocol};
 use crate::upstream::Host;
 
 impl Passage {
@@ -45,6 +48,30 @@ impl Passage {
             fields.set(HOST, host);
         }
         self.upstream_path(path, &target)
+    }
+
+    /// What a PROXY header tells an upstream: the client, as believed, with its port where it is the peer (else 0: forwarding fields
+    /// tell none), and where the client has connected to (all zeros where that is a Unix socket). A peer on a Unix socket for whom
+    /// nobody vouches has no address to be told.
+    pub fn proxy_header(&self, connection: &Connection) -> Header {
+        let Some(client) = self.client.as_ref().map(|client| client.address) else { return Header::Own };
+        let nowhere = match client {
+            IpAddr::V4(_) => SocketAddr::from(([0; 4], 0)),
+            IpAddr::V6(_) => SocketAddr::from(([0; 16], 0)),
+        };
+        match connection.peer {
+            None if client.is_loopback() => Header::Own,
+            peer => {
+                let port =
+                    peer.filter(|peer| peer.ip().to_canonical() == client).map_or(0, |peer| peer.port());
+                Header::Client {
+                    source: SocketAddr::new(client, port),
+                    destination: connection
+                        .local
+                        .map_or(nowhere, |local| SocketAddr::new(local.ip().to_canonical(), local.port())),
+                }
+            }
+        }
     }
 
     fn upstream_path(&self, path: &UpstreamPath, target: &Target) -> String {

@@ -127,7 +127,7 @@ fn send(gateway: &Arc<Gateway>, asked: &Asked<'_>) -> Became {
     let connection = Connection {
         listener: asked.listener.into(),
         peer: Some(SocketAddr::new(asked.peer.parse().unwrap(), 4711)),
-        local_port: Some(80),
+        local: Some(([127, 0, 0, 1], 80).into()),
         tls,
         redirect: None,
         worker: 0,

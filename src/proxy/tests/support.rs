@@ -92,7 +92,7 @@ impl Front {
                     let facts: Arc<Connection> = Arc::new(Connection {
                         listener: "test".into(),
                         peer: Some(peer),
-                        local_port: None,
+                        local: None,
                         tls: None,
                         redirect: None,
                         leaving: Arc::default(),

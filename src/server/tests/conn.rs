@@ -20,7 +20,7 @@ async fn pair() -> (Conn, TcpStream, Arc<ListenerCounts>) {
     let connection = Connection {
         listener: "a".into(),
         peer: Some(peer),
-        local_port: None,
+        local: None,
         tls: None,
         redirect: None,
         leaving: Arc::default(),

@@ -193,6 +193,7 @@ pub(super) fn plain(name: &str) -> Listener {
         http2: true,
         tls: None,
         trusted: crate::client::Trusted::default(),
+        proxied: None,
         redirect: RedirectToHttps::No,
         site: Site::new("test.yaml", 7, 1),
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use openssl::ssl::SslConnector;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
@@ -24,10 +25,21 @@ pub(crate) struct Http2 {
 impl Http2 {
     /// TLS with ALPN `h2`, asking for `name`.
     pub(crate) fn connect(address: SocketAddr, connector: &SslConnector, name: &str) -> Self {
+        Self::connect_after(address, b"", connector, name)
+    }
+
+    /// The same after these bytes.
+    pub(crate) fn connect_after(
+        address: SocketAddr,
+        first: &[u8],
+        connector: &SslConnector,
+        name: &str,
+    ) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let ssl = connector.configure().unwrap().into_ssl(name).unwrap();
         let (sender, connection) = runtime.block_on(async {
-            let stream = TcpStream::connect(address).await.unwrap();
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(first).await.unwrap();
             let mut tls = tokio_openssl::SslStream::new(ssl, stream).unwrap();
             Pin::new(&mut tls).connect().await.unwrap();
             assert_eq!(tls.ssl().selected_alpn_protocol(), Some(&b"h2"[..]), "ALPN");

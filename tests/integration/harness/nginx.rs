@@ -11,6 +11,7 @@ pub(crate) struct Nginx {
     _place: Place,
     child: Child,
     address: SocketAddr,
+    proxied: SocketAddr,
 }
 
 impl Nginx {
@@ -23,15 +24,19 @@ impl Nginx {
         let place = Place::new();
         place.write("file.bin", vec![b'x'; bytes]);
         // Another process may take the port between here and nginx's bind: then the next one.
-        (0..5).find_map(|_| Self::try_start(&place, &program)).map(|(child, address)| Self {
+        (0..5).find_map(|_| Self::try_start(&place, &program)).map(|(child, address, proxied)| Self {
             _place: place,
             child,
             address,
+            proxied,
         })
     }
 
-    fn try_start(place: &Place, program: &std::path::Path) -> Option<(Child, SocketAddr)> {
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    fn try_start(place: &Place, program: &std::path::Path) -> Option<(Child, SocketAddr, SocketAddr)> {
+        let [address, proxied] = {
+            let free = || TcpListener::bind("127.0.0.1:0").unwrap();
+            [free(), free()].map(|listener| listener.local_addr().unwrap())
+        };
         let root = place.root().display();
         let config = format!(
             "daemon off; master_process off; pid {root}/nginx.pid; error_log stderr warn;
@@ -45,6 +50,14 @@ impl Nginx {
                 location = /hello {{ return 200 'hello from nginx'; }}
                 location = /status/404 {{ return 404 'none'; }}
                 location / {{ root {root}; }}
+              }}
+              server {{
+                listen {proxied} proxy_protocol;
+                set_real_ip_from 127.0.0.0/8; real_ip_header proxy_protocol;
+                location = /own {{ return 200 '$remote_addr'; }}
+                location / {{
+                  return 200 '$remote_addr $proxy_protocol_port $proxy_protocol_server_addr $proxy_protocol_server_port';
+                }}
               }}
             }}"
         );
@@ -67,11 +80,16 @@ impl Nginx {
             let response = exchange::Connection::try_open(address)?.try_get("/hello")?;
             (response.text() == "hello from nginx").then_some(true)
         });
-        up.then_some((child, address))
+        up.then_some((child, address, proxied))
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where connections must begin with a PROXY header; answers with what it says.
+    pub(crate) fn proxied(&self) -> SocketAddr {
+        self.proxied
     }
 }
 

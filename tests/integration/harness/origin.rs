@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -56,6 +57,26 @@ impl Origin {
         acceptor.set_certificate(&pair.certificate).unwrap();
         acceptor.set_private_key(&pair.key).unwrap();
         Self::begin("127.0.0.1:0".parse().unwrap(), Some(acceptor.build()), Arc::new(serve))
+    }
+
+    /// The same, over TLS that begins behind `length` bytes, which are told.
+    pub(crate) fn serve_tls_after(
+        pair: &Pair,
+        length: usize,
+        told: Sender<Vec<u8>>,
+        serve: impl Fn(&mut Peer) + Send + Sync + 'static,
+    ) -> Self {
+        let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).unwrap();
+        acceptor.set_certificate(&pair.certificate).unwrap();
+        acceptor.set_private_key(&pair.key).unwrap();
+        let acceptor = acceptor.build();
+        Self::serve(move |peer| {
+            let Some(first) = peer.read_bytes(length) else { return };
+            told.send(first).ok();
+            let Ok(tls) = acceptor.accept(peer.tcp.try_clone().unwrap()) else { return };
+            peer.wire = Box::new(tls);
+            serve(peer);
+        })
     }
 
     /// Answers every request of a keep-alive connection: `answer` gets the head and writes what it likes; a `false`
@@ -202,6 +223,18 @@ impl Peer {
         let head = String::from_utf8_lossy(&head).into_owned();
         self.seen.heads.lock().unwrap().push(head.clone());
         Some(head)
+    }
+
+    /// A line with its end.
+    pub(crate) fn read_line(&mut self) -> Option<String> {
+        Some(String::from_utf8_lossy(&self.read_until(b"\r\n")?).into_owned())
+    }
+
+    /// So many bytes; nothing behind them is taken from the socket.
+    pub(crate) fn read_bytes(&mut self, length: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        self.wire.read_exact(&mut bytes).ok()?;
+        Some(bytes)
     }
 
     fn read_until(&mut self, mark: &[u8]) -> Option<Vec<u8>> {
