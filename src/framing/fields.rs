@@ -41,7 +41,7 @@ fn is_value(byte: u8) -> bool {
 pub fn judge_fields(headers: &HeaderMap, protocol: Protocol) -> Result<Body, Denial> {
     let mut seen = Seen::default();
     for (name, value) in headers {
-        // The `http` crate takes a quotation mark for part of a token.
+        // h2 makes names with `HeaderName::from_lowercase`, which takes a quotation mark for part of a token.
         if !name.as_str().bytes().all(is_token) {
             return Err(NAME);
         }
