@@ -235,14 +235,15 @@ fn push_escape(byte: u8, out: &mut String) {
     out.push(digit(byte & 15));
 }
 
-/// A query with its `?`, byte for byte; only what no query can bear is refused.
+/// A query with its `?`, byte for byte; only what no query can bear is refused. `"`, `<` and `>` are among it: RFC 3986 §3.4 has
+/// them in no query, and an upstream could not be given them as they are.
 pub(super) fn query(raw: &[u8]) -> Result<&str, Denial> {
-    let sound = raw.iter().all(|b| matches!(b, 0x21..=0x7e) && *b != b'#');
+    let sound = raw.iter().all(|b| matches!(b, 0x21..=0x7e) && !matches!(b, b'#' | b'"' | b'<' | b'>'));
     match std::str::from_utf8(raw) {
         Ok(text) if sound => Ok(text),
         _ => Err(Denial::ambiguous(
             "bad_query",
-            "the query has a control character, a space, a `#` or a byte beyond ASCII",
+            "the query has a control character, a space, one of `#\"<>` or a byte beyond ASCII",
         )),
     }
 }

@@ -147,6 +147,9 @@ fn paths_have_one_form() {
         (b"/a?b\x7f", "!bad_query"),
         (b"/a?\xc3\xa9", "!bad_query"),
         (b"/a?b#c", "!bad_query"),
+        (b"/a?b\"c", "!bad_query"),
+        (b"/a?b<c", "!bad_query"),
+        (b"/a?b>c", "!bad_query"),
         (b"/#?b", "!bad_path"),
         // Forms.
         (b"", "!bad_target"),

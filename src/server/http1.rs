@@ -93,13 +93,15 @@ where
     }
 }
 
-/// The head in origin form, where it has an absolute target that names the same host as `Host`; none where nothing is to be done.
-/// Pingora compares the two byte for byte, `Host` with itself too where it holds an `@`, and answers what it refuses without a
-/// word to anyone; so it sees neither.
+/// The head as Pingora can read it; none where it can as it is. An absolute target that names the same host as `Host` gets origin
+/// form, and what `http::Uri` cannot hold is percent-encoded, as in the canonical form.
+/// Pingora compares target and `Host` byte for byte, `Host` with itself too where it holds an `@`, and answers what it refuses or
+/// cannot hold without a word to anyone; so it sees none of that.
 fn origin_form(framing: &Framing<'_>, head: &[u8], uri_bytes: usize) -> Result<Option<BytesMut>, Refusal> {
     let Framing { method, target, host, protocol, .. } = *framing;
+    let is_path = matches!(target, [b'/', ..] | b"*");
     let named_oddly = host.is_some_and(|host| host.contains(&b'@'));
-    if matches!(target, [b'/', ..] | b"*") && !named_oddly {
+    if is_path && !named_oddly && !target.iter().any(|byte| is_unspeakable(*byte)) {
         return Ok(None);
     }
     let malformed = |_| Refusal::new(Kind::AmbiguousRequest, "request_line", "the head makes no request");
@@ -110,19 +112,42 @@ fn origin_form(framing: &Framing<'_>, head: &[u8], uri_bytes: usize) -> Result<O
     }
     canonical::target(&verb, target, None, &fields, protocol, uri_bytes)
         .map_err(|denial| Refusal::new(Kind::AmbiguousRequest, denial.reason, denial.message))?;
-    if host.is_none() {
-        return Ok(None); // Only the target names the host: HTTP/1.0.
-    }
-    let rest = canonical::path_of_absolute(&verb, target);
-    if rest.iter().all(|part| part.is_empty()) {
-        return Ok(None);
-    }
+    let rest = match is_path || host.is_none() {
+        // Where only the target names the host (HTTP/1.0) it must go on naming it.
+        true => [&b""[..], target],
+        false => canonical::path_of_absolute(&verb, target),
+    };
     let after = head.get(method.len() + 1 + target.len()..).unwrap_or_default();
     let mut own = BytesMut::with_capacity(head.len() + 1);
-    for part in [method, &b" "[..]].into_iter().chain(rest).chain([after]) {
-        own.extend_from_slice(part);
-    }
+    own.extend_from_slice(method);
+    own.extend_from_slice(b" ");
+    push_speakable(&rest.concat(), &mut own);
+    own.extend_from_slice(after);
     Ok(Some(own))
+}
+
+/// Bytes of a path or query that `http::Uri` takes for a mistake. A query that has them is refused by the canonical form, but for
+/// the grave accent, which a query may have.
+fn is_unspeakable(byte: u8) -> bool {
+    matches!(byte, b'"' | b'<' | b'>' | b'`')
+}
+
+/// Appends a target that is sound, its path as `http::Uri` can hold it.
+fn push_speakable(target: &[u8], out: &mut BytesMut) {
+    let (path, query) = match target.iter().position(|byte| *byte == b'?') {
+        Some(at) => target.split_at(at),
+        None => (target, &b""[..]),
+    };
+    for byte in path {
+        match byte {
+            b'"' => out.extend_from_slice(b"%22"),
+            b'<' => out.extend_from_slice(b"%3C"),
+            b'>' => out.extend_from_slice(b"%3E"),
+            b'`' => out.extend_from_slice(b"%60"),
+            _ => out.extend_from_slice(&[*byte]),
+        }
+    }
+    out.extend_from_slice(query);
 }
 
 /// How Pingora shall treat this request.

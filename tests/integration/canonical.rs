@@ -29,6 +29,9 @@ fn the_origin_sees_the_canonical_target() {
         ("/?q=%7e&r=a/../b", "/?q=%7e&r=a/../b"),
         ("/x?", "/x?"),
         ("http://example.com/abs?x=1", "/abs?x=1"),
+        // Bytes that Pingora's targets cannot hold.
+        ("/a\"b<c>d`e?f`g", "/a%22b%3Cc%3Ed%60e?f`g"),
+        ("http://example.com/<a>?x={1}", "/%3Ca%3E?x={1}"),
         ("http://example.com", "/"),
     ];
     for (sent, expected) in table {
@@ -197,7 +200,8 @@ fn a_head_that_drips_has_a_deadline() {
 #[test]
 fn a_target_that_names_another_host_is_refused_with_a_record() {
     let gateway = Running::with("routes:\n  - {name: all, respond: {body: all}}\n");
-    let targets = ["http://b/", "http://u@a/", "http://a:8x/", "http:///", "http:a"];
+    let targets =
+        ["http://b/", "http://u@a/", "http://a:8x/", "http:///", "http:a", "/?a=\"b\"", "/?<", "/?>"];
     for target in targets {
         let response = gateway.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
         assert_eq!(response.status, 400, "{target}");

@@ -283,10 +283,15 @@ fn an_upgrade_that_is_not_granted_hides_no_request() {
 #[test]
 fn http10_and_close_are_respected() {
     let rig = Rig::start(vec![plain("a")]);
-    for head in ["GET /hello HTTP/1.0\r\n\r\n", "GET /hello HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"]
-    {
+    for head in [
+        "GET /hello HTTP/1.0\r\n\r\n",
+        "GET /hello HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        // Pingora looks at the first field only.
+        "GET /hello HTTP/1.1\r\nHost: a\r\nConnection: x\r\nConnection: close\r\n\r\n",
+        "GET /hello HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\nConnection: close\r\n\r\n",
+    ] {
         let mut client = rig.client("a");
-        client.send(head);
+        client.send(format!("{head}GET /hello HTTP/1.1\r\nHost: a\r\n\r\n"));
         let answer = client.answer().unwrap();
         assert!(answer.closes(), "{head}: {answer:?}");
         assert!(client.answer().is_none());
