@@ -22,6 +22,7 @@ pub mod forwarded;
 pub mod host;
 pub mod origin;
 pub mod path;
+pub mod proxy_header;
 pub mod rig;
 pub mod sanitiser;
 pub mod script;
@@ -38,5 +39,6 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("forwarded", forwarded::run),
     ("host", host::run),
     ("path", path::run),
+    ("proxy_header", proxy_header::run),
     ("sanitiser", sanitiser::run),
 ];

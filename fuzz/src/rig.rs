@@ -63,6 +63,7 @@ routes:
         adopted: Box::new(|_| {}),
         reopen_logs: Box::new(|| {}),
         metrics: Arc::new(String::new),
+        settle: Box::new(|| Ok(())),
         counts: Arc::new(Counts::default()),
         attended: false,
     };
