@@ -5,6 +5,7 @@
 
 mod chunked;
 mod fields;
+pub mod response;
 #[cfg(test)]
 mod tests;
 
@@ -124,18 +125,29 @@ pub fn find_end(bytes: &[u8], searched: usize, limits: &Limits) -> Result<Progre
         // TLS on a plain port, mostly: without this it would wait for a line feed until the deadline.
         return Err(Denial::ambiguous("request_line", "the first byte starts no method"));
     }
+    match scan_end(bytes, searched)? {
+        Some(end) => over(bytes, end, limits).map_or(Ok(Progress::Complete(end)), Err),
+        None => over(bytes, bytes.len(), limits).map_or(Ok(Progress::Partial), Err),
+    }
+}
+
+const BARE_LINE_FEED: Denial =
+    Denial::ambiguous("bare_line_feed", "a line of the head ends in a bare line feed");
+
+/// The end of a head, if it is there; every line up to it must end in CRLF (RFC 9112 §2.2).
+fn scan_end(bytes: &[u8], searched: usize) -> Result<Option<usize>, Denial> {
     let mut at = searched;
     while let Some(found) = bytes.get(at..).and_then(|rest| memchr(b'\n', rest)) {
         let feed = at + found;
         if feed == 0 || bytes.get(feed - 1) != Some(&b'\r') {
-            return Err(Denial::ambiguous("bare_line_feed", "a line of the head ends in a bare line feed"));
+            return Err(BARE_LINE_FEED);
         }
         if feed >= 3 && bytes.get(feed - 3..feed) == Some(b"\r\n\r") {
-            return over(bytes, feed + 1, limits).map_or(Ok(Progress::Complete(feed + 1)), Err);
+            return Ok(Some(feed + 1));
         }
         at = feed + 1;
     }
-    over(bytes, bytes.len(), limits).map_or(Ok(Progress::Partial), Err)
+    Ok(None)
 }
 
 /// The refusal of a head that is longer than it may be, complete or not.

@@ -3,34 +3,51 @@
 use http::HeaderMap;
 use http::header::HOST;
 
+use super::response::Framed;
 use super::{Body, Cause, Denial};
 use crate::request::Protocol;
 
 /// A character of a token (RFC 9110 §5.6.2).
+#[expect(clippy::indexing_slicing, reason = "there are 256 of them, one for each byte")]
 pub(super) fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'!' | b'#'
-                | b'$'
-                | b'%'
-                | b'&'
-                | b'\''
-                | b'*'
-                | b'+'
-                | b'-'
-                | b'.'
-                | b'^'
-                | b'_'
-                | b'`'
-                | b'|'
-                | b'~'
-        )
+    TOKEN[usize::from(byte)]
 }
 
-/// A character of a field's value: visible, space, tab, or obs-text (RFC 9110 §5.5).
-fn is_value(byte: u8) -> bool {
-    matches!(byte, b'\t' | 0x20..=0x7e | 0x80..=0xff)
+/// A table: every byte of every name is looked up.
+const TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        #[expect(clippy::indexing_slicing, reason = "a byte")]
+        {
+            table[byte as usize] = byte.is_ascii_alphanumeric()
+                || matches!(
+                    byte,
+                    b'!' | b'#'
+                        | b'$'
+                        | b'%'
+                        | b'&'
+                        | b'\''
+                        | b'*'
+                        | b'+'
+                        | b'-'
+                        | b'.'
+                        | b'^'
+                        | b'_'
+                        | b'`'
+                        | b'|'
+                        | b'~'
+                );
+        }
+        byte += 1;
+    }
+    table
+};
+
+/// Whether all are characters of a field's value: visible, space, tab, or obs-text (RFC 9110 §5.5). Looks at all of them,
+/// bad ones or not: without an early end the loop runs on vectors.
+pub(super) fn is_value(bytes: &[u8]) -> bool {
+    bytes.iter().fold(true, |all, byte| all & ((*byte >= 0x20) & (*byte != 0x7f) | (*byte == b'\t')))
 }
 
 /// Judges fields that have been parsed elsewhere by what they say of the body. (h2 lets equal lengths pass; towards an upstream of
@@ -94,16 +111,13 @@ impl<'a> Seen<'a> {
         if line.first().is_some_and(|b| matches!(b, b' ' | b'\t')) {
             return Err(Denial::ambiguous("folded_field", "a field is folded over lines"));
         }
-        let colon = line.iter().position(|b| *b == b':');
-        let Some((name, rest)) = colon.and_then(|at| line.split_at_checked(at)) else {
-            return Err(Denial::ambiguous("field_name", "a field has no colon"));
-        };
         // No white space before the colon (RFC 9112 §5.1): a token has none.
-        if name.is_empty() || !name.iter().all(|b| is_token(*b)) {
-            return Err(NAME);
-        }
-        let value = rest.get(1..).unwrap_or_default();
-        if !value.iter().all(|b| is_value(*b)) {
+        let end = line.iter().position(|b| !is_token(*b)).unwrap_or(line.len());
+        let Some((name, [b':', value @ ..])) = line.split_at_checked(end).filter(|_| end > 0) else {
+            let no_colon = Denial::ambiguous("field_name", "a field has no colon");
+            return Err(if line.contains(&b':') { NAME } else { no_colon });
+        };
+        if !is_value(value) {
             return Err(Denial::ambiguous("field_value", "a field's value has control characters"));
         }
         if is_look_alike(name) {
@@ -139,10 +153,19 @@ impl<'a> Seen<'a> {
         Ok(())
     }
 
-    /// What follows the head (RFC 9112 §6.3).
+    /// What follows a request's head (RFC 9112 §6.3).
     pub(super) fn body(&self, protocol: Protocol) -> Result<Body, Denial> {
+        Ok(match self.framing(protocol)? {
+            Framed::Unsaid => Body::None,
+            Framed::Length(length) => Body::Length(length),
+            Framed::Chunked => Body::Chunked,
+        })
+    }
+
+    /// What the fields say of the content.
+    pub(super) fn framing(&self, protocol: Protocol) -> Result<Framed, Denial> {
         let Some(coding) = self.coding else {
-            return Ok(self.length.map_or(Body::None, Body::Length));
+            return Ok(self.length.map_or(Framed::Unsaid, Framed::Length));
         };
         if self.length.is_some() {
             return Err(Denial::ambiguous("transfer_encoding", "both Transfer-Encoding and Content-Length"));
@@ -151,7 +174,7 @@ impl<'a> Seen<'a> {
             return Err(Denial::ambiguous("transfer_encoding", "Transfer-Encoding on HTTP/1.0"));
         }
         if coding.eq_ignore_ascii_case(b"chunked") {
-            return Ok(Body::Chunked);
+            return Ok(Framed::Chunked);
         }
         let mut codings = coding.rsplit(|b| *b == b',').map(<[u8]>::trim_ascii);
         let last_is_chunked = codings.next().is_some_and(|c| c.eq_ignore_ascii_case(b"chunked"));

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::failures::Failure;
+use crate::framing::response::Asked;
 use crate::proxy_protocol::Header;
 use crate::upstream::{DialError, Link, Member, Upstream};
 
@@ -16,8 +17,8 @@ pub(super) struct Attempt {
     address: std::net::SocketAddr,
     worker: usize,
     began: Instant,
-    /// Whether the client asked for another protocol and may have it.
-    upgrade: bool,
+    /// Whether the client asked by HEAD, or for another protocol and may have it.
+    asked: Asked,
     /// Whether a kept connection may be used.
     kept_may_do: bool,
     /// The PROXY header that the connection begins with.
@@ -49,6 +50,7 @@ pub(super) struct Start {
     pub(super) worker: usize,
     pub(super) until: Instant,
     pub(super) upgrade: bool,
+    pub(super) head: bool,
     pub(super) kept_may_do: bool,
     pub(super) header: Option<Header>,
 }
@@ -61,7 +63,7 @@ impl Attempt {
             address: start.address,
             worker: start.worker,
             began: now,
-            upgrade: start.upgrade,
+            asked: Asked { head: start.head, upgrade: start.upgrade },
             kept_may_do: start.kept_may_do,
             header: start.header,
             until: AtomicU64::new(nanoseconds(start.until.saturating_duration_since(now))),
@@ -160,7 +162,12 @@ impl Attempt {
 
     /// Whether another protocol is asked for.
     pub(super) fn is_upgrade(&self) -> bool {
-        self.upgrade
+        self.asked.upgrade
+    }
+
+    /// What was asked, as far as it says how the answer ends.
+    pub(super) fn asked(&self) -> Asked {
+        self.asked
     }
 
     /// Where the server is.
@@ -193,7 +200,7 @@ impl Attempt {
     pub(super) async fn open(&self) -> Result<Link, Failure> {
         let now = Instant::now();
         if self.kept_may_do
-            && !self.upgrade
+            && !self.asked.upgrade
             && let Some(link) = self.upstream.take_idle(self.worker, self.address, self.header, now)
         {
             self.reused.store(true, Ordering::Relaxed);

@@ -55,8 +55,8 @@ pub(super) struct Course {
     pub(super) spends: bool,
     /// The PROXY header that its connections begin with, where the upstream wants one.
     pub(super) header: Option<Header>,
-    /// Interim answers so far.
-    pub(super) interim: u32,
+    /// Whether the request is a HEAD.
+    pub(super) head: bool,
 }
 
 impl Ctx {
@@ -163,7 +163,7 @@ impl Course {
             has_body: false,
             spends: false,
             header: None,
-            interim: 0,
+            head: false,
         }
     }
 

@@ -13,12 +13,14 @@ use crate::client;
 use crate::gateway::Admitted;
 
 /// Always removed, named by `Connection` or not.
-const HOP_BY_HOP: [HeaderName; 9] = [
+const HOP_BY_HOP: [HeaderName; 11] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     HeaderName::from_static("http2-settings"),
     HeaderName::from_static("proxy-authorization"),
+    HeaderName::from_static("proxy-authenticate"),
+    HeaderName::from_static("proxy-authentication-info"),
     http::header::TE,
     http::header::TRAILER,
     TRANSFER_ENCODING,
@@ -91,43 +93,12 @@ pub(super) fn ask_upgrade(head: &mut RequestHeader, protocol: HeaderValue) {
     let _ = head.insert_header(UPGRADE, protocol);
 }
 
-/// Whether a 101 switches to the protocol asked for (RFC 9110 §7.8: to no other). Pingora compares only whether both sides took the
-/// request for an upgrade, and lets a 101 pass that nobody asked for.
+/// Whether a 101 switches to the protocol asked for (RFC 9110 §7.8: to no other). Pingora looks at the status alone.
 pub(super) fn is_switch_to(head: &ResponseHeader, asked: Option<&HeaderValue>) -> bool {
     let mut named = head.headers.get_all(UPGRADE).iter();
     let (Some(named), None, Some(asked)) = (named.next(), named.next(), asked) else { return false };
-    named.as_bytes().trim_ascii().eq_ignore_ascii_case(asked.as_bytes().trim_ascii())
-}
-
-/// Judges how a response says where it ends, as strictly as a request is judged: what two readers could end at two places is no
-/// answer. (Pingora has refused lengths that differ, and taken Content-Length away beside Transfer-Encoding: RFC 9112 §6.3.)
-pub(super) fn judge_response(head: &ResponseHeader) -> Result<(), &'static str> {
-    let lengths = head.headers.get_all(CONTENT_LENGTH);
-    let is_number = |text: &[u8]| (1..=18).contains(&text.len()) && text.iter().all(u8::is_ascii_digit);
-    if !lengths.iter().all(|length| is_number(length.as_bytes())) {
-        return Err("Content-Length is not a number");
-    }
-    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
-    match (codings.next(), codings.next()) {
-        (None, _) => Ok(()),
-        // RFC 9112 §6.1: the framing is faulty.
-        _ if head.version == Version::HTTP_10 => Err("Transfer-Encoding in an answer of HTTP/1.0"),
-        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
-        // We have not asked for another (RFC 9110 §10.1.4).
-        (Some(_), _) => Err("a transfer coding other than chunked"),
-    }
-}
-
-/// Whether an answer that has no body says that it has one (RFC 9112 §6.3, rule 1): its server may well send it. 304 tells the
-/// length that a 200 would have.
-pub(super) fn is_overfull(head: &ResponseHeader) -> bool {
-    let has_length = || head.headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
-    let has_chunks = || head.headers.contains_key(TRANSFER_ENCODING);
-    match head.status {
-        StatusCode::NO_CONTENT => has_length() || has_chunks(),
-        StatusCode::NOT_MODIFIED => has_chunks(),
-        _ => false,
-    }
+    tokens(&head.headers).any(|token| token.eq_ignore_ascii_case(b"upgrade"))
+        && named.as_bytes().trim_ascii().eq_ignore_ascii_case(asked.as_bytes().trim_ascii())
 }
 
 /// How a response is framed towards the client: settled by Pingora before the gateway edits the head, put back after.

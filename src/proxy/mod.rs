@@ -4,6 +4,7 @@ mod attempt;
 mod body;
 mod ctx;
 mod failures;
+mod fence;
 mod hop;
 mod peer;
 mod respond;
@@ -37,9 +38,6 @@ const WRITE_STALL: Duration = Duration::from_secs(30);
 
 /// How long a client may go on sending a body that its upstream did not want, before its connection is closed.
 const DRAIN: Duration = Duration::from_secs(5);
-
-/// Interim answers (RFC 9110 §15.2) that a server may send before its answer.
-const INTERIM: u32 = 32;
 
 /// The gateway as Pingora calls it; one for each worker.
 #[derive(Debug)]
@@ -156,6 +154,7 @@ impl ProxyHttp for Gate {
                 course.has_body = !session.as_downstream_mut().is_body_empty();
                 let method = session.req_header().method.as_str();
                 course.spends = course.has_body && framing::is_content_unexpected(method.as_bytes());
+                course.head = method == "HEAD";
                 if course.upstream.wants_proxy_header() {
                     course.header = Some(stage.passage.proxy_header(&stage.connection));
                 }
@@ -228,24 +227,12 @@ impl ProxyHttp for Gate {
         let tunnel = head.status == StatusCode::SWITCHING_PROTOCOLS;
         let Some(stage) = &mut ctx.stage else { return Ok(()) };
         let Some(course) = &mut stage.course else { return Ok(()) };
-        let fault = if head.status.is_informational() && !tunnel {
-            course.interim += 1;
-            if course.interim <= INTERIM {
-                return Ok(());
-            }
-            Err("more interim answers than allowed")
-        } else {
-            hop::judge_response(head)
-        };
-        if let Err(message) = fault {
-            if let Some(attempt) = &course.attempt {
-                attempt.fail(Failure::BadResponse, message.to_owned());
-            }
-            return Err(Error::explain(ErrorType::InvalidHTTPHeader, message).into_up());
+        if head.status.is_informational() && !tunnel {
+            return Ok(()); // Counted by the fence.
         }
         if let Some(attempt) = &course.attempt {
             // An answer before the end of the request: its server may yet take the rest for a request of its own.
-            if hop::is_overfull(head) || course.has_body && attempt.sent().is_none() {
+            if course.has_body && attempt.sent().is_none() {
                 attempt.spend();
             }
             if tunnel && !hop::is_switch_to(head, course.upgrade.as_ref()) {

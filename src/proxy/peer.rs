@@ -31,6 +31,7 @@ pub(super) async fn next(course: &mut Course, worker: usize) -> Result<Box<HttpP
         worker,
         until: course.until,
         upgrade: course.upgrade.is_some(),
+        head: course.head,
         kept_may_do: course.kept_may_do,
         header: course.header,
     };

@@ -7,18 +7,21 @@
 //!   The timer belongs to the connection and is set anew only when it would ring too late (`Link::poll_deadline`).
 //! - *Upgrades.* Pingora tears a tunnel down when it reads a 101 before it has processed the end of the request's (empty) body
 //!   (pingora#946). An upgrade's answer is held back until that end has been flushed, which happens after it was processed.
+//! - *One reading.* Pingora gets to see a head once it has been judged, and behind it the content that it announces and no more
+//!   (`fence`). Most heads arrive in one read: they are judged where they lie, in Pingora's own buffer.
 //! - *Keeping.* A virtual socket has no descriptor, so Pingora's pool cannot keep it. It does not have to: before keeping a
-//!   connection Pingora probes it by a read of one byte, and it reads one byte at no other time (a head is read into 4 KiB,
-//!   a body into 64 KiB). The probe is answered with "closed", so Pingora lets go, and the connection returns to our pool: bounded
-//!   for the process, without a task and three system calls for each request.
+//!   connection Pingora probes it by a read of one byte, once the answer is whole. The probe is answered with "closed", so Pingora
+//!   lets go, and the connection returns to our pool: bounded for the process, without a task and three system calls for each
+//!   request.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use bytes::{Buf, BytesMut};
 use pingora_core::connectors::L4Connect;
 use pingora_core::protocols::l4::socket::SocketAddr as PingoraAddress;
 use pingora_core::protocols::l4::stream::Stream;
@@ -28,12 +31,15 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::attempt::Attempt;
 use super::failures::Failure;
+use super::fence::Fence;
 use crate::upstream::Link;
 
 /// How long a tunnel may be silent in both directions.
 const TUNNEL_IDLE: Duration = Duration::from_secs(3600);
 /// How long a connection may take to say good-bye.
 const GOOD_BYE: Duration = Duration::from_secs(1);
+/// What is read at once of a head that comes in pieces.
+const PIECE: usize = 4096;
 
 /// Pingora's way to a connection.
 #[derive(Debug)]
@@ -57,6 +63,12 @@ impl L4Connect for Dialer {
 struct Wire {
     attempt: Arc<Attempt>,
     link: Option<Link>,
+    fence: Fence,
+    /// Bytes that came and that Pingora has not seen: the first `admitted` of them may pass.
+    ahead: BytesMut,
+    admitted: usize,
+    /// Whether the request has begun to leave.
+    asked: bool,
     /// Since when a read, or a write, has been waiting.
     reading: Option<Instant>,
     writing: Option<Instant>,
@@ -73,6 +85,10 @@ struct Wire {
 impl Wire {
     fn new(attempt: Arc<Attempt>, link: Link) -> Self {
         Self {
+            fence: Fence::new(attempt.asked()),
+            ahead: BytesMut::new(),
+            admitted: 0,
+            asked: false,
             held: attempt.is_upgrade(),
             active: attempt.began(),
             attempt,
@@ -119,9 +135,105 @@ impl Wire {
         Poll::Ready(io::ErrorKind::TimedOut.into())
     }
 
-    /// Pingora's probe: the connection comes back to us.
+    /// Pingora's probe: the connection comes back to us, if nothing has come on it but the answer.
     fn release(&mut self) {
-        self.clean = !self.attempt.is_spent() && self.link.as_mut().is_some_and(Link::is_idle);
+        self.clean = self.ahead.is_empty()
+            && !self.fence.is_overfull()
+            && !self.attempt.is_spent()
+            && self.link.as_mut().is_some_and(Link::is_idle);
+    }
+
+    /// Before the first byte of the request leaves, nothing may have come.
+    fn listen(&mut self) -> io::Result<()> {
+        if std::mem::replace(&mut self.asked, true) {
+            return Ok(());
+        }
+        let mut byte = [0; 1];
+        let Some(said) = self.link.as_mut().and_then(|link| link.take_unasked(&mut byte)) else {
+            return Ok(());
+        };
+        if self.attempt.is_reused() {
+            // What a kept connection says is the answer to nothing, and it may mean that it closes: as one found closed.
+            let message = format!("{} spoke before it was asked", self.attempt.address());
+            self.attempt.fail(Failure::Reset, message);
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        // On a connection of its own it can only be meant for this request (one that is overloaded says so at once); but
+        // another answer may follow when the server reads the request.
+        self.attempt.spend();
+        self.ahead.extend_from_slice(said);
+        self.admit_ahead()
+    }
+
+    /// Asks the fence about what lies ahead.
+    fn admit_ahead(&mut self) -> io::Result<()> {
+        self.admitted = self.fence.admit(&self.ahead).map_err(|message| self.garbage(message))?;
+        if self.fence.is_closed() && self.admitted < self.ahead.len() {
+            self.discard_surplus();
+        }
+        Ok(())
+    }
+
+    /// What is behind an answer is nobody's.
+    fn discard_surplus(&mut self) {
+        self.attempt.spend();
+        self.ahead.truncate(self.admitted);
+    }
+
+    fn garbage(&self, message: &'static str) -> io::Error {
+        self.attempt.fail(Failure::BadResponse, message.to_owned());
+        io::Error::new(io::ErrorKind::InvalidData, message)
+    }
+
+    /// Reads what the server says into `buf`, and takes back what may not pass yet or ever. Nothing at the end of the stream.
+    fn poll_admitted(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if self.admitted > 0 {
+                let length = self.admitted.min(buf.remaining());
+                buf.put_slice(self.ahead.get(..length).unwrap_or_default());
+                self.ahead.advance(length);
+                self.admitted -= length;
+                return Poll::Ready(Ok(()));
+            }
+            let Some(link) = &mut self.link else { return Poll::Ready(Ok(())) };
+            if !self.ahead.is_empty() {
+                let mut piece = [0; PIECE];
+                let mut piece = ReadBuf::new(&mut piece);
+                ready!(Pin::new(link).poll_read(cx, &mut piece))?;
+                if piece.filled().is_empty() {
+                    return Poll::Ready(Ok(()));
+                }
+                self.note_received();
+                self.ahead.extend_from_slice(piece.filled());
+                self.admit_ahead()?;
+                continue;
+            }
+            let before = buf.filled().len();
+            ready!(Pin::new(link).poll_read(cx, buf))?;
+            let came = buf.filled().get(before..).unwrap_or_default();
+            if came.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.note_received();
+            let admitted = self.fence.admit(came).map_err(|message| self.garbage(message))?;
+            if admitted < came.len() {
+                if self.fence.is_closed() {
+                    self.attempt.spend();
+                } else {
+                    self.ahead.extend_from_slice(came.get(admitted..).unwrap_or_default());
+                }
+                buf.set_filled(before + admitted);
+            }
+            if admitted > 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// Something came: the next read is waited for anew.
+    fn note_received(&mut self) {
+        self.attempt.note_received();
+        self.note_wait();
     }
 
     fn note_wait(&mut self) {
@@ -134,31 +246,36 @@ impl Wire {
 impl AsyncRead for Wire {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if buf.remaining() == 1 && this.attempt.has_head() && !this.attempt.is_tunnel() {
-            this.release();
+        if this.fence.is_closed() && this.admitted == 0 {
+            match buf.remaining() {
+                1 => this.release(),
+                // Pingora reads on where we have seen the end: whoever is right, the connection serves no other request.
+                _ => this.attempt.spend(),
+            }
             return Poll::Ready(Ok(()));
         }
         if this.held {
             this.holding = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        let Some(link) = &mut this.link else { return Poll::Ready(Ok(())) };
         let before = buf.filled().len();
-        match Pin::new(link).poll_read(cx, buf) {
+        match this.poll_admitted(cx, buf) {
             Poll::Ready(Ok(())) => {
-                this.note_wait();
-                if buf.filled().len() > before {
-                    this.attempt.note_received();
-                    if this.attempt.is_tunnel() {
-                        this.active = Instant::now();
-                    }
+                this.note_wait(); // The end of the stream, if nothing came.
+                if buf.filled().len() > before && this.attempt.is_tunnel() {
+                    this.active = Instant::now();
                 }
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(error)) => {
                 this.note_wait();
-                this.attempt
-                    .fail(Failure::Reset, format!("reading from {}: {error}", this.attempt.address()));
+                let failure = match error.kind() {
+                    // A tunnel ends as its ends like.
+                    io::ErrorKind::UnexpectedEof if this.attempt.is_tunnel() => return Poll::Ready(Ok(())),
+                    io::ErrorKind::UnexpectedEof => Failure::ClosedEarly,
+                    _ => Failure::Reset,
+                };
+                this.attempt.fail(failure, format!("reading from {}: {error}", this.attempt.address()));
                 Poll::Ready(Err(error))
             }
             Poll::Pending => {
@@ -178,6 +295,7 @@ impl AsyncRead for Wire {
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.listen()?;
         let Some(link) = &mut this.link else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
         match Pin::new(link).poll_write(cx, buf) {
             Poll::Ready(Ok(count)) => {
@@ -263,6 +381,7 @@ mod tests {
             worker: 0,
             until: now + until,
             upgrade: false,
+            head: false,
             kept_may_do: true,
             header: None,
         };

@@ -4,9 +4,10 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
+use openssl::ssl::ErrorCode;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
@@ -106,14 +107,34 @@ impl Link {
         let mut buffer = ReadBuf::new(&mut byte);
         Pin::new(self).poll_read(&mut Context::from_waker(Waker::noop()), &mut buffer).is_pending()
     }
+
+    /// Takes what a server says before it is asked, into this room; none as long as it is silent. Costs as much as
+    /// [`Link::is_idle`]. That it has closed is left to be found by the next read.
+    pub fn take_unasked<'a>(&mut self, room: &'a mut [u8]) -> Option<&'a [u8]> {
+        let mut buffer = ReadBuf::new(room);
+        let read = Pin::new(self).poll_read(&mut Context::from_waker(Waker::noop()), &mut buffer);
+        let said = buffer.filled().len();
+        (matches!(read, Poll::Ready(Ok(()))) && said > 0).then(|| room.get(..said).unwrap_or_default())
+    }
 }
 
 impl AsyncRead for Link {
+    /// `UnexpectedEof` where TLS ends without its closing alert: anybody on the network can cut a connection so, and an answer
+    /// whose end only the end of its connection tells would be taken for whole (RFC 9112 §9.8).
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().transport {
-            Transport::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
-            Transport::Tls(tls) => Pin::new(&mut **tls).poll_read(cx, buf),
+        let tls = match &mut self.get_mut().transport {
+            Transport::Plain(tcp) => return Pin::new(tcp).poll_read(cx, buf),
+            Transport::Tls(tls) => tls,
+        };
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut **tls).poll_read(cx, buf))?;
+        let ended = buf.filled().len() == before && buf.remaining() > 0;
+        // Looking once more tells the alert from a bare end, which a read does not.
+        let alert = |peeked: Poll<Result<usize, openssl::ssl::Error>>| matches!(peeked, Poll::Ready(Err(error)) if error.code() == ErrorCode::ZERO_RETURN);
+        if ended && !alert(Pin::new(&mut **tls).poll_peek(cx, &mut [0; 1])) {
+            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
         }
+        Poll::Ready(Ok(()))
     }
 }
 

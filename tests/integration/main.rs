@@ -27,6 +27,7 @@ mod explain;
 mod faults;
 mod forwarding;
 mod header_rules;
+mod hostile_origin;
 mod http2;
 mod privileges;
 mod process;

@@ -29,7 +29,11 @@ async fn nobody_there() {
 
 #[tokio::test]
 async fn garbage() {
-    let table: [(&'static [u8], &str); 14] = [
+    let table: [(&'static [u8], &str); 15] = [
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+            "bad_response",
+        ),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nab", "bad_response"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nab", "bad_response"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "bad_response"),

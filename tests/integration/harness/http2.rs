@@ -64,10 +64,21 @@ impl Http2 {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Response {
+        self.try_request(method, path, headers, body).unwrap()
+    }
+
+    /// The same where the stream may be reset.
+    pub(crate) fn try_request(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Response, h2::Error> {
         let head = head(&self.authority, method, path, headers);
         let exchange = exchange(self.sender.clone(), head, Bytes::copy_from_slice(body));
         self.runtime.block_on(async {
-            tokio::time::timeout(Duration::from_secs(20), exchange).await.expect("no answer in 20 s").unwrap()
+            tokio::time::timeout(Duration::from_secs(20), exchange).await.expect("no answer in 20 s")
         })
     }
 
