@@ -181,7 +181,7 @@ fn what_has_one_meaning_is_served_once() {
             .iter()
             .map(|r| {
                 let mut words = r.head.split(' ');
-                let body = r.body.as_deref().map_or("(cut)".into(), String::from_utf8_lossy);
+                let body = r.body.as_deref().map_or_else(|| "(cut)".into(), String::from_utf8_lossy);
                 format!("{} {} {body}", words.next().unwrap_or_default(), words.next().unwrap_or_default())
             })
             .collect();

@@ -14,6 +14,9 @@ use crate::harness::{
 
 type Field = (&'static [u8], &'static [u8]);
 
+/// What it is about, the fields, the pieces of body, and the body that the origin gets (empty: the pieces together).
+type Row = (&'static str, Vec<Field>, &'static [&'static [u8]], &'static [u8]);
+
 const GET: [Field; 4] =
     [(b":method", b"GET"), (b":scheme", b"https"), (b":path", b"/row"), (b":authority", b"gate.example")];
 const POST: [Field; 4] =
@@ -342,7 +345,7 @@ fn a_body_that_is_not_as_long_as_it_says_is_never_whole() {
 #[test]
 fn what_is_well_formed_reaches_the_origin_in_one_framing() {
     let stage = Stage::set();
-    let rows: &[(&str, Vec<Field>, &[&[u8]], &[u8])] = &[
+    let rows: &[Row] = &[
         ("9113 §8.1 no body", with(&GET, &[]), &[], b""),
         (
             "9113 §8.3.1 Host for :authority",
