@@ -129,6 +129,7 @@ impl Door {
                 tunnel: AtomicBool::new(false),
                 leaving: Arc::default(),
                 head_began: std::sync::Mutex::default(),
+                fate: portcullis::request::Fate::default(),
             },
             headers: fields
                 .iter()

@@ -5,6 +5,7 @@
 
 mod chunked;
 mod fields;
+mod pace;
 pub mod response;
 #[cfg(test)]
 mod tests;
@@ -13,6 +14,7 @@ use memchr::memchr;
 
 pub use chunked::{BadChunk, Chunked};
 pub use fields::judge_fields;
+pub use pace::{BodyClock, Pace};
 
 use crate::request::Protocol;
 use fields::Seen;

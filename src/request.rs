@@ -78,6 +78,37 @@ pub struct Connection {
     pub leaving: Arc<AtomicBool>,
     /// When the first byte of the head now served came; HTTP/1 only, see [`Connection::request_started`].
     pub head_began: Mutex<Option<Instant>>,
+    /// What its deadlines have to do with.
+    pub fate: Fate,
+}
+
+/// What the rim and the phases tell each other about a connection's deadlines.
+#[derive(Debug, Default)]
+pub struct Fate {
+    stalled: AtomicBool,
+    answered: Mutex<Option<Instant>>,
+}
+
+impl Fate {
+    /// The client did not take what was written to it.
+    pub fn note_stall(&self) {
+        self.stalled.store(true, Ordering::Release);
+    }
+
+    /// Whether the connection ends because its client did not read.
+    pub fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Acquire)
+    }
+
+    /// The answer to the request now served has ended before the request's body; none when a request begins. HTTP/1 only.
+    pub fn set_answered(&self, at: Option<Instant>) {
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+
+    /// When it has.
+    pub fn answered(&self) -> Option<Instant> {
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Connection {

@@ -1,6 +1,6 @@
 //! Formats of our own in the schema: texts with a unit and the like.
 
-use super::units::{Percent, Size, Time};
+use super::units::{Percent, Size, Speed, Time};
 
 /// A format, its check, and how it is spoken of.
 pub(super) struct Format {
@@ -24,6 +24,12 @@ pub(super) const FORMATS: &[Format] = &[
         check: |text| Size::parse(text).is_some(),
         pattern: "[0-9]+(B|KiB|MiB|GiB)",
         noun: "a size such as `512B`, `8KiB`, `1MiB` or `2GiB`",
+    },
+    Format {
+        name: "x-speed",
+        check: |text| Speed::parse(text).is_some(),
+        pattern: "[0-9]+(B|KiB|MiB|GiB)/s",
+        noun: "a speed such as `512B/s`, `1KiB/s` or `1MiB/s`",
     },
     Format {
         name: "x-percent",
@@ -116,6 +122,8 @@ mod tests {
             "8KiB",
             "8kb",
             "1GiB",
+            "1KiB/s",
+            "1KiB/m",
             "10%",
             "0.5%",
             "100%",

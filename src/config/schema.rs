@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::shape::format_of;
 
-use super::units::{Percent, Size, Time};
+use super::units::{Percent, Size, Speed, Time};
 use super::{OrNone, Pattern, Spanned};
 
 /// The JSON Schema of a document as text, for editors and for `portcullis schema`.
@@ -172,4 +172,5 @@ macro_rules! text_format {
 
 text_format!(Time, "Time", "x-duration");
 text_format!(Size, "Size", "x-size");
+text_format!(Speed, "Speed", "x-speed");
 text_format!(Percent, "Percent", "x-percent");

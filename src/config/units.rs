@@ -1,4 +1,4 @@
-//! Values with a unit, as an operator writes them: `10s`, `8KiB`, `10%`.
+//! Values with a unit, as an operator writes them: `10s`, `8KiB`, `1KiB/s`, `10%`.
 
 use std::time::Duration;
 
@@ -9,6 +9,10 @@ pub struct Time(pub Duration);
 /// A size in bytes: a whole number and one of `B`, `KiB`, `MiB`, `GiB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
+
+/// A speed in bytes a second: a size and `/s`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Speed(pub u64);
 
 /// A share, written `10%`; kept in parts of 10,000.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,6 +46,13 @@ impl Size {
             _ => return None,
         };
         number.checked_mul(bytes).map(Self)
+    }
+}
+
+impl Speed {
+    /// From `1KiB/s` and the like.
+    pub fn parse(text: &str) -> Option<Self> {
+        Size::parse(text.strip_suffix("/s")?).map(|size| Self(size.0))
     }
 }
 
@@ -84,6 +95,7 @@ macro_rules! from_text {
 
 from_text!(Time, "a duration such as `500ms`, `10s`, `5m`, `1h` or `7d`");
 from_text!(Size, "a size such as `512B`, `8KiB` or `1MiB`");
+from_text!(Speed, "a speed such as `512B/s` or `1KiB/s`");
 from_text!(Percent, "a share such as `10%`");
 
 macro_rules! to_text {
@@ -115,6 +127,18 @@ const SIZE_UNITS: [(u128, &str); 4] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 <<
 to_text!(Time, TIME_UNITS, |time: Time| time.0.as_millis());
 to_text!(Size, SIZE_UNITS, |size: Size| u128::from(size.0));
 
+impl std::fmt::Display for Speed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/s", Size(self.0))
+    }
+}
+
+impl serde::Serialize for Speed {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 impl std::fmt::Display for Percent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (self.0 / 100, self.0 % 100) {
@@ -142,6 +166,9 @@ mod tests {
         for text in ["0B", "512B", "8KiB", "1MiB", "3GiB"] {
             assert_eq!(Size::parse(text).map(|size| size.to_string()).as_deref(), Some(text));
         }
+        for text in ["0B/s", "512B/s", "1KiB/s"] {
+            assert_eq!(Speed::parse(text).map(|speed| speed.to_string()).as_deref(), Some(text));
+        }
         for text in ["0%", "10%", "0.50%", "100%"] {
             assert_eq!(Percent::parse(text).map(|share| share.to_string()).as_deref(), Some(text));
         }
@@ -154,6 +181,9 @@ mod tests {
         }
         for text in ["", "B", "10", "8KB", "8kib", "-1B", "18446744073709551615GiB"] {
             assert_eq!(Size::parse(text), None, "{text}");
+        }
+        for text in ["", "/s", "1KiB", "1KiB/m", "1/s", "1KiB/ s", "-1B/s"] {
+            assert_eq!(Speed::parse(text), None, "{text}");
         }
         for text in ["", "%", "10", "101%", "-1%", "1.234%", "1.%", ".5%", "9999%"] {
             assert_eq!(Percent::parse(text), None, "{text}");

@@ -17,6 +17,7 @@ pub struct BadChunk(pub &'static str);
 pub struct Chunked {
     state: State,
     size: u64,
+    carried: u64,
     line: u32,
     extensions: u32,
     trailers: u32,
@@ -40,7 +41,7 @@ enum State {
 
 impl Default for Chunked {
     fn default() -> Self {
-        Self { state: State::Size, size: 0, line: 0, extensions: 0, trailers: 0 }
+        Self { state: State::Size, size: 0, carried: 0, line: 0, extensions: 0, trailers: 0 }
     }
 }
 
@@ -48,6 +49,11 @@ impl Chunked {
     /// Whether the body is complete.
     pub fn is_done(&self) -> bool {
         self.state == State::Done
+    }
+
+    /// Bytes of content so far, without what they are wrapped in.
+    pub fn carried(&self) -> u64 {
+        self.carried
     }
 
     /// Takes the next bytes and says how many of them belong to the body: fewer than given only at its end.
@@ -62,6 +68,7 @@ impl Chunked {
                 State::Data => {
                     let here = u64::try_from(bytes.len() - at).unwrap_or(u64::MAX).min(self.size);
                     self.size -= here;
+                    self.carried = self.carried.saturating_add(here);
                     at += usize::try_from(here).unwrap_or(usize::MAX);
                     if self.size == 0 {
                         self.state = State::DataReturn;

@@ -11,6 +11,7 @@ use super::route::{Route, has_parameter, path_of};
 use super::{Gateway, SettingSites, Settings};
 use crate::config::{Build, OrNone, Site, Spanned};
 use crate::egress;
+use crate::framing::Pace;
 use crate::observe::{GATEWAY, Telling};
 use crate::policy::access::Access;
 use crate::policy::cors::{self, Cors};
@@ -113,7 +114,9 @@ fn settings(server: &Spanned<Server>, build: &mut Build) -> Option<Settings> {
     for (name, time) in [
         ("handshake", server.timeouts.handshake),
         ("head", server.timeouts.head),
+        ("body_total", server.timeouts.body_total),
         ("keep_alive", server.timeouts.keep_alive),
+        ("write_stall", server.timeouts.write_stall),
     ] {
         if time.0.is_zero() {
             let path = format!("server.timeouts.{name}");
@@ -124,6 +127,14 @@ fn settings(server: &Spanned<Server>, build: &mut Build) -> Option<Settings> {
                 "write a duration such as `10s`",
             );
         }
+    }
+    if server.timeouts.body_rate.0 == 0 {
+        build.errors.push(
+            &server.site,
+            "server.timeouts.body_rate",
+            "a body that may come at no speed may hold its connection for ever",
+            "write a speed such as `1KiB/s`; `1B/s` is the least",
+        );
     }
     let bytes = |size: crate::config::units::Size| usize::try_from(size.0).unwrap_or(usize::MAX);
     let limits = server.limits;
@@ -156,6 +167,13 @@ fn settings(server: &Spanned<Server>, build: &mut Build) -> Option<Settings> {
         header_bytes: bytes(limits.header_bytes),
         field_bytes: bytes(limits.field_bytes),
         uri_bytes: bytes(limits.uri_bytes),
+        requests_per_connection: limits.requests_per_connection,
+        pace: Pace {
+            rate: server.timeouts.body_rate.0,
+            grace: server.timeouts.body_grace.0,
+            total: server.timeouts.body_total.0,
+        },
+        write_stall: server.timeouts.write_stall.0,
         sites: sites(server),
     })
 }
@@ -452,6 +470,7 @@ fn policies(document: &Document) -> Vec<(Arc<str>, &'static [&'static str])> {
         "bad_response",
         "tunnel_idle",
         "body_timeout",
+        "write_stall",
         "bad_body",
         "internal",
     ];

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::config::units::{Size, Time};
+use crate::config::units::{Size, Speed, Time};
 use crate::config::{OrNone, Spanned};
 use crate::policy::{access, cors, headers};
 use crate::{egress, observe, reply, route, upstream};
@@ -145,6 +145,9 @@ pub struct Limits {
     pub field_bytes: Size,
     /// Bytes of a request target; 414 above it.
     pub uri_bytes: Size,
+    /// Requests that a connection may bring; then it is closed after its answer (HTTP/2: GOAWAY).
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub requests_per_connection: u64,
 }
 
 impl Default for Limits {
@@ -154,6 +157,7 @@ impl Default for Limits {
             header_bytes: Size(32 << 10),
             field_bytes: Size(8 << 10),
             uri_bytes: Size(8 << 10),
+            requests_per_connection: 10_000,
         }
     }
 }
@@ -166,14 +170,33 @@ pub struct Timeouts {
     pub handshake: Time,
     /// A whole request head, however it drips in; 408 after it.
     pub head: Time,
+    /// The slowest that a request's body may come, measured from its start and not from read to read; what chunks are
+    /// wrapped in does not count, nor does the time in which an upstream keeps the body waiting. 408 below it; an HTTP/2
+    /// stream is reset.
+    pub body_rate: Speed,
+    /// How far a body may lie behind `body_rate`.
+    pub body_grace: Time,
+    /// A whole request body, whoever is waited for.
+    pub body_total: Time,
     /// An idle keep-alive connection.
     pub keep_alive: Time,
+    /// How long a client may leave the next piece of an answer (64 KiB) untaken; then the connection is reset, or the
+    /// HTTP/2 stream.
+    pub write_stall: Time,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
         let seconds = |s| Time(std::time::Duration::from_secs(s));
-        Self { handshake: seconds(10), head: seconds(10), keep_alive: seconds(75) }
+        Self {
+            handshake: seconds(10),
+            head: seconds(10),
+            body_rate: Speed(1 << 10),
+            body_grace: seconds(5),
+            body_total: seconds(3600),
+            keep_alive: seconds(75),
+            write_stall: seconds(30),
+        }
     }
 }
 

@@ -328,5 +328,6 @@ fn connection(listener: &Listener, scheme: &str, authority: &str, client: Option
         leaving: Arc::default(),
         tunnel: AtomicBool::new(false),
         head_began: std::sync::Mutex::default(),
+        fate: crate::request::Fate::default(),
     }
 }

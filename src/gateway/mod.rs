@@ -25,6 +25,7 @@ pub use snapshots::Snapshots;
 
 use crate::config::{Build, Site};
 use crate::egress;
+use crate::framing::Pace;
 use crate::observe::Telling;
 use crate::policy::access::Access;
 use crate::reply::Replies;
@@ -61,6 +62,13 @@ pub struct Settings {
     /// Bytes of a request target.
     pub uri_bytes: usize,
     /// Where what only a restart changes was written.
+    /// Requests that a connection may bring.
+    pub requests_per_connection: u64,
+    /// How fast request bodies must come.
+    pub pace: Pace,
+    /// How long a client may leave a piece of an answer untaken.
+    pub write_stall: Duration,
+    /// Where the first three were written.
     pub sites: SettingSites,
 }
 

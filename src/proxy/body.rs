@@ -2,8 +2,10 @@
 
 use http::Version;
 use http::header::EXPECT;
-use pingora_error::{Error, Result};
+use pingora_error::{Error, ErrorType, Result};
 use pingora_proxy::Session;
+
+use super::pace;
 
 /// Tells a client that waits for it to send its body (RFC 9110 §10.1.1). Once: `Expect` goes no further, since the upstream would
 /// send a second 100.
@@ -18,11 +20,19 @@ pub(super) async fn call_for(session: &mut Session) -> Result<()> {
     Ok(())
 }
 
-/// Reads a body to its end and counts it. Nothing is kept, so its length needs no bound; its time is bounded by the rim.
+/// Reads a body to its end and counts it. Nothing is kept, so its length needs no bound; its time is bounded by the rim, on HTTP/2 by
+/// the stream's clock.
 pub(super) async fn count(session: &mut Session) -> Result<u64> {
     let mut bytes = 0_u64;
+    pace::wait();
     loop {
-        match session.as_downstream_mut().read_request_body().await.map_err(Error::into_down)? {
+        let read = pace::in_time(session.as_downstream_mut().read_request_body()).await;
+        let Some(read) = read else {
+            return Error::e_explain(ErrorType::ReadTimedout, "the body came too slowly");
+        };
+        let chunk = read.map_err(Error::into_down)?;
+        pace::note(chunk.as_ref().map_or(0, bytes::Bytes::len), chunk.is_none());
+        match chunk {
             Some(chunk) => bytes += chunk.len() as u64,
             None => return Ok(bytes),
         }

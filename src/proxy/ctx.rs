@@ -4,7 +4,11 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use http::StatusCode;
+
 use super::attempt::Attempt;
+use super::failures::too_slow;
+use super::pace;
 use crate::gateway::{Admitted, Passage};
 use crate::proxy_protocol::Header;
 use crate::record::{ErrorFacts, Integration};
@@ -95,6 +99,9 @@ impl Ctx {
         let now = Instant::now();
         stage.note_own(self.started, now);
         stage.note_course();
+        if stage.connection.fate.is_stalled() && stage.passage.record.error.is_none() {
+            stage.note_silence("write_stall", "the client did not read");
+        }
         let record = &mut stage.passage.record;
         if let Some((request, response)) = lengths {
             record.request_length = request;
@@ -131,6 +138,17 @@ impl Stage {
     pub(super) fn note_error(&mut self, error: impl Into<Cow<'static, str>>) {
         let integration = self.passage.record.integration.get_or_insert_with(Integration::default);
         integration.error = Some(error.into());
+    }
+
+    /// Notes that the answer is complete. What is still to come of the request's body nobody needs.
+    pub(super) fn note_answered(&self) {
+        let open = self.course.as_ref().is_some_and(|course| {
+            course.has_body && course.attempt.as_ref().is_some_and(|attempt| attempt.sent().is_none())
+        });
+        if open {
+            pace::note_answered();
+            self.connection.fate.set_answered(Some(Instant::now()));
+        }
     }
 
     /// Notes what happened where nothing can be answered.
@@ -182,6 +200,13 @@ impl Drop for Ctx {
     /// A request dropped on its way (its stream was reset, its total time is over) is recorded all the same.
     fn drop(&mut self) {
         if let Some(stage) = &mut self.stage {
+            if pace::is_late() {
+                let refusal = too_slow();
+                stage.passage.record.error.get_or_insert_with(|| refusal.facts());
+                if stage.passage.record.status == 0 {
+                    stage.passage.record.status = StatusCode::REQUEST_TIMEOUT.as_u16();
+                }
+            }
             stage.note_silence("abandoned", "the request was dropped before it was finished");
             self.settle(None);
         }

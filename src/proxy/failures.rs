@@ -3,6 +3,7 @@
 use pingora_error::{Error, ErrorSource, ErrorType};
 
 use super::attempt::Attempt;
+use super::pace;
 use crate::reply::{Kind, Refusal};
 
 /// Why an upstream did not answer.
@@ -78,6 +79,8 @@ impl Failure {
 pub(super) enum Fault {
     /// The client went away: nobody is there to be told.
     ClientClosed(String),
+    /// The client did not take what was sent to it.
+    ClientStalled(String),
     /// The client sent what cannot be understood, or too slowly.
     Client(Refusal),
     /// The upstream's.
@@ -88,6 +91,9 @@ pub(super) enum Fault {
 
 /// Reads an error.
 pub(super) fn read(error: &Error, attempt: Option<&Attempt>) -> Fault {
+    if pace::is_late() {
+        return Fault::Client(too_slow());
+    }
     match error.esource() {
         ErrorSource::Downstream => downstream(error),
         ErrorSource::Upstream => match attempt.and_then(Attempt::failure) {
@@ -118,13 +124,23 @@ fn upstream(error: &Error) -> Failure {
     }
 }
 
+/// What a client is told whose body comes too slowly.
+pub(super) fn too_slow() -> Refusal {
+    Refusal::new(Kind::RequestTimeout, "body_timeout", "the body came too slowly")
+}
+
 fn downstream(error: &Error) -> Fault {
+    let stalled = matches!(error.etype(), ErrorType::WriteTimedout)
+        || matches!(error.etype(), ErrorType::WriteError)
+            && io_kind(error) == Some(std::io::ErrorKind::TimedOut);
+    if stalled {
+        return Fault::ClientStalled("the client did not read".to_owned());
+    }
     let timed_out = matches!(error.etype(), ErrorType::ReadTimedout)
         || matches!(error.etype(), ErrorType::ReadError)
             && cause::<std::io::Error>(error).is_some_and(|io| io.kind() == std::io::ErrorKind::TimedOut);
     if timed_out {
-        let refusal = Refusal::new(Kind::RequestTimeout, "body_timeout", "the client stopped sending");
-        return Fault::Client(refusal);
+        return Fault::Client(too_slow());
     }
     if let Some(io) = cause::<std::io::Error>(error).filter(|io| io.kind() == std::io::ErrorKind::InvalidData)
     {

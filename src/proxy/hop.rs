@@ -144,6 +144,13 @@ impl Framing {
     }
 }
 
+/// Whether this head is all of its response (RFC 9112 §6.3).
+pub(super) fn is_bodiless(head: &ResponseHeader, method: &Method) -> bool {
+    *method == Method::HEAD
+        || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+        || head.headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0")
+}
+
 /// For how long a server says it will keep an unused connection (`Keep-Alive: timeout=5`). No RFC defines the field, but Node's servers
 /// close after these five seconds, and a request on its way at that moment is lost.
 pub(super) fn idle_hint(headers: &HeaderMap) -> Option<Duration> {

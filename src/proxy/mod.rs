@@ -6,6 +6,7 @@ mod ctx;
 mod failures;
 mod fence;
 mod hop;
+mod pace;
 mod peer;
 mod respond;
 mod view;
@@ -24,6 +25,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, Session, http_proxy};
 
 pub use ctx::Ctx;
+pub use pace::watch;
 
 use crate::framing;
 use crate::gateway::{Admission, Snapshots};
@@ -32,9 +34,6 @@ use crate::reply::{Kind, Refusal, Reply};
 use ctx::{CLIENT_CLOSED, Course};
 use failures::{Failure, Fault};
 use hop::Framing;
-
-/// A client of HTTP/2 that does not read; for HTTP/1 the rim's connection sees to it.
-const WRITE_STALL: Duration = Duration::from_secs(30);
 
 /// How long a client may go on sending a body that its upstream did not want, before its connection is closed.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -121,11 +120,13 @@ impl ProxyHttp for Gate {
         // Interim answers end here: clients of HTTP/1.0 must not get them, and HTTP/2 cannot carry them through Pingora.
         downstream.set_ignore_info_resp(true);
         downstream.set_total_drain_timeout(Some(DRAIN));
+        let gateway = self.snapshots.load();
         if downstream.is_http2() {
-            downstream.set_write_timeout(Some(WRITE_STALL));
+            // For HTTP/1 the rim's connection sees to it.
+            downstream.set_write_timeout(Some(gateway.settings.write_stall));
         }
         let started = ctx.started;
-        let stage = ctx.enter(self.snapshots.load(), connection);
+        let stage = ctx.enter(gateway, connection);
         let admission = {
             let arrival = view::arrival(session.req_header(), &stage.connection);
             stage.passage.admit(&arrival).await
@@ -166,6 +167,7 @@ impl ProxyHttp for Gate {
     }
 
     async fn upstream_peer(&self, _: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+        pace::hold();
         match ctx.course() {
             Some(course) => peer::next(course, self.worker).await,
             None => Err(Error::explain(ErrorType::InternalError, "nowhere to go")),
@@ -178,6 +180,7 @@ impl ProxyHttp for Gate {
         head: &mut RequestHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
+        pace::wait();
         let Some(stage) = &mut ctx.stage else { return Ok(()) };
         let (Some(course), Some(admitted)) = (&stage.course, &stage.admitted) else { return Ok(()) };
         let Some(attempt) = &course.attempt else { return Ok(()) };
@@ -207,6 +210,7 @@ impl ProxyHttp for Gate {
         if end && body.as_ref().is_some_and(Bytes::is_empty) {
             *body = None;
         }
+        pace::note(body.as_ref().map_or(0, Bytes::len), end);
         if end && let Some(course) = ctx.course() {
             let total = course.has_body.then(|| course.upstream.timeouts().total);
             if let Some(attempt) = &course.attempt
@@ -282,8 +286,24 @@ impl ProxyHttp for Gate {
             session.as_downstream_mut().set_read_timeout(None);
             stage.connection.open_tunnel();
         }
+        if hop::is_bodiless(head, &session.req_header().method) {
+            stage.note_answered();
+        }
         stage.note_own(ctx.started, Instant::now());
         Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        _: &mut Session,
+        _: &mut Option<Bytes>,
+        end: bool,
+        ctx: &mut Ctx,
+    ) -> Result<Option<Duration>> {
+        if end && let Some(stage) = &ctx.stage {
+            stage.note_answered();
+        }
+        Ok(None)
     }
 
     fn fail_to_connect(
@@ -326,6 +346,10 @@ impl ProxyHttp for Gate {
             self.refuse(session, ctx, Refusal::new(Kind::NoHealthyServer, "no_healthy_server", message)).await
         } else {
             match fault {
+                Fault::ClientStalled(message) => {
+                    stage.note_silence("write_stall", message);
+                    CLIENT_CLOSED
+                }
                 Fault::ClientClosed(message) => {
                     stage.note_silence("client_closed", message);
                     CLIENT_CLOSED

@@ -14,6 +14,8 @@ use crate::reply::Reply;
 const DRAIN_BYTES_MAX: u64 = 64 << 10;
 /// For how long.
 const DRAIN: Duration = Duration::from_secs(2);
+/// What is written at once, in bytes.
+const PIECE: usize = 64 << 10;
 
 /// Sends a reply whole. Date and Connection are Pingora's: it knows whether the connection goes on.
 pub(super) async fn send(session: &mut Session, reply: Reply) -> Result<()> {
@@ -39,7 +41,12 @@ pub(super) async fn send(session: &mut Session, reply: Reply) -> Result<()> {
     let end = bodiless || body.is_empty() || session.req_header().method == Method::HEAD;
     session.write_response_header(Box::new(head), end).await?;
     if !end {
-        session.write_response_body(Some(body), true).await?;
+        let mut rest = body;
+        // Each piece has the whole of `write_stall`: at once, a long body would ask a client for more speed than a short one.
+        while rest.len() > PIECE {
+            session.write_response_body(Some(rest.split_to(PIECE)), false).await?;
+        }
+        session.write_response_body(Some(rest), true).await?;
     }
     Ok(())
 }

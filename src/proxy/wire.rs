@@ -32,6 +32,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::attempt::Attempt;
 use super::failures::Failure;
 use super::fence::Fence;
+use super::pace;
 use crate::upstream::Link;
 
 /// How long a tunnel may be silent in both directions.
@@ -278,6 +279,8 @@ impl AsyncRead for Wire {
                 this.attempt.fail(failure, format!("reading from {}: {error}", this.attempt.address()));
                 Poll::Ready(Err(error))
             }
+            // A stream's client is too slow with its body: whoever waits here for the answer is the one who can say so.
+            Poll::Pending if pace::is_late() => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => {
                 let since = *this.reading.get_or_insert_with(Instant::now);
                 match this.read_deadline(since) {
@@ -299,7 +302,9 @@ impl AsyncWrite for Wire {
         let Some(link) = &mut this.link else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
         match Pin::new(link).poll_write(cx, buf) {
             Poll::Ready(Ok(count)) => {
-                this.writing = None;
+                if this.writing.take().is_some() {
+                    pace::wait();
+                }
                 if this.attempt.is_tunnel() {
                     this.active = Instant::now();
                 }
@@ -309,6 +314,7 @@ impl AsyncWrite for Wire {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => {
                 let since = *this.writing.get_or_insert_with(Instant::now);
+                pace::hold();
                 let deadline = this.write_deadline(since);
                 this.check(cx, deadline).map(Err)
             }

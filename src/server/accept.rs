@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 
-use super::conn::Conn;
+use super::conn::{Bounds, Conn};
 use super::counts::{OpenConnection, Unserved};
 use super::endpoint::Endpoint;
 use super::io::Io;
@@ -22,7 +22,7 @@ use super::{answer, http1, http2};
 use crate::gateway::ListenAddress;
 use crate::proxy_protocol::Header;
 use crate::reply::{Kind, Refusal};
-use crate::request::{Connection, TlsFacts};
+use crate::request::{Connection, Fate, TlsFacts};
 
 /// How long accepting pauses when the process has no file descriptor left.
 const BREATH: Duration = Duration::from_millis(50);
@@ -85,7 +85,10 @@ pub(super) async fn carry<A>(
     let mut sock = Sock::new(stream, peer);
     let plan = endpoint.plan();
     // One deadline for all that comes before the first request.
-    let until = tokio::time::Instant::now() + worker.snapshots.load().settings.handshake;
+    let (until, bounds) = {
+        let settings = &worker.snapshots.load().settings;
+        (tokio::time::Instant::now() + settings.handshake, Bounds::of(settings))
+    };
     let mut ends = Ends { peer, local: local(&endpoint, &sock) };
     if plan.proxied.as_ref().is_some_and(|from| from.trusts_peer(peer)) {
         match preface::read(&mut sock, until).await {
@@ -105,7 +108,7 @@ pub(super) async fn carry<A>(
         }
     }
     let Some(terminator) = &plan.tls else {
-        let conn = Conn::new(Io::Plain(sock), facts(&worker, &endpoint, ends, None), open);
+        let conn = Conn::new(Io::Plain(sock), facts(&worker, &endpoint, ends, None), bounds, open);
         return http1::serve(&worker, &endpoint, Box::new(conn)).await;
     };
     let settled = match timeout_at(until, terminator.accept(sock)).await {
@@ -118,7 +121,7 @@ pub(super) async fn carry<A>(
     };
     drop(plan);
     let facts = facts(&worker, &endpoint, ends, Some(Arc::new(settled.facts)));
-    let conn = Box::new(Conn::new(Io::Tls(settled.stream), facts, open));
+    let conn = Box::new(Conn::new(Io::Tls(settled.stream), facts, bounds, open));
     if settled.http2 {
         http2::serve(&worker, &endpoint, conn).await;
     } else {
@@ -158,7 +161,7 @@ async fn refuse<A>(
     };
     let refusal = Refusal::new(kind, reason.as_str(), message);
     let (gateway, began) = (worker.snapshots.load(), Instant::now());
-    let conn = Box::new(Conn::new(Io::Plain(sock), facts(worker, endpoint, ends, None), open));
+    let conn = Box::new(Conn::new(Io::Plain(sock), facts(worker, endpoint, ends, None), bounds, open));
     if endpoint.plan().tls.is_some() {
         return answer::unanswered(gateway, conn.connection(), began, &refusal);
     }
@@ -181,5 +184,6 @@ fn facts<A>(
         worker: worker.index,
         tunnel: false.into(),
         head_began: Mutex::new(None),
+        fate: Fate::default(),
     })
 }

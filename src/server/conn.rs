@@ -23,7 +23,8 @@ use tokio::time::{Instant, Sleep};
 use super::counts::OpenConnection;
 use super::io::Io;
 use super::linger;
-use crate::framing::{Body, Chunked};
+use crate::framing::{Body, BodyClock, Chunked, Pace};
+use crate::gateway::Settings;
 use crate::request::Connection;
 
 /// What a read takes from the socket at most.
@@ -32,8 +33,8 @@ const READ: usize = 32 * 1024;
 const PIPELINED: usize = 64 * 1024;
 /// Writes up to this size wait for the next flush: a head and its body leave in one send (14 % of the CPU a request).
 const COALESCED: usize = 16 * 1024;
-/// How long a client may leave what is written to it unread.
-const WRITE_STALL: Duration = Duration::from_secs(30);
+/// How long a client may go on with a body once its answer is complete: an upstream may answer early.
+const LEFTOVERS: Duration = Duration::from_secs(5);
 /// What closing may take while the client does not read.
 const CLOSING: Duration = Duration::from_secs(10);
 
@@ -67,6 +68,21 @@ impl From<Body> for Fence {
     }
 }
 
+/// What a snapshot asks of a client's speed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// How fast request bodies must come.
+    pub(super) pace: Pace,
+    /// How long the client may leave what is written to it unread.
+    pub(super) write_stall: Duration,
+}
+
+impl Bounds {
+    pub(super) fn of(settings: &Settings) -> Self {
+        Self { pace: settings.pace, write_stall: settings.write_stall }
+    }
+}
+
 /// A connection.
 #[derive(Debug)]
 pub(super) struct Conn {
@@ -80,14 +96,19 @@ pub(super) struct Conn {
     failed: bool,
     deadline: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
-    /// Runs while a write waits for the client to read.
-    stall: Option<Pin<Box<Sleep>>>,
+    bounds: Bounds,
+    /// Runs from the first time that a body has to be waited for.
+    clock: Option<BodyClock>,
+    /// Content handed out of a body whose length is known.
+    carried: u64,
+    /// Since when a write has been waiting for the client to read.
+    stalled: Option<Instant>,
     open: Option<OpenConnection>,
 }
 
 impl Conn {
     /// A connection that has settled TLS, if it has any.
-    pub(super) fn new(io: Io, connection: Arc<Connection>, open: OpenConnection) -> Self {
+    pub(super) fn new(io: Io, connection: Arc<Connection>, bounds: Bounds, open: OpenConnection) -> Self {
         let facts: Box<dyn Any + Send + Sync> = Box::new(Arc::clone(&connection));
         // The response is there because the type asks for one; only `user_data` is ever read.
         let digest = ProxyDigest::new(Box::new(gen_error_response(200)), Some(facts));
@@ -102,7 +123,10 @@ impl Conn {
             failed: false,
             deadline: None,
             timer: None,
-            stall: None,
+            bounds,
+            clock: None,
+            carried: 0,
+            stalled: None,
             open: Some(open),
         }
     }
@@ -124,6 +148,17 @@ impl Conn {
         self.fence = fence;
     }
 
+    /// A request begins: its body, and how fast it must come.
+    pub(super) fn expect(&mut self, body: Body, bounds: Bounds) {
+        self.fence = Fence::from(body);
+        self.bounds = bounds;
+        self.clock = None;
+        self.carried = 0;
+        if self.fence != Fence::Closed {
+            self.connection.fate.set_answered(None);
+        }
+    }
+
     /// Until when [`Conn::fill`] may wait.
     pub(super) fn set_deadline(&mut self, deadline: Option<Instant>) {
         self.deadline = deadline;
@@ -143,7 +178,10 @@ impl Conn {
     /// `TimedOut` at the deadline; what the socket says.
     pub(super) async fn fill(&mut self) -> io::Result<usize> {
         std::future::poll_fn(|cx| match self.poll_fill(cx) {
-            Poll::Pending => self.poll_deadline(cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => match self.deadline {
+                Some(deadline) => self.poll_timer(cx, deadline).map(|()| Err(io::ErrorKind::TimedOut.into())),
+                None => Poll::Pending,
+            },
             filled => filled,
         })
         .await
@@ -164,9 +202,9 @@ impl Conn {
         })
     }
 
-    /// One timer a connection, put off lazily: most deadlines are met, and then nothing has been registered.
-    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(deadline) = self.deadline else { return Poll::Pending };
+    /// One timer a connection, put off lazily: most deadlines are met, and then nothing has been registered. A read and a
+    /// write may share it: it rings at the earlier deadline, and who wakes asks again.
+    fn poll_timer(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         if timer.deadline() > deadline {
             timer.as_mut().reset(deadline);
@@ -180,6 +218,32 @@ impl Conn {
         }
     }
 
+    /// Ready once the client is too late with its body.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let carried = match &self.fence {
+            Fence::Length(_) => self.carried,
+            Fence::Chunked(chunked) => chunked.carried(),
+            Fence::Closed | Fence::Open | Fence::Broken => return Poll::Pending,
+        };
+        let now = Instant::now().into_std();
+        let pace = self.bounds.pace;
+        let clock = self.clock.get_or_insert_with(|| BodyClock::start(pace, now));
+        clock.wait(now);
+        clock.set_bytes(carried);
+        if let Some(answered) = self.connection.fate.answered() {
+            clock.end_by(answered + LEFTOVERS);
+        }
+        let deadline = clock.deadline().into();
+        self.poll_timer(cx, deadline)
+    }
+
+    /// From here on it is not the client's body that is waited for.
+    fn pause_clock(&mut self) {
+        if let Some(clock) = &mut self.clock {
+            clock.pause(Instant::now().into_std());
+        }
+    }
+
     /// Hands out what the fence lets through of the input; none when it lets nothing through.
     fn hand_out(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<usize> {
         let here = self.input.len().min(buf.remaining());
@@ -189,7 +253,9 @@ impl Conn {
             Fence::Open => here,
             Fence::Length(left) => {
                 let length = here.min(usize::try_from(*left).unwrap_or(usize::MAX));
-                *left -= u64::try_from(length).unwrap_or(0);
+                let count = u64::try_from(length).unwrap_or(0);
+                *left -= count;
+                self.carried += count;
                 if *left == 0 {
                     self.fence = Fence::Closed;
                 }
@@ -231,6 +297,7 @@ impl Conn {
         }
         loop {
             if self.hand_out(buf)? > 0 {
+                self.pause_clock();
                 return Poll::Ready(Ok(()));
             }
             if self.fence == Fence::Open && !self.ended {
@@ -249,22 +316,33 @@ impl Conn {
             if self.ended {
                 return Poll::Ready(Ok(()));
             }
-            ready!(self.poll_fill(cx))?;
+            match self.poll_fill(cx) {
+                Poll::Ready(filled) => filled?,
+                Poll::Pending => {
+                    return self.poll_late(cx).map(|()| Err(io::ErrorKind::TimedOut.into()));
+                }
+            };
         }
     }
 
-    /// Bounds a write that waits: every byte that goes out starts the time anew.
+    /// Bounds a write that waits. The kernel is told (`listen::UNSENT`) to take more only when half of what it holds unsent has
+    /// gone, so that what starts the time anew is a client that has taken that much and not one that takes a byte.
     fn bound<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         match &written {
             Poll::Pending => {
-                let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_STALL)));
-                ready!(stall.as_mut().poll(cx));
+                self.pause_clock();
+                let since = *self.stalled.get_or_insert_with(Instant::now);
+                ready!(self.poll_timer(cx, since + self.bounds.write_stall));
                 self.failed = true;
+                self.connection.fate.note_stall();
+                if let Some(sock) = self.io.sock() {
+                    sock.reset_on_close();
+                }
                 Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
             }
             Poll::Ready(result) => {
                 self.failed |= result.is_err();
-                self.stall = None;
+                self.stalled = None;
                 written
             }
         }

@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
 
 use super::answer;
-use super::conn::{Conn, Fence};
+use super::conn::{Bounds, Conn, Fence};
 use super::endpoint::Endpoint;
 use super::worker::Worker;
 use crate::canonical;
@@ -46,6 +46,7 @@ where
     A: HttpServerApp + Send + Sync + 'static,
 {
     let draining = endpoint.draining();
+    let mut requests = 0;
     loop {
         // For the deadlines; the request's own snapshot is taken when its head is there.
         let gateway = worker.snapshots.load();
@@ -75,7 +76,9 @@ where
             Ok(Some(rewritten)) => rewritten,
             Err(denial) => return refuse(conn, gateway, began, denial).await,
         };
-        conn.set_fence(Fence::from(body));
+        requests += 1;
+        let last = last || requests >= gateway.settings.requests_per_connection;
+        conn.expect(body, Bounds::of(&gateway.settings));
         let mut session = ServerSession::new_http1(conn);
         prepare(&mut session, body, waits);
         if last || *draining.borrow() {
@@ -160,6 +163,8 @@ fn prepare(session: &mut ServerSession, body: Body, expects_continue: bool) {
     let small = matches!(body, Body::Length(length) if length <= DRAINED) && !expects_continue;
     session.set_close_on_response_before_downstream_finish(!small);
     session.set_total_drain_timeout(Some(DRAINING));
+    // The connection's own clock sees to the body, whole and not read by read.
+    session.set_read_timeout(None);
 }
 
 /// What a snapshot allows.

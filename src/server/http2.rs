@@ -19,6 +19,7 @@ use super::worker::Worker;
 use super::{answer, http1};
 use crate::framing::{Cause, Denial};
 use crate::gateway::Gateway;
+use crate::proxy::watch;
 use crate::reply::{Kind, Refusal, Reply};
 use crate::request::{Connection, Protocol};
 
@@ -26,8 +27,6 @@ use crate::request::{Connection, Protocol};
 const STREAMS: u32 = 100;
 /// Malformed requests on a connection before it is closed.
 const MALFORMED: usize = 32;
-/// How long a client may leave what is written to it unread.
-const WRITE_STALL: Duration = Duration::from_secs(30);
 /// How long an idle connection may take to end after GOAWAY: a dead peer never answers.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -87,6 +86,7 @@ where
     let (_, calm) = watch::channel(false);
     let mut leaving = false;
     let mut malformed = 0;
+    let mut requests: u64 = 0;
     let mut idle_until = Instant::now() + gateway.settings.keep_alive;
     drop(gateway);
     loop {
@@ -100,7 +100,10 @@ where
             }
             accepted = HttpSession::from_h2_conn(&mut h2, Arc::clone(&digest)) => accepted,
             () = flight.landed.notified(), if !idle => {
-                idle_until = Instant::now() + worker.snapshots.load().settings.keep_alive;
+                idle_until = Instant::now() + match leaving {
+                    true => FAREWELL,
+                    false => worker.snapshots.load().settings.keep_alive,
+                };
                 continue;
             }
             () = sleep_until(idle_until), if idle => {
@@ -117,7 +120,17 @@ where
             Err(_) | Ok(None) => return,
             Ok(Some(H2Accept::Session(session))) => {
                 // Whatever comes now is not idleness.
-                idle_until = Instant::now() + worker.snapshots.load().settings.keep_alive;
+                let settings = &worker.snapshots.load().settings;
+                idle_until = Instant::now() + settings.keep_alive;
+                requests += 1;
+                if requests >= settings.requests_per_connection && !leaving {
+                    leaving = true;
+                    h2.graceful_shutdown();
+                }
+                // A client that goes on all the same: what is in flight when GOAWAY arrives is no more than this.
+                if requests >= settings.requests_per_connection.saturating_add(STREAMS.into()) {
+                    h2.abrupt_shutdown(h2::Reason::NO_ERROR);
+                }
                 stream(worker, &connection, session, calm.clone(), InFlight::new(&flight));
             }
             Ok(Some(H2Accept::Rejected)) => {
@@ -142,19 +155,26 @@ fn stream<A>(
     A: HttpServerApp + Send + Sync + 'static,
 {
     let began = Clock::now();
-    session.set_write_timeout(Some(WRITE_STALL));
     let gateway = worker.snapshots.load();
+    session.set_write_timeout(Some(gateway.settings.write_stall));
     if let Err(denial) = judge(&session, &gateway) {
         let connection = Arc::clone(connection);
         tokio::spawn(refuse(gateway, connection, session, began, denial, guard));
         return;
     }
+    let pace = gateway.settings.pace;
     drop(gateway);
+    let body = !session.is_body_done();
     let worker = Arc::clone(worker);
-    tokio::spawn(async move {
+    let served = async move {
         let _guard = guard;
         worker.app.process_new_http(ServerSession::new_http2(session), &calm).await;
-    });
+    };
+    if body {
+        tokio::spawn(watch(pace, served));
+    } else {
+        tokio::spawn(served);
+    }
 }
 
 /// The bounds of `framing::judge`, for what h2 has parsed; its list size bounds the bytes of the whole head.

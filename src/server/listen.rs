@@ -24,6 +24,10 @@ use crate::gateway::ListenAddress;
 /// Connections that the kernel keeps until they are accepted; it takes `net.core.somaxconn` if that is less.
 const BACKLOG: i32 = 4096;
 
+/// What the kernel takes beyond what the client's window lets it send, in bytes. A write that waits goes on when half of it has
+/// gone: without this, some megabytes later, which no slow client takes within `write_stall`.
+const UNSENT: u32 = 128 * 1024;
+
 /// A listening socket. Clones share the kernel's queue; the file of a Unix socket goes with the last of them.
 #[derive(Debug)]
 pub(super) struct Socket {
@@ -68,6 +72,8 @@ impl Socket {
         if beside {
             set_socket_reuseport(&socket, true)?;
         }
+        // Accepted connections inherit it.
+        SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT)?;
         bind(&socket, &address)?;
         listen(&socket, BACKLOG)?;
         if beside {

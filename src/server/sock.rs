@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
@@ -15,6 +16,7 @@ use pingora_core::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
     UniqueID, UniqueIDType,
 };
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -88,6 +90,16 @@ impl Sock {
         match &self.stream {
             Transport::Tcp(stream) => stream.local_addr().ok(),
             Transport::Unix(_) => None,
+        }
+    }
+}
+
+impl Sock {
+    /// The kernel shall forget what the client has not taken, and not go on offering it when the connection is closed.
+    pub(super) fn reset_on_close(&self) {
+        if let Transport::Tcp(stream) = &self.stream {
+            // A socket that is reset already refuses.
+            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
         }
     }
 }

@@ -20,6 +20,7 @@ mod conformance_connection;
 mod conformance_http1;
 mod conformance_http2;
 mod cors;
+mod deadlines;
 mod desync;
 mod draining;
 mod egress;

@@ -134,6 +134,7 @@ fn send(gateway: &Arc<Gateway>, asked: &Asked<'_>) -> Became {
         tunnel: AtomicBool::new(false),
         leaving: Arc::default(),
         head_began: Mutex::default(),
+        fate: crate::request::Fate::default(),
     };
     let mut headers = HeaderMap::new();
     headers.insert("host", HeaderValue::from_str(asked.host).unwrap());

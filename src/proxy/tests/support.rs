@@ -99,6 +99,7 @@ impl Front {
                         worker: 0,
                         tunnel: AtomicBool::new(false),
                         head_began: std::sync::Mutex::default(),
+                        fate: crate::request::Fate::default(),
                     });
                     stream.set_proxy_digest(ProxyDigest::new(head, Some(Box::new(facts))));
                     if is_http2 {

@@ -5,12 +5,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
-use crate::framing::Body;
+use crate::framing::{Body, Pace};
 use crate::request::Connection;
-use crate::server::conn::{Conn, Fence};
+use crate::server::conn::{Bounds, Conn, Fence};
 use crate::server::counts::{ListenerCounts, OpenConnection};
 use crate::server::io::Io;
 use crate::server::sock::{Sock, Transport};
+
+const PACE: Pace = Pace { rate: 1000, grace: Duration::from_secs(5), total: Duration::from_secs(100) };
+const BOUNDS: Bounds = Bounds { pace: PACE, write_stall: Duration::from_secs(30) };
 
 /// A connection and its client.
 async fn pair() -> (Conn, TcpStream, Arc<ListenerCounts>) {
@@ -27,10 +30,11 @@ async fn pair() -> (Conn, TcpStream, Arc<ListenerCounts>) {
         worker: 0,
         tunnel: false.into(),
         head_began: Mutex::new(None),
+        fate: crate::request::Fate::default(),
     };
     let counts = Arc::new(ListenerCounts::default());
     let sock = Sock::new(Transport::Tcp(stream), Some(peer));
-    let conn = Conn::new(Io::Plain(sock), Arc::new(connection), OpenConnection::new(&counts));
+    let conn = Conn::new(Io::Plain(sock), Arc::new(connection), BOUNDS, OpenConnection::new(&counts));
     (conn, client, counts)
 }
 
@@ -117,4 +121,86 @@ async fn what_was_written_is_sent_even_if_nobody_flushes() {
     drop(client);
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(counts.open.load(std::sync::atomic::Ordering::Relaxed), 0);
+}
+
+/// Reads until an error, and says when it came.
+async fn read_to_error(conn: &mut Conn) -> (std::io::ErrorKind, Duration) {
+    let began = Instant::now();
+    loop {
+        match conn.read(&mut [0; 4096]).await {
+            Ok(0) => panic!("the end"),
+            Ok(_) => {}
+            Err(error) => return (error.kind(), began.elapsed()),
+        }
+    }
+}
+
+/// The client sends this every `every`.
+fn dripping(mut client: TcpStream, piece: &'static [u8], every: Duration) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
+        while client.write_all(piece).await.is_ok() {
+            tokio::time::sleep(every).await;
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_body_that_drips_has_a_deadline_whatever_it_is_wrapped_in() {
+    let pace = Pace { rate: 1000, grace: Duration::from_millis(200), total: Duration::from_secs(100) };
+    let rows: [(&str, Body, &[u8]); 4] = [
+        ("a byte now and then", Body::Length(1 << 20), b"x"),
+        ("chunks of a byte", Body::Chunked, b"1\r\nx\r\n"),
+        (
+            "an extension without end",
+            Body::Chunked,
+            b"1;x=yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\nx\r\n",
+        ),
+        ("leading zeros", Body::Chunked, b"00000000000001\r\nx\r\n"),
+    ];
+    for (what, body, piece) in rows {
+        let (mut conn, client, _) = pair().await;
+        conn.expect(body, Bounds { pace, ..BOUNDS });
+        let client = dripping(client, piece, Duration::from_millis(20));
+        let (kind, after) = read_to_error(&mut conn).await;
+        assert_eq!(kind, std::io::ErrorKind::TimedOut, "{what}");
+        assert!(after >= pace.grace && after < Duration::from_millis(1500), "{what}: {after:?}");
+        client.abort();
+    }
+}
+
+#[tokio::test]
+async fn a_body_at_its_rate_passes_and_its_total_ends_it() {
+    let pace = Pace { rate: 1000, grace: Duration::from_millis(100), total: Duration::from_millis(800) };
+    let (mut conn, client, _) = pair().await;
+    conn.expect(Body::Length(1 << 20), Bounds { pace, ..BOUNDS });
+    let client = dripping(client, &[b'x'; 100], Duration::from_millis(20));
+    let (kind, after) = read_to_error(&mut conn).await;
+    assert_eq!(kind, std::io::ErrorKind::TimedOut);
+    assert!(after >= pace.total, "{after:?}");
+    client.abort();
+}
+
+#[tokio::test]
+async fn what_nobody_reads_is_not_the_clients_fault() {
+    let pace = Pace { rate: 1000, grace: Duration::from_millis(150), total: Duration::from_secs(100) };
+    let (mut conn, mut client, _) = pair().await;
+    conn.expect(Body::Length(6), Bounds { pace, ..BOUNDS });
+    for _ in 0..6 {
+        client.write_all(b"x").await.unwrap();
+        assert_eq!(conn.read(&mut [0; 16]).await.unwrap(), 1);
+        // Somebody else holds the body back.
+        tokio::time::sleep(Duration::from_millis(60)).await;
+    }
+    assert_eq!(conn.fence(), Fence::Closed);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_complete_bounds_what_is_left() {
+    let (mut conn, _client, _) = pair().await;
+    conn.expect(Body::Length(6), BOUNDS);
+    let early = std::time::Instant::now().checked_sub(Duration::from_secs(4)).unwrap();
+    conn.connection().fate.set_answered(Some(early));
+    let (kind, after) = read_to_error(&mut conn).await;
+    assert_eq!(kind, std::io::ErrorKind::TimedOut);
+    assert!(after < Duration::from_secs(3), "{after:?}");
 }

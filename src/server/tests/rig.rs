@@ -16,6 +16,7 @@ use pingora_http::ResponseHeader;
 use pingora_proxy::{HttpProxy, ProxyHttp, Session, http_proxy};
 
 use crate::config::Site;
+use crate::framing::Pace;
 use crate::gateway::document::{MinVersion, RedirectToHttps};
 use crate::gateway::testing;
 use crate::gateway::{Gateway, ListenAddress, Listener, ListenerTls, SettingSites, Settings};
@@ -173,6 +174,9 @@ pub(super) fn settings(state: &Path) -> Settings {
         handshake: Duration::from_secs(5),
         head: Duration::from_millis(600),
         keep_alive: Duration::from_secs(5),
+        requests_per_connection: 10_000,
+        pace: Pace::default(),
+        write_stall: Duration::from_secs(30),
         header_fields: 50,
         header_bytes: 8 << 10,
         field_bytes: 2 << 10,

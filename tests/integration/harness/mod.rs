@@ -12,6 +12,7 @@ mod nginx;
 mod origin;
 mod place;
 mod tools;
+pub(crate) mod wire;
 
 pub(crate) use certificates::{Authority, Pair, try_handshake};
 pub(crate) use exchange::{Connection, Response, connect_from, get};

@@ -1,0 +1,158 @@
+//! The clock of an HTTP/2 stream's body. On HTTP/1 the connection itself sees its client being waited for; a stream is read by h2
+//! and Pingora, so the phases and the connection to the server say when it is the client's turn.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::{Poll, ready};
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep_until;
+
+use crate::framing::{BodyClock, Pace};
+
+/// How long a client may go on with a body once its answer is complete, and how long a stream that is too late may take to be
+/// answered before it is reset.
+const LEFTOVERS: Duration = Duration::from_secs(5);
+
+tokio::task_local! {
+    /// The body of the stream that this task serves; unset on HTTP/1 and where there is none.
+    static STREAM: RefCell<Body>;
+}
+
+#[derive(Debug)]
+struct Body {
+    clock: BodyClock,
+    ended: bool,
+    late: bool,
+}
+
+/// Serves an HTTP/2 stream that has a body. One that comes too slowly is told 408 if it can be, and its stream is reset in any case:
+/// what is left of `request` is dropped.
+pub async fn watch(pace: Pace, request: impl Future<Output = ()>) {
+    let now = Instant::now();
+    let mut clock = BodyClock::start(pace, now);
+    clock.pause(now);
+    let body = Body { clock, ended: false, late: false };
+    STREAM.scope(RefCell::new(body), until_late(request)).await;
+}
+
+async fn until_late(request: impl Future<Output = ()>) {
+    let mut request = pin!(request);
+    let mut timer = pin!(sleep_until(Instant::now().into()));
+    poll_fn(|cx| {
+        loop {
+            if request.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            let due = STREAM.with(|body| (!body.borrow().ended).then(|| body.borrow().clock.deadline()));
+            let Some(due) = due.map(tokio::time::Instant::from) else { return Poll::Pending };
+            if timer.is_elapsed() || timer.deadline() > due {
+                timer.as_mut().reset(due);
+            }
+            while tokio::time::Instant::now() < due {
+                ready!(timer.as_mut().poll(cx));
+                timer.as_mut().reset(due);
+            }
+            let known = STREAM.with(|body| std::mem::replace(&mut body.borrow_mut().late, true));
+            if known {
+                return Poll::Ready(());
+            }
+            // Those who wait are asked once more, and may answer.
+            on(|body| {
+                let now = Instant::now();
+                body.clock = BodyClock::start(Pace { total: LEFTOVERS, ..Pace::default() }, now);
+                body.clock.pause(now);
+            });
+        }
+    })
+    .await;
+}
+
+fn on<T>(tell: impl FnOnce(&mut Body) -> T) -> Option<T> {
+    STREAM.try_with(|body| body.try_borrow_mut().ok().map(|mut body| tell(&mut body))).ok().flatten()
+}
+
+/// From now on the client is waited for.
+pub(super) fn wait() {
+    on(|body| {
+        if !body.late {
+            body.clock.wait(Instant::now());
+        }
+    });
+}
+
+/// From now on somebody else is.
+pub(super) fn hold() {
+    on(|body| body.clock.pause(Instant::now()));
+}
+
+/// So much of the body has come.
+pub(super) fn note(bytes: usize, end: bool) {
+    on(|body| {
+        body.clock.add_bytes(bytes);
+        body.ended |= end;
+    });
+}
+
+/// The answer is complete: what is still to come of the body nobody needs.
+pub(super) fn note_answered() {
+    on(|body| body.clock.end_by(Instant::now() + LEFTOVERS));
+}
+
+/// Whether the client was too slow.
+pub(super) fn is_late() -> bool {
+    on(|body| body.late).unwrap_or(false)
+}
+
+/// Waits for the client; none if it is too slow.
+pub(super) async fn in_time<T>(read: impl Future<Output = T>) -> Option<T> {
+    let mut read = pin!(read);
+    poll_fn(|cx| match read.as_mut().poll(cx) {
+        Poll::Pending if is_late() => Poll::Ready(None),
+        polled => polled.map(Some),
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    const PACE: Pace = Pace { rate: 1000, grace: Duration::from_secs(5), total: Duration::from_secs(3600) };
+
+    #[tokio::test(start_paused = true)]
+    async fn outside_of_a_stream_nothing_is_late() {
+        wait();
+        assert!(!is_late());
+        assert_eq!(in_time(async { 1 }).await, Some(1));
+    }
+
+    #[tokio::test]
+    async fn a_silent_stream_is_told_and_then_dropped() {
+        let pace = Pace { grace: Duration::from_millis(30), ..PACE };
+        let began = Instant::now();
+        watch(pace, async {
+            wait();
+            assert_eq!(in_time(pending::<()>()).await, None);
+            assert!(is_late());
+        })
+        .await;
+        assert!(began.elapsed() >= Duration::from_millis(30) && began.elapsed() < LEFTOVERS);
+    }
+
+    #[tokio::test]
+    async fn what_is_held_back_or_has_ended_is_not_late() {
+        let pace = Pace { grace: Duration::from_millis(10), ..PACE };
+        watch(pace, async {
+            tokio::time::sleep(Duration::from_millis(40)).await;
+            wait();
+            note(5, true);
+            tokio::time::sleep(Duration::from_millis(40)).await;
+            assert!(!is_late());
+        })
+        .await;
+    }
+}
