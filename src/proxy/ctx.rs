@@ -18,6 +18,9 @@ use crate::upstream::{Tried, Upstream};
 /// nginx's number for a client that went away before it was answered; it never leaves the log.
 pub(super) const CLIENT_CLOSED: u16 = 499;
 
+/// What the log says of a client that takes nothing.
+pub(super) const NOT_READ: &str = "the client did not read";
+
 /// One request. Its record is settled once: by the logging phase, or when the request is dropped on its way.
 #[derive(Debug)]
 pub struct Ctx {
@@ -100,7 +103,7 @@ impl Ctx {
         stage.note_own(self.started, now);
         stage.note_course();
         if stage.connection.fate.is_stalled() && stage.passage.record.error.is_none() {
-            stage.note_silence("write_stall", "the client did not read");
+            stage.note_silence("write_stall", NOT_READ);
         }
         let record = &mut stage.passage.record;
         if let Some((request, response)) = lengths {
@@ -153,10 +156,15 @@ impl Stage {
 
     /// Notes what happened where nothing can be answered.
     pub(super) fn note_silence(&mut self, reason: &'static str, message: impl Into<Cow<'static, str>>) {
+        // Whatever a stream is told when its connection goes: this is why it went.
+        let (reason, message) = match self.connection.fate.is_stalled() {
+            true => ("write_stall", NOT_READ.into()),
+            false => (reason, message.into()),
+        };
         self.passage.record.error.get_or_insert_with(|| ErrorFacts {
             response_type: "CLIENT_CLOSED",
             reason,
-            message: message.into(),
+            message,
             policy: None,
             site: None,
         });

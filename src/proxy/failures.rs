@@ -80,7 +80,7 @@ pub(super) enum Fault {
     /// The client went away: nobody is there to be told.
     ClientClosed(String),
     /// The client did not take what was sent to it.
-    ClientStalled(String),
+    ClientStalled,
     /// The client sent what cannot be understood, or too slowly.
     Client(Refusal),
     /// The upstream's.
@@ -134,7 +134,7 @@ fn downstream(error: &Error) -> Fault {
         || matches!(error.etype(), ErrorType::WriteError)
             && io_kind(error) == Some(std::io::ErrorKind::TimedOut);
     if stalled {
-        return Fault::ClientStalled("the client did not read".to_owned());
+        return Fault::ClientStalled;
     }
     let timed_out = matches!(error.etype(), ErrorType::ReadTimedout)
         || matches!(error.etype(), ErrorType::ReadError)

@@ -346,8 +346,8 @@ impl ProxyHttp for Gate {
             self.refuse(session, ctx, Refusal::new(Kind::NoHealthyServer, "no_healthy_server", message)).await
         } else {
             match fault {
-                Fault::ClientStalled(message) => {
-                    stage.note_silence("write_stall", message);
+                Fault::ClientStalled => {
+                    stage.note_silence("write_stall", ctx::NOT_READ);
                     CLIENT_CLOSED
                 }
                 Fault::ClientClosed(message) => {
