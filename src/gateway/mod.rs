@@ -61,14 +61,13 @@ pub struct Settings {
     pub field_bytes: usize,
     /// Bytes of a request target.
     pub uri_bytes: usize,
-    /// Where what only a restart changes was written.
     /// Requests that a connection may bring.
     pub requests_per_connection: u64,
     /// How fast request bodies must come.
     pub pace: Pace,
     /// How long a client may leave a piece of an answer untaken.
     pub write_stall: Duration,
-    /// Where the first three were written.
+    /// Where what only a restart changes was written.
     pub sites: SettingSites,
 }
 
