@@ -86,6 +86,7 @@ pub struct Connection {
 #[derive(Debug, Default)]
 pub struct Fate {
     stalled: AtomicBool,
+    late_head: AtomicBool,
     answered: Mutex<Option<Instant>>,
 }
 
@@ -98,6 +99,16 @@ impl Fate {
     /// Whether the connection ends because its client did not read.
     pub fn is_stalled(&self) -> bool {
         self.stalled.load(Ordering::Acquire)
+    }
+
+    /// The client has begun a head, or another frame of HTTP/2, and not finished it in time.
+    pub fn note_late_head(&self) {
+        self.late_head.store(true, Ordering::Release);
+    }
+
+    /// Whether the connection ends because of that.
+    pub fn is_late_head(&self) -> bool {
+        self.late_head.load(Ordering::Acquire)
     }
 
     /// The answer to the request now served has ended before the request's body; none when a request begins. HTTP/1 only.

@@ -20,6 +20,7 @@ use pingora_core::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use super::begun::Begun;
 use super::counts::OpenConnection;
 use super::io::Io;
 use super::linger;
@@ -101,6 +102,8 @@ pub(super) struct Conn {
     clock: Option<BodyClock>,
     /// Content handed out of a body whose length is known.
     carried: u64,
+    /// What a client of HTTP/2 has begun, and how long it may take.
+    begun: Option<(Begun, Duration)>,
     /// Since when a write has been waiting for the client to read.
     stalled: Option<Instant>,
     open: Option<OpenConnection>,
@@ -126,6 +129,7 @@ impl Conn {
             bounds,
             clock: None,
             carried: 0,
+            begun: None,
             stalled: None,
             open: Some(open),
         }
@@ -157,6 +161,12 @@ impl Conn {
         if self.fence != Fence::Closed {
             self.connection.fate.set_answered(None);
         }
+    }
+
+    /// The connection is HTTP/2's: everything passes, but what is begun must be finished within `head`.
+    pub(super) fn follow_frames(&mut self, head: Duration) {
+        self.fence = Fence::Open;
+        self.begun = Some((Begun::new(), head));
     }
 
     /// Until when [`Conn::fill`] may wait.
@@ -237,6 +247,16 @@ impl Conn {
         self.poll_timer(cx, deadline)
     }
 
+    /// Fails once a client of HTTP/2 has taken too long over what it has begun.
+    fn poll_unfinished(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some((begun, head)) = &self.begun else { return Poll::Pending };
+        let Some(since) = begun.since() else { return Poll::Pending };
+        let deadline = since + *head;
+        ready!(self.poll_timer(cx, deadline));
+        self.connection.fate.note_late_head();
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
     /// From here on it is not the client's body that is waited for.
     fn pause_clock(&mut self) {
         if let Some(clock) = &mut self.clock {
@@ -302,9 +322,13 @@ impl Conn {
             }
             if self.fence == Fence::Open && !self.ended {
                 let before = buf.filled().len();
-                let read = ready!(self.io.poll_read(cx, buf));
+                let Poll::Ready(read) = self.io.poll_read(cx, buf) else { return self.poll_unfinished(cx) };
                 self.failed |= read.is_err();
-                self.ended = read.is_ok() && buf.filled().len() == before;
+                let arrived = buf.filled().get(before..).unwrap_or_default();
+                self.ended = read.is_ok() && arrived.is_empty();
+                if let Some((begun, _)) = &mut self.begun {
+                    begun.note(arrived, Instant::now);
+                }
                 return Poll::Ready(read);
             }
             // The next request waits in the input: the end behind it is not this request's business yet.

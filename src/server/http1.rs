@@ -153,6 +153,11 @@ fn push_speakable(target: &[u8], out: &mut BytesMut) {
     out.extend_from_slice(query);
 }
 
+/// What becomes of a head that drips.
+pub(super) fn late_head() -> Refusal {
+    Refusal::new(Kind::RequestTimeout, "head_timeout", "the head was not complete at its deadline")
+}
+
 /// How Pingora shall treat this request.
 fn prepare(session: &mut ServerSession, body: Body, expects_continue: bool) {
     let ServerSession::H1(session) = session else { return };
@@ -215,9 +220,7 @@ async fn read_head(conn: &mut Conn, settings: &Settings, began: &mut Option<Cloc
             Ok(0) => return Head::Silence,
             Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::TimedOut && began.is_some() => {
-                let message = "the head was not complete at its deadline";
-                let late = || Refusal::new(Kind::RequestTimeout, "head_timeout", message);
-                return Head::Refused(unexpected(conn.input()).unwrap_or_else(late));
+                return Head::Refused(unexpected(conn.input()).unwrap_or_else(late_head));
             }
             Err(_) => return Head::Silence,
         }

@@ -13,7 +13,7 @@ use pingora_core::protocols::{Digest, GetProxyDigest, GetSocketDigest, Ssl};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::conn::{Conn, Fence};
+use super::conn::Conn;
 use super::endpoint::Endpoint;
 use super::worker::Worker;
 use super::{answer, http1};
@@ -60,7 +60,8 @@ pub(super) async fn serve<A>(worker: &Arc<Worker<A>>, endpoint: &Arc<Endpoint>, 
 where
     A: HttpServerApp + Send + Sync + 'static,
 {
-    conn.set_fence(Fence::Open);
+    let gateway = worker.snapshots.load();
+    conn.follow_frames(gateway.settings.head);
     let connection = Arc::clone(conn.connection());
     let digest = Arc::new(Digest {
         ssl_digest: conn.get_ssl_digest(),
@@ -68,7 +69,6 @@ where
         proxy_digest: conn.get_proxy_digest(),
         socket_digest: conn.get_socket_digest(),
     });
-    let gateway = worker.snapshots.load();
     let mut options = h2_server::default_h2_options();
     options
         .max_header_list_size(u32::try_from(gateway.settings.header_bytes).unwrap_or(u32::MAX).min(64 << 10));
@@ -117,7 +117,12 @@ where
             }
         };
         match accepted {
-            Err(_) | Ok(None) => return,
+            Err(_) | Ok(None) => {
+                if connection.fate.is_late_head() {
+                    late_head(worker.snapshots.load(), &connection);
+                }
+                return;
+            }
             Ok(Some(H2Accept::Session(session))) => {
                 // Whatever comes now is not idleness.
                 let settings = &worker.snapshots.load().settings;
@@ -240,6 +245,13 @@ async fn write(session: &mut HttpSession, reply: &Reply, to_head: bool) -> usize
         Ok(()) => reply.body.len(),
         Err(_) => 0,
     }
+}
+
+/// The record of a head that was begun and not finished in time. Its connection ends: what follows could not be understood.
+fn late_head(gateway: Arc<Gateway>, connection: &Connection) {
+    let mut passage = answer::passage(gateway, connection, Protocol::Http2, Clock::now());
+    let reply = passage.refuse(http1::late_head());
+    answer::settle(passage, &reply, 0);
 }
 
 /// The record of a request that Pingora has answered or reset itself: nothing of it is known but that it came.

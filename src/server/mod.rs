@@ -3,6 +3,7 @@
 mod accept;
 mod admin;
 mod answer;
+mod begun;
 mod conn;
 mod control;
 mod counts;

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harness::wire::{
-    DATA, END_HEADERS, END_STREAM, End, GOAWAY, HEADERS, PING, RST_STREAM, WINDOW_UPDATE, Wire, block, frame,
-    frames, greeting,
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, End, GOAWAY, HEADERS, PING, RST_STREAM, WINDOW_UPDATE, Wire,
+    block, frame, frames, greeting,
 };
 use crate::harness::{Authority, Http2, Origin, Place, Running, get};
 
@@ -411,4 +411,27 @@ fn a_connection_brings_so_many_requests_and_no_more() {
     // A reload is in force for what comes then.
     let mut connection = crate::harness::Connection::open(gateway.address());
     assert!(!connection.get("/hello").expect(200).closes());
+}
+
+#[test]
+fn an_http2_head_that_drips_ends_its_connection() {
+    let origin = large();
+    let (authority, gateway) = start("head: 800ms", "", &origin);
+    let head = block("GET", "/hello");
+    let rows: [(&str, Vec<u8>, Vec<u8>); 3] = [
+        ("a frame", frame(HEADERS, END_HEADERS, 1, &[0; 9000])[..12].to_vec(), vec![0]),
+        ("continuations", frame(HEADERS, 0, 1, &head), frame(CONTINUATION, 0, 1, &[0x40, 1, b'a', 1, b'b'])),
+        ("a silent block", frame(HEADERS, 0, 1, &head), Vec::new()),
+    ];
+    meanwhile(&gateway, || {
+        for (what, begin, piece) in &rows {
+            let mut wire = Wire::tls(gateway.listener(1), &authority, "h2", None);
+            wire.write(greeting(65_535));
+            wire.write(begin);
+            let End::Freed(after) = wire.drip(piece, BEAT, LIMIT) else { panic!("{what}: still open") };
+            assert!(after >= Duration::from_millis(700), "{what}: {after:?}");
+        }
+    });
+    assert_eq!(told(&gateway, "head_timeout", 3).len(), 3);
+    assert!((refused(&gateway, "head_timeout") - 3.0).abs() < 1e-9);
 }
