@@ -130,15 +130,14 @@ pub(super) fn too_slow() -> Refusal {
 }
 
 fn downstream(error: &Error) -> Fault {
+    let late = cause::<std::io::Error>(error).is_some_and(|io| io.kind() == std::io::ErrorKind::TimedOut);
     let stalled = matches!(error.etype(), ErrorType::WriteTimedout)
-        || matches!(error.etype(), ErrorType::WriteError)
-            && io_kind(error) == Some(std::io::ErrorKind::TimedOut);
+        || matches!(error.etype(), ErrorType::WriteError) && late;
     if stalled {
         return Fault::ClientStalled;
     }
     let timed_out = matches!(error.etype(), ErrorType::ReadTimedout)
-        || matches!(error.etype(), ErrorType::ReadError)
-            && cause::<std::io::Error>(error).is_some_and(|io| io.kind() == std::io::ErrorKind::TimedOut);
+        || matches!(error.etype(), ErrorType::ReadError) && late;
     if timed_out {
         return Fault::Client(too_slow());
     }
