@@ -161,6 +161,7 @@ async fn refuse<A>(
     };
     let refusal = Refusal::new(kind, reason.as_str(), message);
     let (gateway, began) = (worker.snapshots.load(), Instant::now());
+    let bounds = Bounds::of(&worker.snapshots.load().settings);
     let conn = Box::new(Conn::new(Io::Plain(sock), facts(worker, endpoint, ends, None), bounds, open));
     if endpoint.plan().tls.is_some() {
         return answer::unanswered(gateway, conn.connection(), began, &refusal);
