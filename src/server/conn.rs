@@ -148,6 +148,7 @@ impl Conn {
         self.fence
     }
 
+    #[cfg(test)]
     pub(super) fn set_fence(&mut self, fence: Fence) {
         self.fence = fence;
     }
