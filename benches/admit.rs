@@ -1,4 +1,5 @@
-//! What the way from the door to the upstream costs a request: `Passage::new` and `admit`, with and without policies.
+//! What the way from the door to the upstream costs a request: `Passage::new` and `admit`, with and without policies; and what
+//! of it is understanding: the judge of the head's bytes, the canonical form, the checks of its fields.
 //!
 //! `cargo bench --bench admit`; `cargo test --benches` runs each once. Either checks first how often `admit` allocates.
 
@@ -14,7 +15,9 @@ use std::time::{Instant, SystemTime};
 use divan::Bencher;
 use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use portcullis::canonical;
 use portcullis::config::{Build, load_text};
+use portcullis::framing::{self, Limits};
 use portcullis::gateway::{Admission, Gateway, Passage};
 use portcullis::request::{Arrival, Connection, Protocol};
 use portcullis::state::Live;
@@ -59,6 +62,7 @@ fn main() {
     let plain = allocations(|| door.pass());
     let policies = Door::new(POLICIES);
     policies.pass();
+    understanding();
     println!("allocations: {plain} without policies, {} with", allocations(|| policies.pass()));
     assert!(plain <= ALLOCATIONS_MAX, "admit allocated {plain} times, more than {ALLOCATIONS_MAX}");
     divan::main();
@@ -68,6 +72,60 @@ fn allocations(run: impl FnOnce()) -> usize {
     let before = ALLOCATIONS.get();
     run();
     ALLOCATIONS.get() - before
+}
+
+/// An ordinary request, as it stands on the wire.
+const HEAD: &[u8] = b"GET /v1/orders/7/items?page=2&per_page=50 HTTP/1.1\r\nHost: api.example.com\r\n\
+User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0\r\n\
+Accept: application/json\r\nAccept-Language: en-GB,en;q=0.5\r\nAccept-Encoding: gzip, deflate, br\r\n\
+Origin: https://app.example.com\r\nCookie: session=0123456789abcdef\r\nConnection: keep-alive\r\n\r\n";
+
+const LIMITS: Limits =
+    Limits { header_fields: 100, header_bytes: 32 << 10, field_bytes: 8 << 10, uri_bytes: 8 << 10 };
+
+/// What understanding a request costs beside routing and policies; 1 µs is the bound that it is to keep.
+fn understanding() {
+    let headers = fields_of(HEAD);
+    let mut best = [f64::INFINITY; 3];
+    let mut judge = || drop(black_box(framing::judge(black_box(HEAD), &LIMITS)));
+    let mut canon = || {
+        let target = black_box(&b"/v1/orders/7/items?page=2&per_page=50"[..]);
+        drop(black_box(canonical::target(&Method::GET, target, None, &headers, Protocol::Http11, 8 << 10)));
+    };
+    let mut fields = || drop(black_box(framing::judge_fields(black_box(&headers), Protocol::Http11)));
+    for _ in 0..40 {
+        let runs: [&mut dyn FnMut(); 3] = [&mut judge, &mut canon, &mut fields];
+        for (best, run) in best.iter_mut().zip(runs) {
+            *best = best.min(nanoseconds(run));
+        }
+    }
+    let [judge, canon, fields] = best;
+    println!(
+        "understanding an ordinary request: {:.0} ns (head {judge:.0}, canonical form {canon:.0}, fields {fields:.0})",
+        judge + canon + fields
+    );
+}
+
+/// What a run takes, of a thousand.
+fn nanoseconds(run: &mut dyn FnMut()) -> f64 {
+    let began = Instant::now();
+    for _ in 0..1000 {
+        run();
+    }
+    began.elapsed().as_secs_f64() * 1e6
+}
+
+fn fields_of(head: &[u8]) -> HeaderMap {
+    let lines = std::str::from_utf8(head).unwrap().lines().skip(1);
+    let fields = lines.filter_map(|line| line.split_once(": "));
+    fields
+        .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap()))
+        .collect()
+}
+
+#[divan::bench(sample_size = 256)]
+fn judge_of_the_head(bencher: Bencher<'_, '_>) {
+    bencher.bench_local(|| framing::judge(black_box(HEAD), &LIMITS).is_ok());
 }
 
 const ROUTE: &str = "

@@ -175,7 +175,7 @@ fn forwarding_fields(bencher: Bencher<'_, '_>) {
     let request = request();
     let client = client::determine(peer, true, &request, &trusted);
     bencher.with_inputs(|| request.clone()).bench_local_values(|mut fields| {
-        client::strip_hop_by_hop(&mut fields, Upgrade::Drop);
+        client::strip_hop_by_hop(&mut fields, Upgrade::Drop, |_| false);
         client::forward(&mut fields, peer, &client, &trusted, "api.example.com");
         fields.contains_key(header::FORWARDED)
     });

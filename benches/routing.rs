@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use divan::Bencher;
 use http::{HeaderMap, HeaderValue, Method, header};
-use portcullis::canonical::{self, Target};
+use portcullis::canonical::{self, Oddities, Target};
 use portcullis::config::{Build, Site, Spanned};
 use portcullis::record::RouteFacts;
 use portcullis::request::Protocol;
@@ -72,6 +72,7 @@ fn routes(count: usize) -> Routes {
             }),
             matches,
             priority: None,
+            tolerated: Oddities::default(),
         })
         .collect();
     Routes::compile(&inputs, &mut Build::default()).unwrap()

@@ -13,7 +13,7 @@ mod tests;
 use memchr::memchr;
 
 pub use chunked::{BadChunk, Chunked};
-pub use fields::judge_fields;
+pub use fields::{expects_continue, judge_fields};
 pub use pace::{BodyClock, Pace};
 
 use crate::request::Protocol;
@@ -51,7 +51,7 @@ pub enum Body {
 pub struct Framing<'a> {
     /// The method, a valid token.
     pub method: &'a [u8],
-    /// The target as sent: visible ASCII, no `#`.
+    /// The target as sent: visible ASCII and UTF-8 beyond it, no `#`.
     pub target: &'a [u8],
     /// HTTP/1.0 or HTTP/1.1.
     pub protocol: Protocol,
@@ -83,6 +83,8 @@ pub enum Cause {
     Ambiguous,
     /// 405: TRACE and CONNECT, which no route can have.
     Method,
+    /// 417: an expectation other than 100-continue.
+    Expectation,
     /// 414
     UriTooLong,
     /// 431
@@ -188,6 +190,7 @@ pub fn judge<'a>(head: &'a [u8], limits: &Limits) -> Result<Framing<'a>, Denial>
     }
     let body = seen.body(protocol)?;
     let host = seen.host(protocol)?;
+    seen.expectations()?;
     if matches!(method, b"TRACE" | b"CONNECT") {
         return Err(Denial::new(Cause::Method, "method", "TRACE and CONNECT are not served"));
     }
@@ -221,8 +224,12 @@ fn request_line<'a>(line: &'a [u8], limits: &Limits) -> Result<(&'a [u8], &'a [u
     if target.len() > limits.uri_bytes {
         return Err(Denial::new(Cause::UriTooLong, "uri_bytes", "the target is longer than allowed"));
     }
-    if !target.iter().all(u8::is_ascii_graphic) {
-        return Err(Denial::ambiguous("target_bytes", "the target has bytes that are not visible ASCII"));
+    // Bytes beyond ASCII are the canonical form's business, as long as they are text.
+    if target.iter().any(|b| b.is_ascii() && !b.is_ascii_graphic()) {
+        return Err(Denial::ambiguous("target_bytes", "the target has control characters or spaces"));
+    }
+    if !target.is_ascii() && std::str::from_utf8(target).is_err() {
+        return Err(Denial::ambiguous("target_bytes", "the target has bytes that are not UTF-8"));
     }
     if target.contains(&b'#') {
         return Err(Denial::ambiguous("target_fragment", "the target has a fragment"));
@@ -233,6 +240,7 @@ fn request_line<'a>(line: &'a [u8], limits: &Limits) -> Result<(&'a [u8], &'a [u
         [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
             if major.is_ascii_digit() && minor.is_ascii_digit() =>
         {
+            // RFC 9110 §2.5 lets 1.2 be read as 1.1; nobody speaks it, and not every parser behind us agrees.
             return Err(Denial::new(Cause::Version, "http_version", "a version other than 1.0 and 1.1"));
         }
         _ => return Err(SHAPE),

@@ -67,7 +67,7 @@ impl<'a> Authority<'a> {
     }
 
     /// Writes the canonical form; returns where the host ends.
-    pub(super) fn write(&self, out: &mut String) -> usize {
+    pub fn write(&self, out: &mut String) -> usize {
         self.host.write(out);
         let host_end = out.len();
         if let Some(port) = self.port {
@@ -164,14 +164,12 @@ fn port(text: &[u8]) -> Result<u16, &'static str> {
 }
 
 /// The authority of a request, from everything that names it: all must agree (RFC 9112 §3.2, RFC 9113 §8.3.1).
-///
-/// None only on HTTP/1.0, where nothing need name one.
 pub(super) fn decide<'a>(
     form: &Form<'a>,
     pseudo: Option<&'a str>,
     headers: &'a HeaderMap,
     protocol: Protocol,
-) -> Result<Option<Authority<'a>>, Denial> {
+) -> Result<Authority<'a>, Denial> {
     let field = field(headers)?;
     if protocol == Protocol::Http11 && field.is_none() {
         // RFC 9112 §3.2: 400 to a request without Host, also when its target names one.
@@ -186,9 +184,8 @@ pub(super) fn decide<'a>(
             Err(Denial::ambiguous("hosts_differ", "the request names two hosts"))
         }
         // Host rather than an absolute target: they may differ in naming the default port.
-        (_, Some(field)) => Ok(Some(field)),
-        (Some(stated), None) => Ok(Some(stated)),
-        (None, None) if protocol == Protocol::Http10 => Ok(None),
+        (_, Some(field)) => Ok(field),
+        (Some(stated), None) => Ok(stated),
         (None, None) => Err(Denial::ambiguous("no_host", "the request names no host")),
     }
 }

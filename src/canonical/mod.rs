@@ -5,6 +5,7 @@
 //! is known, unless that route tolerates it.
 
 mod host;
+mod oddities;
 mod path;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ use http::{HeaderMap, Method};
 
 use crate::request::Protocol;
 pub use host::{Authority, Host};
+pub use oddities::{Oddities, Oddity};
 pub(crate) use path::segment as canonical_segment;
 
 /// What a request asks for, in the one form that routing, policies, the log and the upstream see.
@@ -43,7 +45,7 @@ impl Target {
             .expect("parts of a target")
     }
 
-    /// Lower case, without port and trailing dot; an IPv6 literal in brackets. Empty only on HTTP/1.0 without Host.
+    /// Lower case, without port and trailing dot; an IPv6 literal in brackets. Never empty.
     pub fn host(&self) -> &str {
         self.text.get(..self.host_end).unwrap_or_default()
     }
@@ -73,71 +75,35 @@ impl Target {
         self.text.get(self.path_start..).unwrap_or_default()
     }
 
-    /// What was seen that has two readings; refused after routing unless the route tolerates it.
+    /// What was seen that has two readings; refused after routing unless the route tolerates it. Whether path parameters make
+    /// a difference only routes can say: [`Target::without_parameters`].
     pub fn oddities(&self) -> Oddities {
         self.oddities
     }
-}
 
-/// What has two readings, as a set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Oddities(u16);
-
-impl Oddities {
-    /// `%2F`: a slash to those who decode before they split. Never decoded here.
-    pub const ENCODED_SLASH: Self = Self(1);
-    /// `%5C`: a slash to those who decode, on some systems.
-    pub const ENCODED_BACKSLASH: Self = Self(1 << 1);
-    /// `\`: a slash to some; forwarded as `%5C`.
-    pub const BACKSLASH: Self = Self(1 << 2);
-    /// `..;x`: a dot segment to those who cut path parameters off.
-    pub const SEMICOLON_DOTS: Self = Self(1 << 3);
-    /// Bytes above 127 that were not percent-encoded; valid UTF-8, forwarded encoded.
-    pub const RAW_NON_ASCII: Self = Self(1 << 4);
-
-    const NAMES: [(Self, &'static str); 5] = [
-        (Self::ENCODED_SLASH, "encoded_slash"),
-        (Self::ENCODED_BACKSLASH, "encoded_backslash"),
-        (Self::BACKSLASH, "backslash"),
-        (Self::SEMICOLON_DOTS, "semicolon_dots"),
-        (Self::RAW_NON_ASCII, "raw_non_ascii"),
-    ];
-
-    /// The oddity of this name.
-    pub fn named(name: &str) -> Option<Self> {
-        Self::NAMES.iter().find(|(_, known)| *known == name).map(|(oddity, _)| *oddity)
-    }
-
-    /// The names of those in the set.
-    pub fn names(self) -> impl Iterator<Item = &'static str> {
-        Self::NAMES.iter().filter(move |(oddity, _)| self.contains(*oddity)).map(|(_, name)| *name)
-    }
-
-    /// Whether nothing odd was seen.
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    /// Whether all of `other` are in the set.
-    pub fn contains(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// Adds those of `other`.
-    pub fn insert(&mut self, other: Self) {
-        self.0 |= other.0;
-    }
-
-    /// The refusal that is due once the route is known, for what the route does not tolerate.
-    pub fn denial(self, tolerated: Self) -> Option<Denial> {
-        let left = Self(self.0 & !tolerated.0);
-        let name = left.names().next()?;
-        let names: Vec<_> = left.names().collect();
-        Some(Denial {
-            fault: Fault::Ambiguous,
-            reason: name,
-            message: format!("the path has two readings: {}", names.join(", ")).into(),
-        })
+    /// The target as servers see it that cut path parameters (`;x`, up to the segment's end, RFC 3986 §3.3) off before anything
+    /// else; `%3B` is taken for a `;`, as some decode first. None where the path has none: that costs one look at its bytes.
+    ///
+    /// # Errors
+    /// Without them its dot segments leave the root.
+    pub fn without_parameters(&self) -> Option<Result<Self, Denial>> {
+        let path = self.path();
+        memchr::memchr2(b';', b'%', path.as_bytes())?;
+        if !path.contains(';') && !path.contains("%3B") {
+            return None;
+        }
+        let mut cut = String::with_capacity(path.len());
+        for segment in path.split('/').skip(1) {
+            let segment = segment.split_once(';').map_or(segment, |(before, _)| before);
+            cut.push('/');
+            cut.push_str(segment.split_once("%3B").map_or(segment, |(before, _)| before));
+        }
+        let mut text = String::with_capacity(self.text.len());
+        text.push_str(self.authority());
+        let written = path::plan(cut.as_bytes()).and_then(|plan| plan.write(&mut text));
+        let path_end = text.len();
+        text.push_str(self.text.get(self.path_end..).unwrap_or_default());
+        Some(written.map(|oddities| Self { text, path_end, oddities, ..*self }))
     }
 }
 
@@ -175,7 +141,7 @@ enum Form<'a> {
 }
 
 /// Brings a request target into its canonical form. `raw` is what stood on the wire, `authority` is HTTP/2's,
-/// `bytes_max` the bound on `raw`.
+/// or what a listener has for a request of HTTP/1.0 without Host; `bytes_max` the bound on `raw`.
 ///
 /// Allocates once, and needs no second look at a path that is canonical already.
 ///
@@ -205,6 +171,24 @@ pub fn target(
         Form::Asterisk => b"*",
     };
     write(authority, rest)
+}
+
+/// Brings a path that was written anew, by a template for one, into its canonical form, with its oddities.
+///
+/// # Errors
+/// As [`target`]; and dot segments: whoever writes `/x/{route.id}` means a path below `/x/`, whatever the client has said.
+pub fn rewritten(path: &str) -> Result<(String, Oddities), Denial> {
+    let mut out = String::with_capacity(path.len());
+    for segment in path.split('/') {
+        out.clear();
+        canonical_segment(segment.as_bytes(), &mut out, &mut Oddities::default())?;
+        if matches!(out.as_str(), "." | "..") {
+            return Err(Denial::ambiguous("bad_path", "the path has dot segments"));
+        }
+    }
+    out.clear();
+    let oddities = path::plan(path.as_bytes())?.write(&mut out)?;
+    Ok((out, oddities))
 }
 
 fn form<'a>(method: &Method, raw: &'a [u8], protocol: Protocol) -> Result<Form<'a>, Denial> {
@@ -253,17 +237,16 @@ fn absolute(raw: &[u8]) -> Result<Form<'_>, Denial> {
 }
 
 /// Writes the one buffer. `rest` is path and query; an empty path is `/` (RFC 9110 §4.2.3).
-fn write(authority: Option<Authority<'_>>, rest: &[u8]) -> Result<Target, Denial> {
+fn write(authority: Authority<'_>, rest: &[u8]) -> Result<Target, Denial> {
     let (path, query) = match memchr::memchr(b'?', rest) {
         Some(at) => (rest.get(..at).unwrap_or_default(), rest.get(at..)),
         None => (rest, None),
     };
     let plan = path::plan(path)?;
     let query = query.map(path::query).transpose()?.unwrap_or_default();
-    let host_bytes = authority.as_ref().map_or(0, Authority::length_max);
-    let mut text = String::with_capacity(host_bytes + plan.bytes_max() + query.len());
-    let port = authority.as_ref().and_then(|authority| authority.port);
-    let host_end = authority.map_or(0, |authority| authority.write(&mut text));
+    let mut text = String::with_capacity(authority.length_max() + plan.bytes_max() + query.len());
+    let port = authority.port;
+    let host_end = authority.write(&mut text);
     let path_start = text.len();
     let oddities = plan.write(&mut text)?;
     let path_end = text.len();

@@ -5,7 +5,7 @@
 //! (`"<>[]^{|}` and the grave accent) are percent-encoded: other proxies forward them as they are, and one form is what
 //! matters here. Escapes are decoded once: a second pass would turn `%252e` into `.` (RFC 3986 §2.4).
 
-use super::{Denial, Oddities};
+use super::{Denial, Oddities, Oddity};
 
 /// What a byte means in a path.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -119,9 +119,7 @@ fn rewrite(raw: &[u8], out: &mut String) -> Result<Oddities, Denial> {
             }
             text => {
                 directory = false;
-                if is_dots_with_parameter(text) {
-                    oddities.insert(Oddities::SEMICOLON_DOTS);
-                }
+                note_dots(text, &mut oddities);
             }
         }
     }
@@ -131,10 +129,22 @@ fn rewrite(raw: &[u8], out: &mut String) -> Result<Oddities, Denial> {
     Ok(oddities)
 }
 
-/// `..;x` and `.;`, also with the semicolon encoded.
-fn is_dots_with_parameter(segment: &str) -> bool {
-    let after = segment.strip_prefix("..").or_else(|| segment.strip_prefix('.'));
-    after.is_some_and(|rest| rest.starts_with(';') || rest.starts_with("%3B"))
+/// Notes what is a dot segment to those who cut path parameters off (`..;x`, `.%3B`), or who decode `%2F` and `%5C` before they
+/// split (`..%2Fx`). `segment` is canonical.
+fn note_dots(segment: &str, oddities: &mut Oddities) {
+    if !segment.contains('.') {
+        return;
+    }
+    let pieces = || segment.split("%2F").flat_map(|piece| piece.split("%5C"));
+    let is_split = pieces().nth(1).is_some();
+    for piece in pieces() {
+        let Some(rest) = piece.strip_prefix("..").or_else(|| piece.strip_prefix('.')) else { continue };
+        if rest.starts_with(';') || rest.starts_with("%3B") {
+            oddities.insert(Oddity::SemicolonDots);
+        } else if rest.is_empty() && is_split {
+            oddities.insert(Oddity::HiddenDots);
+        }
+    }
 }
 
 /// Appends one segment in its canonical form; dot segments are the caller's.
@@ -146,12 +156,12 @@ pub(crate) fn segment(raw: &[u8], out: &mut String, oddities: &mut Oddities) -> 
             Class::Plain | Class::Dot | Class::Slash => out.push(char::from(*byte)),
             Class::Encode => push_escape(*byte, out),
             Class::Backslash => {
-                oddities.insert(Oddities::BACKSLASH);
+                oddities.insert(Oddity::Backslash);
                 push_escape(*byte, out);
             }
             Class::Percent => rest = escape(tail, out, oddities)?,
             Class::NonAscii => {
-                oddities.insert(Oddities::RAW_NON_ASCII);
+                oddities.insert(Oddity::RawNonAscii);
                 rest = character(*byte, tail, out, raw_byte)?;
             }
             Class::Refused => {
@@ -175,8 +185,8 @@ fn escape<'a>(rest: &'a [u8], out: &mut String, oddities: &mut Oddities) -> Resu
             return Err(Denial::ambiguous("bad_escape", "the path has an encoded control character"));
         }
         0x80.. => return character(byte, rest, out, escaped_byte),
-        b'/' => oddities.insert(Oddities::ENCODED_SLASH),
-        b'\\' => oddities.insert(Oddities::ENCODED_BACKSLASH),
+        b'/' => oddities.insert(Oddity::EncodedSlash),
+        b'\\' => oddities.insert(Oddity::EncodedBackslash),
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
             out.push(char::from(byte)); // unreserved, RFC 3986 §2.3
             return Ok(rest);

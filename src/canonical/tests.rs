@@ -1,7 +1,7 @@
 use http::{HeaderMap, HeaderValue, Method, header};
 use proptest::prelude::*;
 
-use super::{Denial, Fault, Oddities, Target};
+use super::{Denial, Fault, Oddities, Oddity, Target};
 use crate::request::Protocol::{self, Http2, Http10, Http11};
 
 fn headers(hosts: &[&str]) -> HeaderMap {
@@ -123,10 +123,15 @@ fn paths_have_one_form() {
         (b"/\xc0\xaf", "!bad_utf8"),
         // Two readings.
         (b"/a%2fb", "/a%2Fb +encoded_slash"),
-        (b"/a/..%2fb", "/a/..%2Fb +encoded_slash"),
+        (b"/a/..%2fb", "/a/..%2Fb +encoded_slash +hidden_dots"),
+        (b"/a/b%2f..", "/a/b%2F.. +encoded_slash +hidden_dots"),
+        (b"/a/b%2f%2e%2e%2Fc", "/a/b%2F..%2Fc +encoded_slash +hidden_dots"),
+        (b"/a/.%5cb", "/a/.%5Cb +encoded_backslash +hidden_dots"),
+        (b"/a/b%2f..;x", "/a/b%2F..;x +encoded_slash +semicolon_dots"),
+        (b"/a/b.%2f.c%2f...", "/a/b.%2F.c%2F... +encoded_slash"),
         (b"/a%5Cb", "/a%5Cb +encoded_backslash"),
         (b"/a\\b", "/a%5Cb +backslash"),
-        (b"/a/..\\b", "/a/..%5Cb +backslash"),
+        (b"/a/..\\b", "/a/..%5Cb +backslash +hidden_dots"),
         (b"/a/..;/b", "/a/..;/b +semicolon_dots"),
         (b"/a/..;x=y/b", "/a/..;x=y/b +semicolon_dots"),
         (b"/a/%2e%2e;/b", "/a/..;/b +semicolon_dots"),
@@ -266,7 +271,10 @@ fn everything_that_names_a_host_agrees() {
         ("http://a/", None, &[], Http11, "!no_host"),
         ("/", None, &["a", "a"], Http11, "!several_hosts"),
         ("/", None, &["a", "b"], Http10, "!several_hosts"),
-        ("/", None, &[], Http10, ""),
+        ("/", None, &[], Http10, "!no_host"),
+        // What the listener has for those who say none.
+        ("/", Some("a"), &[], Http10, "a"),
+        ("http://b/", Some("a"), &[], Http10, "b"),
         ("/", None, &["a"], Http10, "a"),
         ("http://a:81/", None, &[], Http10, "a:81"),
         ("http://a/", None, &["A."], Http11, "a"),
@@ -314,13 +322,59 @@ fn long_targets_are_414() {
 fn oddities_are_tolerated_one_by_one() {
     let odd = get(b"/a%2fb\\c").unwrap().oddities();
     assert_eq!(odd.names().collect::<Vec<_>>(), ["encoded_slash", "backslash"]);
-    let denial = odd.denial(Oddities::ENCODED_SLASH).unwrap();
+    let denial = odd.denial(Oddity::EncodedSlash.into(), Some("files")).unwrap();
     assert_eq!((denial.fault, denial.reason), (Fault::Ambiguous, "backslash"));
-    let mut both = Oddities::named("encoded_slash").unwrap();
-    both.insert(Oddities::named("backslash").unwrap());
-    assert_eq!(odd.denial(both), None);
-    assert_eq!(Oddities::named("slash"), None);
+    assert_eq!(
+        denial.message,
+        "the path has two readings (backslash), which the route `files` takes only with \
+         `path_oddities: [encoded_slash, backslash]`"
+    );
+    let both: Oddities = [Oddity::EncodedSlash, Oddity::Backslash].into_iter().collect();
+    assert_eq!(odd.denial(both, Some("files")), None);
+    let nowhere = odd.denial(Oddities::default(), None).unwrap();
+    assert_eq!(nowhere.message, "the path has two readings (encoded_slash, backslash), and no route has it");
+    for oddity in Oddity::ALL {
+        let read: Oddity = serde_json::from_str(&format!("\"{}\"", oddity.name())).unwrap();
+        assert_eq!(read, oddity, "the name in the configuration and the reason in the log are one");
+    }
     assert!(get(b"/a").unwrap().oddities().is_empty());
+}
+
+#[test]
+fn parameters_are_cut_off_as_some_servers_do() {
+    let cut = |raw: &str| match get(raw).unwrap().without_parameters() {
+        None => "-".to_owned(),
+        Some(result) => told(result),
+    };
+    let rows = [
+        ("/a/b", "-"),
+        ("/a%20b/%2561", "-"),
+        ("/a?b;c", "-"),
+        ("/a;x=1/b", "/a/b"),
+        ("/a;x=1;y/b;z?q;r", "/a/b?q;r"),
+        ("/a%3bx/b", "/a/b"),
+        ("/a%3Bx;y/b", "/a/b"),
+        ("/a;x", "/a"),
+        ("/a;/", "/a/"),
+        ("/;x/a", "/a"),
+        ("/a/;x", "/a/"),
+        ("/;", "/"),
+        // What is a dot segment then is removed then.
+        ("/a/..;x/b", "/b"),
+        ("/a/.;/b", "/a/b"),
+        ("/..;/b", "!above_root"),
+        ("/a;%2fb/c", "/a/c"),
+        ("/a%2fb;c", "/a%2Fb +encoded_slash"),
+    ];
+    for (raw, expected) in rows {
+        assert_eq!(cut(raw), expected, "{raw}");
+    }
+    let target = get("/a;x/b?q").unwrap();
+    let cut = target.without_parameters().unwrap().unwrap();
+    assert_eq!(
+        (cut.authority(), cut.host(), cut.path(), cut.query()),
+        ("a.example", "a.example", "/a/b", Some("q"))
+    );
 }
 
 #[test]
@@ -365,10 +419,10 @@ proptest! {
             prop_assert_eq!(first.host(), second.host());
             // Nothing becomes odd on the way; a backslash is an escape afterwards, and what `..` took away is gone.
             let mut seen = first.oddities();
-            if seen.contains(Oddities::BACKSLASH) {
-                seen.insert(Oddities::ENCODED_BACKSLASH);
+            if seen.contains(Oddity::Backslash) {
+                seen.insert(Oddity::EncodedBackslash);
             }
-            prop_assert!(seen.contains(second.oddities()));
+            prop_assert!(second.oddities().without(seen).is_empty());
         }
     }
 
@@ -380,6 +434,18 @@ proptest! {
             prop_assert!(path.bytes().all(|b| b.is_ascii_graphic() && !b"\\#?\"<>^`{|}[]".contains(&b)), "{}", path);
             prop_assert!(!path.contains("//"));
             prop_assert!(path.split('/').all(|segment| segment != "." && segment != ".."));
+        }
+    }
+
+    /// What a server sees that cuts parameters off is as canonical as the rest.
+    #[test]
+    fn cut_off_is_canonical(raw in odd_target()) {
+        if let Ok(target) = get(&raw)
+            && let Some(Ok(cut)) = target.without_parameters()
+        {
+            prop_assert!(cut.without_parameters().is_none());
+            let again = get(cut.path_and_query()).unwrap();
+            prop_assert_eq!(again.path_and_query(), cut.path_and_query());
         }
     }
 

@@ -88,14 +88,15 @@ pub enum Upgrade {
 
 /// Ends hop-by-hop fields (RFC 9110 §7.6.1): those of the standard and those that `Connection` nominates, except what must
 /// not be lost. `Transfer-Encoding` is the framing's own business and stays. Comes before the gateway's own fields are set.
-pub fn strip_hop_by_hop(fields: &mut impl Fields, upgrade: Upgrade) {
+/// `relied` says of other fields whether they must stay too.
+pub fn strip_hop_by_hop(fields: &mut impl Fields, upgrade: Upgrade, relied: impl Fn(&HeaderName) -> bool) {
     // Most heads have none: one pass over the names costs less than seven look-ups.
     if !fields.fields().keys().any(|name| is_hop_by_hop(name.as_str())) {
         return;
     }
     let keep_upgrade = upgrade == Upgrade::Keep && fields.fields().contains_key(header::UPGRADE);
     for name in nominated(fields.fields()) {
-        if !(keep_upgrade && name == header::UPGRADE) {
+        if !(keep_upgrade && name == header::UPGRADE) && !relied(&name) {
             fields.remove(&name);
         }
     }
@@ -240,6 +241,26 @@ fn port(authority: &str) -> Option<&str> {
     named.filter(|port| port.bytes().all(|b| b.is_ascii_digit()))
 }
 
+/// Removes fields whose name is one of ours but for its punctuation: `x.client` beside `x-client`. CGI and its kin make one
+/// variable of both. `is_ours` is asked for the name with `-`.
+pub fn remove_twins(fields: &mut impl Fields, is_ours: impl Fn(&str) -> bool) {
+    let twins = fields.fields().keys().filter(|name| has_odd_punctuation(name.as_str()));
+    let twins: Vec<HeaderName> = twins.filter(|name| is_ours(&dashed(name.as_str()))).cloned().collect();
+    for name in twins {
+        fields.remove(&name);
+    }
+}
+
+/// Whether a name has characters that CGI and its kin have no place for.
+fn has_odd_punctuation(name: &str) -> bool {
+    name.bytes().any(|b| !b.is_ascii_alphanumeric() && b != b'-')
+}
+
+/// As they read it.
+fn dashed(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
+}
+
 fn client_words(headers: &HeaderMap) -> Vec<HeaderName> {
     headers.keys().filter(|name| is_forwarding(name.as_str())).cloned().collect()
 }
@@ -248,6 +269,9 @@ fn is_forwarding(name: &str) -> bool {
     // CGI, WSGI and their kin read `_` and `-` as one: `x_client` would speak for the `x-client` that a header rule sets.
     if name.bytes().any(|b| b == b'_') {
         return true;
+    }
+    if has_odd_punctuation(name) {
+        return is_forwarding(&dashed(name));
     }
     // Most fields are told by their first byte.
     match name.as_bytes().first() {

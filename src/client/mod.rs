@@ -11,7 +11,7 @@ use http::HeaderMap;
 use ipnet::IpNet;
 
 pub(crate) use fields::is_protected;
-pub use fields::{Upgrade, forward, request_id, strip_hop_by_hop};
+pub use fields::{Upgrade, forward, remove_twins, request_id, strip_hop_by_hop};
 
 use crate::config::{Build, Spanned};
 

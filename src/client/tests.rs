@@ -251,19 +251,66 @@ fn hop_by_hop_fields_end_here() {
         "x-request-id: i",
     ];
     let mut fields = sent.clone();
-    strip_hop_by_hop(&mut fields, Upgrade::Drop);
+    strip_hop_by_hop(&mut fields, Upgrade::Drop, |_| false);
     assert_eq!(told(&fields), stay);
 
     let mut fields = sent;
-    strip_hop_by_hop(&mut fields, Upgrade::Keep);
+    strip_hop_by_hop(&mut fields, Upgrade::Keep, |_| false);
     let mut with_upgrade: Vec<_> = stay.iter().map(|s| (*s).to_owned()).collect();
     with_upgrade.extend(["connection: upgrade".to_owned(), "upgrade: websocket".to_owned()]);
     with_upgrade.sort();
     assert_eq!(told(&fields), with_upgrade);
 
     let mut fields = map(&[("connection", "upgrade"), ("accept", "x")]);
-    strip_hop_by_hop(&mut fields, Upgrade::Keep);
+    strip_hop_by_hop(&mut fields, Upgrade::Keep, |_| false);
     assert_eq!(told(&fields), ["accept: x"], "nothing to upgrade to");
+}
+
+#[test]
+fn what_is_relied_on_stays_though_it_is_nominated() {
+    let mut fields = map(&[("connection", "x-version, x-other"), ("x-version", "2"), ("x-other", "1")]);
+    strip_hop_by_hop(&mut fields, Upgrade::Drop, |name| name == "x-version");
+    assert_eq!(told(&fields), ["x-version: 2"]);
+}
+
+#[test]
+fn twins_of_our_names_go() {
+    let mut fields =
+        map(&[("x-client", "6"), ("x.client", "6"), ("x~client", "6"), ("x!y", "1"), ("a.b", "1")]);
+    remove_twins(&mut fields, |name| name == "x-client");
+    assert_eq!(told(&fields), ["a.b: 1", "x!y: 1", "x-client: 6"]);
+}
+
+#[test]
+fn forwarding_fields_are_known_by_any_spelling() {
+    let peer = peer("203.0.113.9");
+    let client = determine(peer, false, &HeaderMap::new(), &Trusted::default());
+    for name in [
+        "x-forwarded-for",
+        "x_forwarded_for",
+        "x.forwarded.for",
+        "X|Forwarded~For",
+        "x-forwarded_for",
+        "x-forwarded-user",
+        "x-forwarded!prefix",
+        "x-real-ip",
+        "x.real.ip",
+        "x+real-ip",
+        "true*client*ip",
+        "x-original-url",
+        "x'rewrite'url",
+        "client-ip",
+        "cf.connecting.ip",
+        "x.request.id",
+        "any_thing",
+        "proxy",
+    ] {
+        let mut fields = map(&[(name, "6.6.6.6"), ("x-kept.too", "1")]);
+        forward(&mut fields, peer, &client, &Trusted::default(), "a.example");
+        let told = told(&fields);
+        assert!(!told.iter().any(|line| line.contains("6.6.6.6")), "{name}: {told:?}");
+        assert!(told.contains(&"x-kept.too: 1".to_owned()), "{told:?}");
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The fields that say where a message ends, and the form that every field must have.
 
 use http::HeaderMap;
-use http::header::HOST;
+use http::header::{EXPECT, HOST};
 
 use super::response::Framed;
 use super::{Body, Cause, Denial};
@@ -70,10 +70,26 @@ pub fn judge_fields(headers: &HeaderMap, protocol: Protocol) -> Result<Body, Den
             seen.understand(name.as_str().as_bytes(), value.as_bytes().trim_ascii())?;
         }
     }
+    seen.expectations()?;
     seen.body(protocol)
 }
 
 const NAME: Denial = Denial::ambiguous("field_name", "a field's name is not a token");
+
+/// Whether these fields ask for `100 Continue` (RFC 9110 §10.1.1).
+pub fn expects_continue(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(EXPECT).iter();
+    values.any(|value| expectations(value.as_bytes()).any(is_continue))
+}
+
+/// `Expect` is a list (RFC 9110 §10.1.1); its empty elements count for nothing (§5.6.1).
+fn expectations(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
+}
+
+fn is_continue(expectation: &[u8]) -> bool {
+    expectation.eq_ignore_ascii_case(b"100-continue")
+}
 
 /// The refusal of a name that [`is_look_alike`].
 const LOOK_ALIKE: Denial =
@@ -103,6 +119,7 @@ pub(super) struct Seen<'a> {
     close: bool,
     keep_alive: bool,
     pub(super) expects_continue: bool,
+    expects_more: bool,
 }
 
 impl<'a> Seen<'a> {
@@ -132,7 +149,11 @@ impl<'a> Seen<'a> {
                 once(&mut self.host, value, "host", "several Host fields")?;
             }
             6 if name.eq_ignore_ascii_case(b"expect") => {
-                self.expects_continue |= value.eq_ignore_ascii_case(b"100-continue");
+                for expectation in expectations(value) {
+                    let known = is_continue(expectation);
+                    self.expects_continue |= known;
+                    self.expects_more |= !known;
+                }
             }
             10 if name.eq_ignore_ascii_case(b"connection") => {
                 for option in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
@@ -198,6 +219,18 @@ impl<'a> Seen<'a> {
         match self.host {
             None if protocol == Protocol::Http11 => Err(Denial::ambiguous("host", "HTTP/1.1 without Host")),
             host => Ok(host),
+        }
+    }
+
+    /// RFC 9110 §10.1.1: an expectation that cannot be met may be answered with 417; passed on, two servers could meet it twice.
+    pub(super) fn expectations(&self) -> Result<(), Denial> {
+        match self.expects_more {
+            true => Err(Denial::new(
+                Cause::Expectation,
+                "expectation",
+                "the request expects something other than 100-continue",
+            )),
+            false => Ok(()),
         }
     }
 

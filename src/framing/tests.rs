@@ -38,6 +38,8 @@ fn accepted_heads() {
         ("GET http://a/b?c HTTP/1.1\r\nHost: a\r\n\r\n".into(), Body::None, true),
         ("M-SEARCH / HTTP/1.1\r\nHost: a\r\n\r\n".into(), Body::None, true),
         ("GET / HTTP/1.1\r\nHost: a\r\nX: \u{e9}\r\n\r\n".into(), Body::None, true),
+        // UTF-8 in a target is for the route to take or not; other bytes are for none.
+        ("GET /\u{e9} HTTP/1.1\r\nHost: a\r\n\r\n".into(), Body::None, true),
         ("GET / HTTP/1.1\r\nHost: a\r\nX_y.z~: \"q\"\r\n\r\n".into(), Body::None, true),
         ("GET / HTTP/1.1\r\nHost: a\r\nX:\r\n\r\n".into(), Body::None, true),
         ("GET / HTTP/1.1\r\nHost: a\r\nX-Content-Length: 3\r\n\r\n".into(), Body::None, true),
@@ -77,6 +79,36 @@ fn parsed_fields_are_judged_alike() {
 }
 
 #[test]
+fn expectations_are_met_or_refused() {
+    let judged = |field: &str| {
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\n");
+        judge(head.as_bytes(), &LIMITS)
+            .map(|framing| framing.expects_continue)
+            .map_err(|denial| denial.reason)
+    };
+    let rows = [
+        ("Expect: 100-continue", Ok(true)),
+        ("expect:100-Continue", Ok(true)),
+        ("Expect: , 100-continue ,", Ok(true)),
+        ("Expect: 100-continue\r\nExpect: 100-continue", Ok(true)),
+        ("Expect:", Ok(false)),
+        ("Expect: 100-continue, x", Err("expectation")),
+        ("Expect: x\r\nExpect: 100-continue", Err("expectation")),
+        ("Expect: 200-ok", Err("expectation")),
+        ("Expect: 100-continue;q=1", Err("expectation")),
+    ];
+    for (field, expected) in rows {
+        assert_eq!(judged(field), expected, "{field}");
+    }
+    let map = |value: &'static str| {
+        http::HeaderMap::from_iter([(http::header::EXPECT, http::HeaderValue::from_static(value))])
+    };
+    assert!(expects_continue(&map("100-CONTINUE")) && !expects_continue(&map("")));
+    let denial = judge_fields(&map("later"), Protocol::Http2).unwrap_err();
+    assert_eq!((denial.cause, denial.reason), (Cause::Expectation, "expectation"));
+}
+
+#[test]
 fn refused_heads() {
     use Cause::{Ambiguous, HeadersTooLarge, Method, UnknownCoding, UriTooLong, Version};
     let fields = |n: usize| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(n));
@@ -109,7 +141,6 @@ fn refused_heads() {
         (line("G(T / HTTP/1.1"), Ambiguous, "request_line"),
         (line("GET /\u{1} HTTP/1.1"), Ambiguous, "target_bytes"),
         (line("GET /\u{7f} HTTP/1.1"), Ambiguous, "target_bytes"),
-        (line("GET /\u{e9} HTTP/1.1"), Ambiguous, "target_bytes"),
         (line("GET /\0 HTTP/1.1"), Ambiguous, "target_bytes"),
         (line("GET /a#b HTTP/1.1"), Ambiguous, "target_fragment"),
         (line("GET /\r HTTP/1.1"), Ambiguous, "bare_carriage_return"),
@@ -160,6 +191,10 @@ fn refused_heads() {
         (one(&format!("X: {}", "a".repeat(512))), HeadersTooLarge, "field_bytes"),
     ];
     assert!(rows.len() >= 60);
+    for bytes in [&b"\xff"[..], b"\xc0\xaf", b"\xc3", b"\xed\xa0\x80"] {
+        let head = [b"GET /", bytes, b" HTTP/1.1\r\nHost: a\r\n\r\n"].concat();
+        assert_eq!(judge(&head, &LIMITS).unwrap_err().reason, "target_bytes", "{bytes:x?}");
+    }
     for (head, cause, reason) in rows {
         assert_eq!(judged(head), Err((*cause, *reason)), "{head:?}");
     }

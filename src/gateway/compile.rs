@@ -53,6 +53,7 @@ pub(super) fn compile(
             facts: Arc::clone(&entry.facts),
             matches: &written.matches,
             priority: written.priority,
+            tolerated: entry.tolerated,
         })
         .collect();
     let routes = Routes::assemble(&inputs, build);
@@ -174,6 +175,7 @@ fn settings(server: &Spanned<Server>, build: &mut Build) -> Option<Settings> {
             total: server.timeouts.body_total.0,
         },
         write_stall: server.timeouts.write_stall.0,
+        underscores: server.headers_with_underscores,
         sites: sites(server),
     })
 }
@@ -423,12 +425,16 @@ fn policies(document: &Document) -> Vec<(Arc<str>, &'static [&'static str])> {
         "host",
         "http_version",
         "method",
+        "method_bytes",
         "method_never_allowed",
         "folded_field",
         "field_name",
         "field_look_alike",
         "method_bytes",
         "field_value",
+        "field_look_alike",
+        "underscore",
+        "expectation",
         "content_length",
         "transfer_encoding",
         "transfer_coding",
@@ -451,7 +457,10 @@ fn policies(document: &Document) -> Vec<(Arc<str>, &'static [&'static str])> {
         "encoded_backslash",
         "backslash",
         "semicolon_dots",
+        "hidden_dots",
+        "path_parameters",
         "raw_non_ascii",
+        "path_template",
         "host_missing",
         "no_route",
         "method_not_allowed",

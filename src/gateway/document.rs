@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::canonical::Oddity;
 use crate::config::units::{Size, Speed, Time};
 use crate::config::{OrNone, Spanned};
 use crate::policy::{access, cors, headers};
@@ -56,6 +57,9 @@ pub struct Server {
     pub problem_types: String,
     /// The most that draining may take after SIGTERM.
     pub drain: Spanned<Time>,
+    /// What becomes of request fields with a `_` in their name: `drop` takes them out before anything looks, `refuse` answers
+    /// 400. They never pass: CGI, WSGI and their kin read `X_Client` and `X-Client` as one.
+    pub headers_with_underscores: Underscores,
     /// Bounds.
     pub limits: Limits,
     /// Deadlines.
@@ -74,6 +78,7 @@ impl Default for Server {
             user: OrNone::None,
             problem_types: "urn:portcullis:problem:".to_owned(),
             drain: Spanned::unwritten(Time(std::time::Duration::from_secs(90))),
+            headers_with_underscores: Underscores::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             egress: egress::Config::default(),
@@ -130,6 +135,17 @@ impl JsonSchema for Workers {
             "anyOf": [{ "const": "auto" }, { "type": "integer", "minimum": 1, "maximum": 1024 }]
         })
     }
+}
+
+/// What becomes of request fields with a `_` in their name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Underscores {
+    /// They are taken out.
+    #[default]
+    Drop,
+    /// The request is 400.
+    Refuse,
 }
 
 /// Bounds.
@@ -215,6 +231,9 @@ pub struct Listener {
     /// their own, and a header of theirs is refused.
     #[serde(default)]
     pub proxy_protocol: OrNone<Spanned<ProxyProtocol>>,
+    /// The host of requests of HTTP/1.0 that name none: `host` or `host:port`; `none` refuses them (400).
+    #[serde(default)]
+    pub default_host: OrNone<Spanned<String>>,
     /// `true`: answer every request with a redirect to https; a number: to https on that port.
     #[serde(default)]
     pub redirect_to_https: RedirectToHttps,
@@ -440,6 +459,9 @@ pub struct Route {
     /// Policies of `policies.headers`, in order; `[inherit, x]` adds to the defaults, `none` takes them away.
     #[serde(default)]
     pub headers: Option<OrNone<Vec<Spanned<String>>>>,
+    /// Paths that two servers may read differently and that this route takes all the same; without it they are 400.
+    #[serde(default)]
+    pub path_oddities: Vec<Oddity>,
     /// Forward to this upstream.
     #[serde(default)]
     pub upstream: Option<Spanned<String>>,

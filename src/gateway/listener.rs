@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::certificates::{self, Certificate};
 use super::document::{Listener as ListenerConfig, MinVersion, ProxyProtocol, RedirectToHttps};
+use crate::canonical::Authority;
 use crate::client::Trusted;
 use crate::config::{Build, OrNone, Site, Spanned};
 
@@ -31,6 +32,8 @@ pub struct Listener {
     pub http2: bool,
     /// TLS; none on a plain listener.
     pub tls: Option<ListenerTls>,
+    /// The host, in canonical form, of requests of HTTP/1.0 that name none.
+    pub default_host: Option<Box<str>>,
     /// Whether it only redirects.
     pub redirect: RedirectToHttps,
     /// Peers whose word on the client is believed.
@@ -125,6 +128,7 @@ fn listener(
         address,
         http2: config.http2,
         tls,
+        default_host: default_host(&config.default_host, build)?,
         redirect: config.redirect_to_https,
         trusted: trusted?,
         proxied,
@@ -182,6 +186,23 @@ fn warn_of_trust(from: &Trusted, config: &ListenerConfig, build: &mut Build) {
             );
             let cure = "list the proxies in front of it, or remove the entry";
             build.errors.warn(&entry.site, &*entry.path, cause, cure);
+        }
+    }
+}
+
+/// A host in its canonical form. The outer `None` when `build.errors` says what is wrong.
+fn default_host(written: &OrNone<Spanned<String>>, build: &mut Build) -> Option<Option<Box<str>>> {
+    let Some(written) = written.as_option() else { return Some(None) };
+    match Authority::parse(written.as_bytes()) {
+        Ok(authority) => {
+            let mut text = String::new();
+            authority.write(&mut text);
+            Some(Some(text.into()))
+        }
+        Err(what) => {
+            let cause = format!("`{}` is not a host: {what}", written.value);
+            build.errors.push(&written.site, &*written.path, cause, "write `www.example.com`, or `none`");
+            None
         }
     }
 }

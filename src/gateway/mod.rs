@@ -32,7 +32,7 @@ use crate::reply::Replies;
 use crate::route::Routes;
 use crate::state::Live;
 use crate::upstream::Upstream;
-use document::Document;
+use document::{Document, Underscores};
 
 /// What the process itself is told; compiled from `server`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +67,8 @@ pub struct Settings {
     pub pace: Pace,
     /// How long a client may leave a piece of an answer untaken.
     pub write_stall: Duration,
+    /// What becomes of request fields with a `_` in their name.
+    pub underscores: Underscores,
     /// Where what only a restart changes was written.
     pub sites: SettingSites,
 }

@@ -22,7 +22,7 @@ use crate::record::Record;
 use crate::reply::{Kind, Preference, Refusal, Reply, Wants};
 use crate::request::{Arrival, Connection, Fields, Request};
 use crate::upstream::Upstream;
-use door::{redirect_port, tolerated};
+use door::{redirect_port, without_underscores};
 
 /// The request id's field, to the client and to the upstream.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -38,6 +38,8 @@ pub struct Passage {
     pub effects: Effects,
     client: Option<Client>,
     route: Option<usize>,
+    /// What a template made of the path.
+    rewritten: String,
     origin: Option<HeaderValue>,
     wants: Preference,
     listener: Arc<str>,
@@ -84,6 +86,11 @@ impl Admitted {
         }
     }
 
+    /// Whether the route was chosen by this field: then it stays, whatever `Connection` says.
+    pub fn relies_on(&self, name: &HeaderName) -> bool {
+        self.gateway.routes.asks_for(self.route, name)
+    }
+
     /// Whether the route lets a client switch to this protocol (lower case), such as `websocket`.
     pub fn permits_upgrade(&self, protocol: &str) -> bool {
         self.route().is_some_and(|route| route.permits_upgrade(protocol))
@@ -108,6 +115,7 @@ impl Passage {
             effects: Effects::default(),
             client: None,
             route: None,
+            rewritten: String::new(),
             origin: None,
             wants: Preference::Settled(Wants::Problem),
             listener: Arc::clone(&connection.listener),
@@ -125,15 +133,15 @@ impl Passage {
             Err(Stop::Answered(reply)) => return Admission::Reply(self.finish_reply(*reply)),
         };
         let gateway = Arc::clone(&self.gateway);
+        if let Some(route) = gateway.entries.get(admitted.route)
+            && let Err(refusal) = self.rewrite(route)
+        {
+            return Admission::Reply(self.refuse(refusal));
+        }
         match gateway.entries.get(admitted.route).map(|route| &route.action) {
             Some(Action::Forward { .. }) => Admission::Forward(admitted),
             Some(Action::Echo) => Admission::Echo(admitted),
             Some(Action::Respond(reply)) => Admission::Reply(self.finish_reply(reply.clone())),
-            // A request of HTTP/1.0 need name no host, and `https:///x` would lead to the host `x`.
-            Some(Action::Redirect { to, .. }) if self.is_hostless() && to.names_host() => {
-                let message = "no host to redirect to";
-                Admission::Reply(self.refuse(Refusal::new(Kind::AmbiguousRequest, "host_missing", message)))
-            }
             Some(Action::Redirect { to, status }) => match redirect_reply(to, *status, &self.record) {
                 Some(reply) => Admission::Reply(self.finish_reply(reply)),
                 None => Admission::Reply(self.refuse(Refusal::new(
@@ -150,21 +158,19 @@ impl Passage {
         }
     }
 
-    fn is_hostless(&self) -> bool {
-        self.record.target.as_ref().is_none_or(|target| target.host().is_empty())
-    }
-
     async fn judge(&mut self, arrival: &Arrival<'_>) -> Result<Admitted, Stop> {
         self.note_arrival(arrival);
         let gateway = Arc::clone(&self.gateway);
-        let target = Arc::new(self.canonical(arrival)?);
-        self.record.target = Some(Arc::clone(&target));
         let listener = gateway.listener(&arrival.connection.listener);
+        let target = Arc::new(self.canonical(arrival, listener)?);
+        self.record.target = Some(Arc::clone(&target));
+        let kept = without_underscores(arrival.headers, gateway.settings.underscores)?;
+        let arrival = &Arrival { headers: kept.as_ref().unwrap_or(arrival.headers), ..*arrival };
         let client = self.client(arrival, listener);
         self.edge(&gateway, &client)?;
         self.redirect_to_https(redirect_port(listener, arrival.connection), &client, &target)?;
         let route = self.route(&gateway, arrival, &target)?;
-        tolerated(&target)?;
+        self.tolerated(&gateway, arrival, &target, route)?;
         let request = Request {
             method: arrival.method,
             target: &target,
@@ -252,7 +258,9 @@ impl Passage {
     pub fn finish(&mut self, status: StatusCode, fields: &mut impl Fields) {
         self.record.status = status.as_u16();
         let switching = status == StatusCode::SWITCHING_PROTOCOLS;
-        client::strip_hop_by_hop(fields, if switching { Upgrade::Keep } else { Upgrade::Drop });
+        let upgrade = if switching { Upgrade::Keep } else { Upgrade::Drop };
+        // Before anything of ours is set: no `Connection` of an upstream takes it away again.
+        client::strip_hop_by_hop(fields, upgrade, |_| false);
         if let Some(route) = self.route.and_then(|index| self.gateway.entries.get(index)) {
             for rules in &route.headers {
                 rules.response(&self.record, fields);

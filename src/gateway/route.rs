@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::compile::{Shelf, find};
 use super::document::{Document, PathRule, Redirect, Respond, Route as RouteConfig};
+use crate::canonical::{self, Oddities};
 use crate::config::{Build, OrNone, Spanned};
 use crate::policy::access::Access;
 use crate::policy::cors::Cors;
@@ -27,6 +28,8 @@ pub(super) struct Route {
     pub(super) cors: Option<Arc<Cors>>,
     pub(super) headers: Vec<Arc<HeaderRules>>,
     pub(super) upgrade: Box<[Box<str>]>,
+    /// What it takes of paths with two readings.
+    pub(super) tolerated: Oddities,
     pub(super) action: Action,
 }
 
@@ -83,6 +86,7 @@ impl Route {
                 .filter_map(|n| find(n, &shelf.headers, policies.headers.keys(), "policies.headers", build))
                 .collect(),
             upgrade: upgrade(config, build),
+            tolerated: config.path_oddities.iter().copied().collect(),
             action: action(config, document, shelf, build),
         }
     }
@@ -260,8 +264,8 @@ fn upstream_path(rule: &Spanned<PathRule>, config: &RouteConfig, build: &mut Bui
     let borders = |written: &Option<Spanned<String>>, build: &mut Build| -> Box<str> {
         let Some(text) = written else { return "".into() };
         let trimmed = text.strip_suffix('/').unwrap_or(text);
-        let plain = |b: u8| b.is_ascii_graphic() && !b"?#\\{}\"<>^`|".contains(&b);
-        if !text.starts_with('/') || !text.bytes().all(plain) || text.contains("//") || text.contains("/.") {
+        let canonical = canonical::rewritten(text);
+        if !canonical.is_ok_and(|(canonical, _)| canonical == text.value) || text.contains("/.") {
             let cause = format!("`{}` is not a path prefix in canonical form", text.value);
             build.errors.push(
                 &text.site,
@@ -298,7 +302,9 @@ fn upstream_path(rule: &Spanned<PathRule>, config: &RouteConfig, build: &mut Bui
                 format!("write `/{}`", template.value),
             );
         }
-        return template_of(template, config, build).map(UpstreamPath::Template).unwrap_or_default();
+        let Some(parsed) = template_of(template, config, build) else { return UpstreamPath::default() };
+        makes_a_path(&parsed, template, config, build);
+        return UpstreamPath::Template(parsed);
     }
     let strip = borders(&rule.strip, build);
     let prefix = borders(&rule.prefix, build);
@@ -307,6 +313,25 @@ fn upstream_path(rule: &Spanned<PathRule>, config: &RouteConfig, build: &mut Bui
     } else {
         UpstreamPath::Replace { strip, prefix }
     }
+}
+
+/// Whether the template's own text can be part of a canonical path; what stands for its variables is judged request by request.
+fn makes_a_path(template: &Template, written: &Spanned<String>, config: &RouteConfig, build: &mut Build) {
+    let tolerated: Oddities = config.path_oddities.iter().copied().collect();
+    let own = template.with_placeholders("x");
+    let cause = match canonical::rewritten(&own) {
+        // Said already.
+        Err(_) if !own.starts_with('/') || own.contains(['?', '#']) || own.contains(char::is_whitespace) => {
+            return;
+        }
+        Err(denial) => denial.message,
+        Ok((_, oddities)) => match oddities.denial(tolerated, Some(&config.name)) {
+            None => return,
+            Some(denial) => denial.message,
+        },
+    };
+    let cause = format!("every request would be refused: {cause}");
+    build.errors.push(&written.site, &*written.path, cause, "write the path as an upstream should see it");
 }
 
 /// A template whose `{route.NAME}`s this route has.

@@ -106,6 +106,14 @@ impl HeaderRules {
             .flatten()
     }
 
+    /// Whether a request leaves with our word under this name (lower case).
+    pub fn speaks_as(&self, name: &str) -> bool {
+        let Self { request: CompiledRules { rename, set, add, .. }, .. } = self;
+        let renamed = rename.iter().map(|(_, to)| to);
+        let written = set.iter().chain(add).map(|(name, _)| name);
+        renamed.chain(written).any(|ours| ours == name)
+    }
+
     /// Changes a request on its way to the upstream.
     pub fn request(&self, record: &Record, fields: &mut impl Fields) {
         self.request.apply(record, fields);

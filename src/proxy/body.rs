@@ -6,13 +6,16 @@ use pingora_error::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 
 use super::pace;
+use crate::framing;
 
 /// Tells a client that waits for it to send its body (RFC 9110 §10.1.1). Once: `Expect` goes no further, since the upstream would
 /// send a second 100.
 pub(super) async fn call_for(session: &mut Session) -> Result<()> {
     let head = session.req_header();
-    let Some(expect) = head.headers.get(EXPECT) else { return Ok(()) };
-    let continues = expect.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    if !head.headers.contains_key(EXPECT) {
+        return Ok(());
+    }
+    let continues = framing::expects_continue(&head.headers);
     if continues && head.version == Version::HTTP_11 && !session.as_downstream_mut().is_body_done() {
         session.as_downstream_mut().write_continue_response().await?;
     }

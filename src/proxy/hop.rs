@@ -63,12 +63,12 @@ fn has_hop_by_hop(headers: &HeaderMap) -> bool {
 }
 
 /// Removes from a request what belongs to the client's connection. Before the gateway adds anything, so that no `Connection` takes it
-/// away again. Pingora frames the body anew from Content-Length, or else as chunks.
-pub(super) fn clean_request(headers: &mut HeaderMap) {
+/// away again; `relied` says which fields stay though it names them. Pingora frames the body anew from Content-Length, or else as chunks.
+pub(super) fn clean_request(headers: &mut HeaderMap, relied: impl Fn(&HeaderName) -> bool) {
     if has_hop_by_hop(headers) {
         let named: Vec<HeaderName> = tokens(headers)
             .filter_map(|token| HeaderName::from_bytes(token).ok())
-            .filter(|name| !client::is_protected(name.as_str()))
+            .filter(|name| !client::is_protected(name.as_str()) && !relied(name))
             .collect();
         for name in named.iter().chain(&HOP_BY_HOP) {
             headers.remove(name);
@@ -196,16 +196,16 @@ mod tests {
             ("upgrade", "h2c"),
             ("http2-settings", "x"),
         ]);
-        super::super::view::edit_request(&mut own, clean_request);
+        super::super::view::edit_request(&mut own, |headers| clean_request(headers, |name| name == "x-two"));
         let mut left: Vec<_> = own.headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
-        assert_eq!(left, ["authorization", "content-length", "cookie", "host", "x-three"]);
+        assert_eq!(left, ["authorization", "content-length", "cookie", "host", "x-three", "x-two"]);
     }
 
     #[test]
     fn joins_crumbs() {
         let mut own = head(&[("cookie", "a=b"), ("x", "y"), ("cookie", "c=d"), ("cookie", "e=f")]);
-        super::super::view::edit_request(&mut own, clean_request);
+        super::super::view::edit_request(&mut own, |headers| clean_request(headers, |_| false));
         let cookies: Vec<_> = own.headers.get_all("cookie").iter().collect();
         assert_eq!(cookies, ["a=b; c=d; e=f"]);
     }

@@ -186,7 +186,7 @@ impl ProxyHttp for Gate {
         let Some(attempt) = &course.attempt else { return Ok(()) };
         let target = view::edit_request(head, |headers| {
             headers.reserve(hop::OWN_FIELDS);
-            hop::clean_request(headers);
+            hop::clean_request(headers, |name| admitted.relies_on(name));
             stage.passage.upstream_head(admitted, attempt.server.name(), headers)
         });
         if head.raw_path() != target.as_bytes() {

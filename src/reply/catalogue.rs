@@ -80,6 +80,8 @@ catalogue! {
         "Address too long", "The request's target is longer than is accepted.";
     UnsupportedMediaType = "UNSUPPORTED_MEDIA_TYPE", UNSUPPORTED_MEDIA_TYPE, grpc 3,
         "Unsupported media type", "This resource does not take this content type.";
+    ExpectationFailed = "EXPECTATION_FAILED", EXPECTATION_FAILED, grpc 3,
+        "Expectation failed", "The request expects something that is not done here.";
     Misdirected = "MISDIRECTED", MISDIRECTED_REQUEST, grpc 14,
         "Misdirected request", "This connection cannot be used for this host.";
     Throttled = "THROTTLED", TOO_MANY_REQUESTS, grpc 8,
@@ -94,6 +96,8 @@ catalogue! {
         "Internal error", "The request could not be served.";
     UnknownCoding = "UNKNOWN_CODING", NOT_IMPLEMENTED, grpc 12,
         "Unknown coding", "The request uses a coding that is not supported.";
+    VersionNotSupported = "VERSION_NOT_SUPPORTED", HTTP_VERSION_NOT_SUPPORTED, grpc 12,
+        "HTTP version not supported", "This version of HTTP is not spoken here.";
     IntegrationFailure = "INTEGRATION_FAILURE", BAD_GATEWAY, grpc 14,
         "Bad gateway", "The service behind this resource could not be reached, or its answer could not be used.";
     AuthorizerFailure = "AUTHORIZER_FAILURE", SERVICE_UNAVAILABLE, grpc 14,

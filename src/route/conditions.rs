@@ -69,6 +69,11 @@ impl Conditions {
         self.query.iter().all(|(name, value)| value.holds_in(query.unwrap_or_default(), name))
     }
 
+    /// Whether a condition asks for this field.
+    pub(super) fn name(&self, field: &HeaderName) -> bool {
+        self.headers.iter().any(|(name, _)| name == field)
+    }
+
     pub(super) fn are_conditional(&self) -> bool {
         !self.headers.is_empty() || !self.query.is_empty()
     }
@@ -264,6 +269,10 @@ fn headers(matches: &Match, build: &mut Build) -> Option<Vec<(HeaderName, Value)
             Ok(header::HOST) => {
                 Err(("`host` is not matched as a header".to_owned(), "use `hosts`".to_owned()))
             }
+            Ok(name) if name.as_str().contains('_') => Err((
+                format!("no request has the header `{text}`: names with a `_` are dropped or refused"),
+                format!("write `{}`, and have clients send that", text.replace('_', "-")),
+            )),
             Ok(name) if headers.iter().any(|(known, _)| *known == name) => Err((
                 format!("the header `{text}` is given twice"),
                 "remove one; case makes no difference".to_owned(),

@@ -16,11 +16,11 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderName, Method};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::canonical::Target;
+use crate::canonical::{Oddities, Target};
 use crate::config::{Build, Pattern, Spanned};
 use crate::record::RouteFacts;
 use conditions::Conditions;
@@ -55,6 +55,8 @@ pub struct RouteInput<'a> {
     pub matches: &'a Spanned<Match>,
     /// Settles equals: the higher wins. None is 0.
     pub priority: Option<i32>,
+    /// What it takes of paths with two readings: its own path may be such a one.
+    pub tolerated: Oddities,
 }
 
 /// All routes, compiled.
@@ -117,7 +119,7 @@ impl Routes {
         let mut compiled = Vec::with_capacity(inputs.len());
         for input in inputs {
             let hosts = pattern::hosts(input.matches, build);
-            let path = PathPattern::compile(input.matches, build);
+            let path = PathPattern::compile(input.matches, input.tolerated, build);
             let conditions = Conditions::compile(input.matches, build);
             let (Some(hosts), Some(path), Some(conditions)) = (hosts, path, conditions) else { continue };
             for host in &hosts {
@@ -226,6 +228,11 @@ impl Routes {
     /// The methods of all routes that share a host and the path of this one: the default of CORS's `methods`.
     pub fn methods_of_path(&self, index: usize) -> &[Method] {
         self.path_methods.get(index).map(|methods| &**methods).unwrap_or_default()
+    }
+
+    /// Whether a condition of this route asks for this field.
+    pub fn asks_for(&self, index: usize, field: &HeaderName) -> bool {
+        self.compiled.get(index).is_some_and(|route| route.conditions.name(field))
     }
 
     /// Routes that one preflight could mean, as they differ only in header or query conditions: each group must share a

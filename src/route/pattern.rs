@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Match;
-use crate::canonical::{Authority, Host, Oddities, canonical_segment};
+use crate::canonical::{Authority, Host, Oddities, Oddity, canonical_segment};
 use crate::config::{Build, Spanned};
 
 /// The most `{name}`s a path may have: what a match keeps without allocating.
@@ -108,11 +108,11 @@ fn host(text: &str) -> Result<HostPattern, Fault> {
 
 impl PathPattern {
     /// Every path where there is none written.
-    pub(super) fn compile(matches: &Match, build: &mut Build) -> Option<Self> {
+    pub(super) fn compile(matches: &Match, tolerated: Oddities, build: &mut Build) -> Option<Self> {
         let Some(written) = &matches.path else {
             return Some(Self { segments: vec![Segment::Rest], names: Box::new(["rest".into()]) });
         };
-        match Self::parse(written) {
+        match Self::parse(written, tolerated) {
             Ok(pattern) => Some(pattern),
             Err((cause, cure)) => {
                 let Spanned { site, path, .. } = written;
@@ -122,7 +122,7 @@ impl PathPattern {
         }
     }
 
-    fn parse(text: &str) -> Result<Self, Fault> {
+    fn parse(text: &str, tolerated: Oddities) -> Result<Self, Fault> {
         let Some(inner) = text.strip_prefix('/') else {
             return Err(fault(
                 format!("the path `{text}` does not start with `/`"),
@@ -149,7 +149,7 @@ impl PathPattern {
                 names.push(name.into());
                 segments.push(kind);
             } else {
-                segments.push(literal(text, segment, last)?);
+                segments.push(literal(text, segment, last, tolerated)?);
             }
         }
         if names.len() > PARAMETERS_MAX {
@@ -180,7 +180,7 @@ fn braces<'a>(path: &str, segment: &'a str) -> Result<(Segment, &'a str), Fault>
 }
 
 /// A literal segment in the form in which requests come; refused where no request can.
-fn literal(path: &str, segment: &str, last: bool) -> Result<Segment, Fault> {
+fn literal(path: &str, segment: &str, last: bool, tolerated: Oddities) -> Result<Segment, Fault> {
     if segment.is_empty() && !last {
         return Err(fault(format!("the path `{path}` has `//`, which no request has"), "write one `/`"));
     }
@@ -205,10 +205,12 @@ fn literal(path: &str, segment: &str, last: bool) -> Result<Segment, Fault> {
         ));
     }
     // Raw UTF-8 is how a person writes what requests have encoded.
-    if let Some(denial) = oddities.denial(Oddities::RAW_NON_ASCII) {
+    let refused = oddities.without(tolerated.and(Oddity::RawNonAscii.into()));
+    if !refused.is_empty() {
+        let names = refused.names().collect::<Vec<_>>().join(", ");
         return Err(fault(
-            format!("requests with the path `{path}` are refused: {}", denial.message),
-            "match such a path with `{name}` or `{*rest}`",
+            format!("requests with the path `{path}` are refused: it has two readings ({names})"),
+            format!("say `path_oddities: [{names}]` on the route, or write the path without"),
         ));
     }
     Ok(Segment::Literal(canonical.into()))

@@ -71,6 +71,7 @@ fn inputs(written: &[Written]) -> Vec<RouteInput<'_>> {
             facts: facts(index, name, &matches.site),
             matches,
             priority: *priority,
+            tolerated: Oddities::default(),
         })
         .collect()
 }
@@ -418,7 +419,10 @@ fn wrong_patterns_are_errors_with_a_cure() {
         ("a * /a//b", "the path `/a//b` has `//`"),
         ("a * /a/../b", "the path `/a/../b` has dot segments"),
         ("a * /a/%2e/b", "has dot segments"),
-        ("a * /a%2fb", "are refused: the path has two readings: encoded_slash"),
+        (
+            "a * /a%2fb",
+            "are refused: it has two readings (encoded_slash); say `path_oddities: [encoded_slash]`",
+        ),
         ("a * /a%zz", "no request has the path `/a%zz`: the path has a `%` without two hex digits"),
         ("a * /a?b", "the path `/a?b` has a `?`; put conditions on the query under `query`"),
         ("a * /a#b", "no request has the path"),
@@ -435,6 +439,10 @@ fn wrong_patterns_are_errors_with_a_cure() {
         ("a TRACE /a", "`TRACE` never reaches a route"),
         ("a GET,GET /a", "the method `GET` is given twice"),
         ("a * /a h:x(y=1", "`x(y` is not a header name"),
+        (
+            "a * /a h:x_y=1",
+            "no request has the header `x_y`: names with a `_` are dropped or refused; write `x-y`",
+        ),
         ("a * /a h:Host=1", "`host` is not matched as a header; use `hosts`"),
         ("a * /a h:x=~(", "`(` is not a regular expression: unclosed group"),
         ("a * /a q:x=~[", "`[` is not a regular expression: unclosed character class"),

@@ -17,7 +17,9 @@ const ALLOW: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH
 /// The refusal that a judge's denial means.
 pub(super) fn refusal(denial: Denial) -> Refusal {
     let kind = match denial.cause {
-        Cause::Ambiguous | Cause::Version => Kind::AmbiguousRequest,
+        Cause::Ambiguous => Kind::AmbiguousRequest,
+        Cause::Version => Kind::VersionNotSupported,
+        Cause::Expectation => Kind::ExpectationFailed,
         Cause::Method => Kind::MethodNotAllowed,
         Cause::UriTooLong => Kind::UriTooLong,
         Cause::HeadersTooLarge => Kind::HeadersTooLarge,

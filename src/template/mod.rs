@@ -105,11 +105,6 @@ impl Template {
         })
     }
 
-    /// Whether it says the request's host.
-    pub fn names_host(&self) -> bool {
-        self.variables().any(|variable| *variable == Variable::Fact(Fact::DomainName))
-    }
-
     /// The texts between the variables.
     pub fn texts(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().filter_map(|part| match part {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::harness::{Authority, Http2, Nginx, Origin, Place, Running, curl};
 
-fn start(routes: &str) -> (Authority, Running) {
+pub(crate) fn start(routes: &str) -> (Authority, Running) {
     let (place, authority) = (Place::new(), Authority::new());
     authority.issue(&["gate.example"]).write(&place, "gate");
     let text = Place::with_base(routes).replace(
@@ -14,7 +14,7 @@ fn start(routes: &str) -> (Authority, Running) {
     (authority, place.start_whole(&text))
 }
 
-fn client(authority: &Authority, gateway: &Running) -> Http2 {
+pub(crate) fn client(authority: &Authority, gateway: &Running) -> Http2 {
     let connector = authority.connector(|builder| builder.set_alpn_protos(b"\x02h2").unwrap());
     Http2::connect(gateway.address(), &connector, "gate.example")
 }

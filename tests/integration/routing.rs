@@ -126,6 +126,15 @@ fn a_redirect_that_says_the_host_needs_one() {
     let response = gateway.send("GET /old HTTP/1.0\r\n\r\n");
     response.expect(400);
     assert_eq!(response.header("location"), None);
+    gateway.send("GET /seen HTTP/1.0\r\n\r\n").expect(400);
+    let text = Place::with_base(ROUTES).replace(
+        "  - address: 127.0.0.1:0\n",
+        "  - address: 127.0.0.1:0\n    default_host: WWW.example.com.\n",
+    );
+    let gateway = Place::new().start_whole(&text);
+    let response = gateway.send("GET /old HTTP/1.0\r\n\r\n");
+    response.expect(308);
+    assert_eq!(response.header("location"), Some("https://www.example.com/new"));
     gateway.send("GET /seen HTTP/1.0\r\n\r\n").expect(303);
 }
 

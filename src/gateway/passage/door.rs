@@ -2,19 +2,19 @@
 
 use std::sync::Arc;
 
-use http::header::{CONTENT_LENGTH, LOCATION, ORIGIN, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::header::{CONTENT_LENGTH, HOST, LOCATION, ORIGIN, USER_AGENT};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use super::{Passage, Stop, step};
-use crate::canonical::{self, Denial, Fault, Oddities, Target};
+use crate::canonical::{self, Denial, Fault, Oddities, Oddity, Target};
 use crate::client::{self, Client, Trusted};
 use crate::framing;
-use crate::gateway::document::RedirectToHttps;
+use crate::gateway::document::{RedirectToHttps, Underscores};
 use crate::gateway::{Gateway, Listener, Settings};
 use crate::policy::Step;
 use crate::policy::cors;
 use crate::reply::{Kind, Preference, Refusal, Reply};
-use crate::request::{Arrival, Connection};
+use crate::request::{Arrival, Connection, Protocol};
 use crate::route::Found;
 
 impl Passage {
@@ -28,7 +28,11 @@ impl Passage {
         self.wants = Preference::of(arrival.headers);
     }
 
-    pub(super) fn canonical(&mut self, arrival: &Arrival<'_>) -> Result<Target, Stop> {
+    pub(super) fn canonical(
+        &mut self,
+        arrival: &Arrival<'_>,
+        listener: Option<&Arc<Listener>>,
+    ) -> Result<Target, Stop> {
         let limits = &self.gateway.settings;
         header_limits(arrival.headers, limits)?;
         unmistakable(arrival)?;
@@ -39,7 +43,8 @@ impl Passage {
                 .with_header(http::header::ALLOW, allow)
                 .into());
         }
-        let Arrival { method, target, authority, headers, protocol, .. } = *arrival;
+        let Arrival { method, target, headers, protocol, .. } = *arrival;
+        let authority = arrival.authority.or_else(|| default_host(arrival, listener));
         let target = canonical::target(method, target, authority, headers, protocol, limits.uri_bytes)
             .map_err(denied)?;
         self.effects.note(|| {
@@ -84,8 +89,9 @@ impl Passage {
         if client.https {
             return Ok(()); // A trusted proxy in front has ended TLS already: redirecting would go in circles.
         }
-        if target.host().is_empty() || target.path() == "*" {
-            return Err(Refusal::new(Kind::AmbiguousRequest, "host_missing", "no host to redirect to").into());
+        if target.path() == "*" {
+            let message = "`*` names nothing that could be redirected to";
+            return Err(Refusal::new(Kind::AmbiguousRequest, "host_missing", message).into());
         }
         let mut location = format!("https://{}", target.host());
         if port != 443 {
@@ -123,21 +129,30 @@ impl Passage {
         arrival: &Arrival<'_>,
         target: &Target,
     ) -> Result<usize, Stop> {
-        let preflight = cors::is_preflight(arrival.method, arrival.headers);
-        if let (true, Some(asked)) = (preflight, cors::requested_method(arrival.headers)) {
-            let found = gateway.routes.find_preflight(&asked, target);
-            let policy = |index: usize| gateway.entries.get(index).is_some_and(|route| route.cors.is_some());
-            match found {
-                // A route without a policy leaves preflights to its upstream: the request is an ordinary OPTIONS there.
-                Found::Route { index, .. } if !policy(index) => {}
-                found => {
-                    self.preflight = true;
-                    return self.take(gateway, found, target);
-                }
-            }
-        }
-        let found = gateway.routes.find(arrival.method, target, arrival.headers);
+        let (found, preflight) = find(gateway, arrival, target);
+        self.preflight = preflight;
         self.take(gateway, found, target)
+    }
+
+    /// Refuses what has two readings, unless the route takes it.
+    pub(super) fn tolerated(
+        &self,
+        gateway: &Gateway,
+        arrival: &Arrival<'_>,
+        target: &Target,
+        index: usize,
+    ) -> Result<(), Refusal> {
+        let Some(route) = gateway.entries.get(index) else { return Ok(()) };
+        let mut seen = target.oddities();
+        if !route.tolerated.contains(Oddity::PathParameters)
+            && parameters_matter(gateway, arrival, target, index)
+        {
+            seen.insert(Oddity::PathParameters);
+        }
+        match seen.denial(route.tolerated, Some(&route.facts.name)) {
+            Some(denial) => Err(Refusal { site: Some(route.facts.site.clone()), ..denied(denial) }),
+            None => Ok(()),
+        }
     }
 
     fn take(&mut self, gateway: &Gateway, found: Found<'_>, target: &Target) -> Result<usize, Stop> {
@@ -162,7 +177,7 @@ impl Passage {
                 Ok(index)
             }
             Found::MethodNotAllowed { allow } => {
-                tolerated(target)?; // A path with two readings has none that a 405 or 404 could speak of.
+                unmistaken(target)?;
                 let message = format!("{} has no route for this method; it has {allow}", target.path());
                 let mut refusal = Refusal::new(Kind::MethodNotAllowed, "method_not_allowed", message);
                 if let Ok(value) = HeaderValue::from_str(&allow) {
@@ -171,7 +186,7 @@ impl Passage {
                 Err(refusal.into())
             }
             Found::NotFound => {
-                tolerated(target)?;
+                unmistaken(target)?;
                 let message = format!("no route for {}{}", target.host(), target.path());
                 Err(Refusal::new(Kind::RouteNotFound, "no_route", message).into())
             }
@@ -179,12 +194,13 @@ impl Passage {
     }
 }
 
-/// Counts and sizes of fields; the rim has judged HTTP/1's raw head by the same numbers already.
+/// Counts and sizes of fields. The rim has judged them by the same numbers; here each is taken for the shortest line that says
+/// it, so that nothing is refused that the rim let pass.
 fn header_limits(headers: &HeaderMap, limits: &Settings) -> Result<(), Refusal> {
     let mut bytes = 0;
     for (name, value) in headers {
-        let field = name.as_str().len() + value.len() + 4;
-        bytes += field;
+        let field = name.as_str().len() + value.len() + 1;
+        bytes += field + 2;
         if field > limits.field_bytes {
             let message =
                 format!("a field has {field} bytes; `server.limits.field_bytes` is {}", limits.field_bytes);
@@ -204,6 +220,30 @@ fn header_limits(headers: &HeaderMap, limits: &Settings) -> Result<(), Refusal> 
     Ok(())
 }
 
+/// The host that a listener has for a request of HTTP/1.0 that says none.
+fn default_host<'a>(arrival: &Arrival<'_>, listener: Option<&'a Arc<Listener>>) -> Option<&'a str> {
+    let silent = arrival.protocol == Protocol::Http10 && !arrival.headers.contains_key(HOST);
+    listener.filter(|_| silent)?.default_host.as_deref()
+}
+
+/// The fields without those whose name has a `_`, which are not there for routes and policies either; none where all may stay.
+///
+/// # Errors
+/// The operator has them refused.
+pub(super) fn without_underscores(
+    headers: &HeaderMap,
+    choice: Underscores,
+) -> Result<Option<HeaderMap>, Refusal> {
+    let has = |name: &HeaderName| memchr::memchr(b'_', name.as_str().as_bytes()).is_some();
+    let Some(odd) = headers.keys().find(|name| has(name)) else { return Ok(None) };
+    if choice == Underscores::Refuse {
+        let message = format!("the field `{odd}` has a `_` in its name");
+        return Err(Refusal::new(Kind::AmbiguousRequest, "underscore", message));
+    }
+    let kept = headers.iter().filter(|(name, _)| !has(name));
+    Ok(Some(kept.map(|(name, value)| (name.clone(), value.clone())).collect()))
+}
+
 /// What the rim refuses of a raw head of HTTP/1 and h2 lets pass; said here too, so that HTTP/2 and `explain` hear the same.
 fn unmistakable(arrival: &Arrival<'_>) -> Result<(), Refusal> {
     let refuse = |reason, message| Err(Refusal::new(Kind::AmbiguousRequest, reason, message));
@@ -217,13 +257,42 @@ fn unmistakable(arrival: &Arrival<'_>) -> Result<(), Refusal> {
     };
     match cause {
         framing::Cause::UnknownCoding => Err(Refusal::new(Kind::UnknownCoding, reason, message)),
+        framing::Cause::Expectation => Err(Refusal::new(Kind::ExpectationFailed, reason, message)),
         _ => refuse(reason, message),
     }
 }
 
-/// No route of this version tolerates what has two readings.
-pub(super) fn tolerated(target: &Target) -> Result<(), Refusal> {
-    target.oddities().denial(Oddities::default()).map_or(Ok(()), |denial| Err(denied(denial)))
+/// The route that is meant, and whether the request was taken for a preflight.
+fn find<'a>(gateway: &'a Gateway, arrival: &Arrival<'_>, target: &Target) -> (Found<'a>, bool) {
+    let preflight = cors::is_preflight(arrival.method, arrival.headers);
+    if let (true, Some(asked)) = (preflight, cors::requested_method(arrival.headers)) {
+        let found = gateway.routes.find_preflight(&asked, target);
+        let policy = |index: usize| gateway.entries.get(index).is_some_and(|route| route.cors.is_some());
+        match found {
+            // A route without a policy leaves preflights to its upstream: the request is an ordinary OPTIONS there.
+            Found::Route { index, .. } if !policy(index) => {}
+            found => return (found, true),
+        }
+    }
+    (gateway.routes.find(arrival.method, target, arrival.headers), false)
+}
+
+/// Whether a server that cuts path parameters off would be asked for what another route, or none, is for. Routes are asked a
+/// second time only where the path has any.
+fn parameters_matter(gateway: &Gateway, arrival: &Arrival<'_>, target: &Target, index: usize) -> bool {
+    match target.without_parameters() {
+        None => false,
+        Some(Err(_)) => true,
+        Some(Ok(cut)) => match find(gateway, arrival, &cut).0 {
+            Found::Route { index: other, .. } => other != index,
+            Found::MethodNotAllowed { .. } | Found::NotFound => true,
+        },
+    }
+}
+
+/// A path with two readings has none that a 404 or 405 could speak of: it is 400 where no route has it.
+fn unmistaken(target: &Target) -> Result<(), Refusal> {
+    target.oddities().denial(Oddities::default(), None).map_or(Ok(()), |denial| Err(denied(denial)))
 }
 
 /// As the listener says now; as it said when the connection came, where it is no more.

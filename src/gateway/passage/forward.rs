@@ -6,10 +6,11 @@ use http::HeaderValue;
 use http::header::{HOST, VIA};
 
 use super::{Admitted, Passage, X_REQUEST_ID};
-use crate::canonical::Target;
+use crate::canonical::{self, Target};
 use crate::client::{self, Trusted, Upgrade};
 use crate::gateway::route::{Action, Route, UpstreamPath};
 use crate::proxy_protocol::Header;
+use crate::reply::{Kind, Refusal};
 use crate::request::{Connection, Fields, Protocol};
 use crate::upstream::Host;
 
@@ -27,7 +28,7 @@ impl Passage {
         let (Some(route), Some(target)) = (admitted.route(), self.record.target.clone()) else {
             return "/".to_owned();
         };
-        client::strip_hop_by_hop(fields, upgrade(route, fields));
+        client::strip_hop_by_hop(fields, upgrade(route, fields), |name| admitted.relies_on(name));
         if let Some(client) = &self.client {
             let nobody = Trusted::default();
             let trusted = self.gateway.listener(&self.listener).map_or(&nobody, |listener| &listener.trusted);
@@ -37,6 +38,9 @@ impl Passage {
         set_via(protocol, fields);
         if let Ok(id) = HeaderValue::from_str(self.record.request_id.as_str()) {
             fields.set(X_REQUEST_ID, id);
+        }
+        if !route.headers.is_empty() {
+            client::remove_twins(fields, |name| route.headers.iter().any(|rules| rules.speaks_as(name)));
         }
         for rules in &route.headers {
             rules.request(&self.record, fields);
@@ -74,6 +78,29 @@ impl Passage {
         }
     }
 
+    /// Writes the path anew, once, where the route's template does. Text that a client chooses freely may stand in it: what comes
+    /// out is brought into canonical form like any path, and refused where it would be another path than the template says.
+    pub(super) fn rewrite(&mut self, route: &Route) -> Result<(), Refusal> {
+        let Action::Forward { path: UpstreamPath::Template(template), .. } = &route.action else {
+            return Ok(());
+        };
+        let mut text = String::new();
+        template.render_url(&self.record, &mut text);
+        let wrong = match canonical::rewritten(&text) {
+            Ok((path, oddities)) => match oddities.denial(route.tolerated, Some(&route.facts.name)) {
+                None => {
+                    self.rewritten = path;
+                    return Ok(());
+                }
+                Some(denial) => denial,
+            },
+            Err(denial) => denial,
+        };
+        let message = format!("`path.template` makes no path of this request: {}", wrong.message);
+        let refusal = Refusal::new(Kind::AmbiguousRequest, "path_template", message);
+        Err(Refusal { site: Some(route.facts.site.clone()), ..refusal })
+    }
+
     fn upstream_path(&self, path: &UpstreamPath, target: &Target) -> String {
         if target.path() == "*" {
             return target.path().to_owned(); // About the server, not a path to be rewritten (RFC 9112 §3.2.4).
@@ -88,11 +115,7 @@ impl Passage {
                 let slash = if rest.is_empty() && prefix.is_empty() { "/" } else { "" };
                 path_and_query(&format!("{prefix}{slash}{rest}"), target)
             }
-            UpstreamPath::Template(template) => {
-                let mut path = String::new();
-                template.render_url(&self.record, &mut path);
-                path_and_query(&path, target)
-            }
+            UpstreamPath::Template(_) => path_and_query(&self.rewritten, target),
         }
     }
 }

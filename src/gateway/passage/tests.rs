@@ -44,6 +44,8 @@ routes:
   - {name: star, match: {path: '/{*rest}', hosts: [star.test]}, upstream: keep, path: {prefix: /x}}
   - {name: prefix, match: {path: '/p/{*rest}'}, upstream: server, path: {prefix: /x}}
   - {name: template, match: {path: '/t/{id}/{*rest}'}, upstream: literal, path: {template: '/users/{route.id}/of/{route.rest}'}}
+  - {name: free, match: {path: '/free/{*rest}'}, upstream: keep, path: {template: '/agents/{identity.userAgent}/x{route.rest}'}}
+  - {name: looser, match: {path: '/looser/{*rest}'}, path_oddities: [encoded_slash], upstream: keep, path: {template: '/agents/{identity.userAgent}/x'}}
   - {name: plain, match: {path: '/plain/{*rest}'}, upstream: keep, upgrade: [websocket]}
   - {name: office, match: {path: /office}, access: office, respond: {body: ok}}
   - {name: trial, match: {path: /trial}, access: trial, cors: trial, respond: {body: ok}}
@@ -202,6 +204,41 @@ fn paths_are_rewritten_at_the_borders_of_segments() {
         let became = send(&gateway, &Asked { host: "part.test", ..asked("GET", target, &[]) });
         assert_eq!(became.told(), expected);
     }
+}
+
+/// What a client chooses freely chooses no other path.
+#[test]
+fn a_template_makes_a_canonical_path_or_none() {
+    let gateway = example();
+    let rows = [
+        ("/free/1", "curl", "free → /agents/curl/x1"),
+        ("/free/1?q", "curl", "free → /agents/curl/x1?q"),
+        ("/free/", "a b", "free → /agents/a%20b/x"),
+        ("/free/", "%7e%3a", "free → /agents/~%3A/x"),
+        ("/free/", "a//b", "free → /agents/a/b/x"),
+        ("/free/", "", "free → /agents/x"),
+        ("/free/", "?a#b", "free → /agents/%3Fa%23b/x"),
+        ("/free/", "..", "free 400 path_template"),
+        ("/free/", "a/../../admin", "free 400 path_template"),
+        ("/free/", "%2e%2E", "free 400 path_template"),
+        ("/free/", ".", "free 400 path_template"),
+        ("/free/", "..;a", "free 400 path_template"),
+        ("/free/", "a%2fb", "free 400 path_template"),
+        ("/free/", "a%5cb", "free 400 path_template"),
+        ("/free/", "a%zz", "free → /agents/a%25zz/x"),
+        ("/free/", "a%00", "free 400 path_template"),
+        ("/free/", "%ff", "free 400 path_template"),
+        ("/looser/", "a%2fb", "looser → /agents/a%2Fb/x"),
+        ("/looser/", "..%2fb", "looser 400 path_template"),
+    ];
+    for (target, agent, expected) in rows {
+        let fields = [("user-agent", agent)];
+        assert_eq!(send(&gateway, &asked("GET", target, &fields)).told(), expected, "{target} {agent}");
+    }
+    let became = send(&gateway, &asked("GET", "/free/", &[("user-agent", "..")]));
+    let error = became.passage.record.error.clone().unwrap();
+    assert_eq!(error.message, "`path.template` makes no path of this request: the path has dot segments");
+    assert!(error.site.is_some());
 }
 
 #[test]

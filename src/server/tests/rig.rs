@@ -181,6 +181,7 @@ pub(super) fn settings(state: &Path) -> Settings {
         header_bytes: 8 << 10,
         field_bytes: 2 << 10,
         uri_bytes: 1 << 10,
+        underscores: crate::gateway::document::Underscores::Drop,
         sites: SettingSites {
             workers: Site::new("test.yaml", 2, 1),
             state: Site::new("test.yaml", 3, 1),
@@ -198,6 +199,7 @@ pub(super) fn plain(name: &str) -> Listener {
         tls: None,
         trusted: crate::client::Trusted::default(),
         proxied: None,
+        default_host: None,
         redirect: RedirectToHttps::No,
         site: Site::new("test.yaml", 7, 1),
     }

@@ -82,6 +82,15 @@ impl Http2 {
         })
     }
 
+    /// CONNECT to an authority (RFC 9113 §8.5).
+    pub(crate) fn connect_to(&mut self, authority: &str) -> Response {
+        let head = http::Request::builder().method("CONNECT").uri(authority).body(()).unwrap();
+        let exchange = exchange(self.sender.clone(), head, Bytes::new());
+        self.runtime.block_on(async {
+            tokio::time::timeout(Duration::from_secs(20), exchange).await.expect("no answer in 20 s").unwrap()
+        })
+    }
+
     /// Whether the gateway ends the connection within this time.
     pub(crate) fn is_closed_within(&mut self, limit: Duration) -> bool {
         let connection = &mut self.connection;
