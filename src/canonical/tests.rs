@@ -61,6 +61,7 @@ fn paths_have_one_form() {
         // Of no path: encoded.
         (b"/a|b", "/a%7Cb"),
         (b"/\"<>[]^`{}", "/%22%3C%3E%5B%5D%5E%60%7B%7D"),
+        (b"/%22%3c%3e%5b%5d%5e%60%7b%7d", "/%22%3C%3E%5B%5D%5E%60%7B%7D"),
         // Dot segments.
         (b"/a/./b", "/a/b"),
         (b"/a/../b", "/b"),
@@ -146,6 +147,10 @@ fn paths_have_one_form() {
         (b"/a?b=%2f%zz%00../..//|", "/a?b=%2f%zz%00../..//|"),
         (b"/a?b?c", "/a?b?c"),
         (b"/a/..?b", "/?b"),
+        (b"/a?`{}|^[]\\'", "/a?`{}|^[]\\'"),
+        (b"/a?b<c", "!bad_query"),
+        (b"/a?b>c", "!bad_query"),
+        (b"/a?b=\"c\"", "!bad_query"),
         (b"/a?b c", "!bad_query"),
         (b"/a?b\0", "!bad_query"),
         (b"/a?b\r\n", "!bad_query"),

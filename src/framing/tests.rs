@@ -39,6 +39,7 @@ fn accepted_heads() {
         ("M-SEARCH / HTTP/1.1\r\nHost: a\r\n\r\n".into(), Body::None, true),
         ("GET / HTTP/1.1\r\nHost: a\r\nX: \u{e9}\r\n\r\n".into(), Body::None, true),
         // UTF-8 in a target is for the route to take or not; other bytes are for none.
+        ("GET /\"?` HTTP/1.1\r\nHost: a\r\n\r\n".into(), Body::None, true),
         ("GET /\u{e9} HTTP/1.1\r\nHost: a\r\n\r\n".into(), Body::None, true),
         ("GET / HTTP/1.1\r\nHost: a\r\nX_y.z~: \"q\"\r\n\r\n".into(), Body::None, true),
         ("GET / HTTP/1.1\r\nHost: a\r\nX:\r\n\r\n".into(), Body::None, true),

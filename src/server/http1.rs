@@ -113,7 +113,9 @@ fn origin_form(framing: &Framing<'_>, head: &[u8], uri_bytes: usize) -> Result<O
     if let Some(host) = host {
         fields.insert(header::HOST, HeaderValue::from_bytes(host).map_err(|_| malformed(()))?);
     }
-    canonical::target(&verb, target, None, &fields, protocol, uri_bytes)
+    // Only the target is judged here: HTTP/1.0 may leave its host to the listener.
+    let unsaid = (protocol == Protocol::Http10 && host.is_none()).then_some("unsaid");
+    canonical::target(&verb, target, unsaid, &fields, protocol, uri_bytes)
         .map_err(|denial| Refusal::new(Kind::AmbiguousRequest, denial.reason, denial.message))?;
     let rest = match is_path || host.is_none() {
         // Where only the target names the host (HTTP/1.0) it must go on naming it.

@@ -112,6 +112,9 @@ fn what_no_application_needs_is_refused_whatever_a_route_lists() {
         b"/a?b\x7f",
         b"/a?b\x01",
         b"/a?\xc3\xa9",
+        b"/a?b\"",
+        b"/a?<",
+        b"/a?>",
         b"a",
         b"../a",
         b"?a",
@@ -127,7 +130,7 @@ fn what_no_application_needs_is_refused_whatever_a_route_lists() {
     assert!(lines.iter().all(|line| line["error"]["responseType"] == "AMBIGUOUS_REQUEST"), "{lines:?}");
     assert_eq!(origin.connections(), 0);
     // A query is nobody's business but the application's.
-    for query in ["", "a=%2f%5c%00..//../;x&&=?", "a=%zz%", "%c0%af", "'\"<>[]{}|\\^`~!$&()*+,;=:@/?-._"] {
+    for query in ["", "a=%2f%5c%00..//../;x&&=?", "a=%zz%", "%c0%af", "'[]{}|\\^`~!$&()*+,;=:@/?-._"] {
         let head = gateway.send(format!("GET /q?{query} HTTP/1.1\r\nHost: a\r\n\r\n")).expect(200).text();
         assert_eq!(head.split(' ').nth(1), Some(format!("/q?{query}").as_str()));
     }
@@ -175,7 +178,8 @@ fn the_refusal_of_an_oddity_names_the_line_that_would_allow_it() {
         gateway.place.portcullis(&["explain", "--config", "portcullis.yaml", "http://a/strict/a%2fb"]);
     assert_eq!(output.status.code(), Some(2));
     let explained = String::from_utf8(output.stdout).unwrap();
-    assert!(explained.contains("path_oddities: [encoded_slash]") && explained.contains(site), "{explained}");
+    assert!(explained.contains("path_oddities: [encoded_slash]"), "{explained}");
+    assert!(explained.contains(&format!("portcullis.yaml:{number}")), "{explained}");
     gateway.send("GET /nowhere/a%2fb HTTP/1.1\r\nHost: a\r\n\r\n").expect(400);
     let line = gateway.access_of("/nowhere/a%2Fb");
     assert_eq!(line["error"]["message"], "the path has two readings (encoded_slash), and no route has it");
@@ -213,7 +217,7 @@ routes:
         ("GET /admin;/y", 400),
         ("GET /;x/admin/y", 400),
         ("GET /x/..;y/admin/z", 400),
-        ("POST /form;x", 400),
+        ("POST /form;x", 200),
         ("GET /form;x", 400),
         ("GET /users;x/7", 400),
         ("GET /loose/a;b", 200),

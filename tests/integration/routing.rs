@@ -1,6 +1,6 @@
 //! Which route wins, and what is said where none does.
 
-use crate::harness::Running;
+use crate::harness::{Place, Running};
 
 const ROUTES: &str = r#"
 routes:
