@@ -87,12 +87,16 @@ const LIMITS: Limits =
 fn understanding() {
     let headers = fields_of(HEAD);
     let mut best = [f64::INFINITY; 3];
-    let mut judge = || drop(black_box(framing::judge(black_box(HEAD), &LIMITS)));
+    let mut judge = || {
+        let _ = black_box(framing::judge(black_box(HEAD), &LIMITS));
+    };
     let mut canon = || {
         let target = black_box(&b"/v1/orders/7/items?page=2&per_page=50"[..]);
         drop(black_box(canonical::target(&Method::GET, target, None, &headers, Protocol::Http11, 8 << 10)));
     };
-    let mut fields = || drop(black_box(framing::judge_fields(black_box(&headers), Protocol::Http11)));
+    let mut fields = || {
+        let _ = black_box(framing::judge_fields(black_box(&headers), Protocol::Http11));
+    };
     for _ in 0..40 {
         let runs: [&mut dyn FnMut(); 3] = [&mut judge, &mut canon, &mut fields];
         for (best, run) in best.iter_mut().zip(runs) {
