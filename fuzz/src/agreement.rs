@@ -60,7 +60,7 @@ pub fn handed_on(framing: &Framing<'_>, head: &[u8]) -> Option<Vec<u8>> {
     if is_path && !named_oddly && !framing.target.iter().any(|byte| b"\"<>`".contains(byte)) {
         return Some(head.to_vec());
     }
-    canonical_target(framing)?;
+    target_of(framing, Some("unsaid"))?;
     let method = Method::from_bytes(framing.method).expect("a token is a method");
     let target = match is_path || framing.host.is_none() {
         true => framing.target.to_vec(),
@@ -73,14 +73,20 @@ pub fn handed_on(framing: &Framing<'_>, head: &[u8]) -> Option<Vec<u8>> {
     Some([framing.method, b" ", path.as_bytes(), query.as_bytes(), after].concat())
 }
 
-/// What the gateway takes a judged head to ask for. None where it is refused.
+/// What the gateway takes a judged head to ask for. None where it is refused, as HTTP/1.0 without Host is.
 pub fn canonical_target(framing: &Framing<'_>) -> Option<Target> {
+    target_of(framing, None)
+}
+
+/// `host` is that of HTTP/1.0 without one.
+fn target_of(framing: &Framing<'_>, host: Option<&str>) -> Option<Target> {
     let method = Method::from_bytes(framing.method).expect("a token is a method");
     let mut fields = HeaderMap::new();
     if let Some(host) = framing.host {
         fields.insert(header::HOST, HeaderValue::from_bytes(host).expect("a judged value"));
     }
-    canonical::target(&method, framing.target, None, &fields, framing.protocol, LIMITS.uri_bytes).ok()
+    let host = host.filter(|_| framing.protocol == Protocol::Http10 && framing.host.is_none());
+    canonical::target(&method, framing.target, host, &fields, framing.protocol, LIMITS.uri_bytes).ok()
 }
 
 /// What the fence lets through of the bytes behind a head, and its content where it is whole.

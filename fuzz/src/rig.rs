@@ -42,7 +42,7 @@ defaults: {{auth: none}}
 routes:
   - {{name: reply, match: {{path: /reply}}, respond: {{body: hello}}}}
   - {{name: echo, match: {{path: /echo}}, echo: true}}
-  - {{name: all, upstream: origin, upgrade: [websocket]}}
+  - {{name: all, path_oddities: [path_parameters], upstream: origin, upgrade: [websocket]}}
 ",
         std::env::temp_dir().display(),
         listener.local_addr().unwrap()
