@@ -16,12 +16,14 @@
 //!  ── canonical, client, framing, proxy_protocol: the one form of a request, whose it is, and where it ends
 //!  ── identity, request: plain views
 //!  config      machinery: loading, places, units, errors
+//!  descriptors which file descriptors may be taken for what
 //! ```
 
 pub mod canonical;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod descriptors;
 pub mod egress;
 pub mod framing;
 pub mod gateway;

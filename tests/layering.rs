@@ -22,7 +22,7 @@ const ROWS: &[&[&str]] = &[
     &["record"],
     &["canonical", "client", "framing", "proxy_protocol"],
     &["identity", "request"],
-    &["config"],
+    &["config", "descriptors"],
 ];
 
 /// Imports that the rows do not allow: the plain view of a request has the canonical target and the client in it.

@@ -1,6 +1,6 @@
 //! Formats of our own in the schema: texts with a unit and the like.
 
-use super::units::{Percent, Size, Speed, Time};
+use super::units::{Percent, Rate, Size, Speed, Time};
 
 /// A format, its check, and how it is spoken of.
 pub(super) struct Format {
@@ -36,6 +36,12 @@ pub(super) const FORMATS: &[Format] = &[
         check: |text| Percent::parse(text).is_some(),
         pattern: r"[0-9]{1,3}(\.[0-9]{1,2})?%",
         noun: "a share such as `10%` or `0.5%`, at most `100%`",
+    },
+    Format {
+        name: "x-rate",
+        check: |text| Rate::parse(text).is_some(),
+        pattern: "[0-9]+/[0-9]+(ms|s|m|h|d)",
+        noun: "a rate such as `200/10s`: a count above 0, a slash, and a duration above 0",
     },
     Format {
         name: "x-regex",

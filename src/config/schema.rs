@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::shape::format_of;
 
-use super::units::{Percent, Size, Speed, Time};
+use super::units::{Percent, Rate, Size, Speed, Time};
 use super::{OrNone, Pattern, Spanned};
 
 /// The JSON Schema of a document as text, for editors and for `portcullis schema`.
@@ -174,3 +174,4 @@ text_format!(Time, "Time", "x-duration");
 text_format!(Size, "Size", "x-size");
 text_format!(Speed, "Speed", "x-speed");
 text_format!(Percent, "Percent", "x-percent");
+text_format!(Rate, "Rate", "x-rate");

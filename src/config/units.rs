@@ -18,6 +18,38 @@ pub struct Speed(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Percent(pub u32);
 
+/// How often something may happen: `200/10s`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// So many times, at least one.
+    pub count: u32,
+    /// Within this time, which is not zero.
+    pub per: Duration,
+}
+
+impl Rate {
+    /// From `200/10s` and the like.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (count, per) = text.split_once('/')?;
+        let digits = !count.is_empty() && count.bytes().all(|b| b.is_ascii_digit());
+        let count = digits.then(|| count.parse().ok())??;
+        let Time(per) = Time::parse(per)?;
+        (count > 0 && !per.is_zero()).then_some(Self { count, per })
+    }
+}
+
+impl std::fmt::Display for Rate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.count, Time(self.per))
+    }
+}
+
+impl serde::Serialize for Rate {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 impl Time {
     /// From `10s` and the like.
     pub fn parse(text: &str) -> Option<Self> {
@@ -97,6 +129,7 @@ from_text!(Time, "a duration such as `500ms`, `10s`, `5m`, `1h` or `7d`");
 from_text!(Size, "a size such as `512B`, `8KiB` or `1MiB`");
 from_text!(Speed, "a speed such as `512B/s` or `1KiB/s`");
 from_text!(Percent, "a share such as `10%`");
+from_text!(Rate, "a rate such as `200/10s`");
 
 macro_rules! to_text {
     ($type:ty, $units:expr, $plain:expr) => {
@@ -169,6 +202,9 @@ mod tests {
         for text in ["0B/s", "512B/s", "1KiB/s"] {
             assert_eq!(Speed::parse(text).map(|speed| speed.to_string()).as_deref(), Some(text));
         }
+        for text in ["1/1s", "200/10s", "4294967295/500ms"] {
+            assert_eq!(Rate::parse(text).map(|rate| rate.to_string()).as_deref(), Some(text));
+        }
         for text in ["0%", "10%", "0.50%", "100%"] {
             assert_eq!(Percent::parse(text).map(|share| share.to_string()).as_deref(), Some(text));
         }
@@ -184,6 +220,11 @@ mod tests {
         }
         for text in ["", "/s", "1KiB", "1KiB/m", "1/s", "1KiB/ s", "-1B/s"] {
             assert_eq!(Speed::parse(text), None, "{text}");
+        }
+        for text in
+            ["", "/", "1/", "/1s", "0/1s", "1/0s", "-1/1s", "+1/1s", "1/1", "4294967296/1s", "1/1s/1s"]
+        {
+            assert_eq!(Rate::parse(text), None, "{text}");
         }
         for text in ["", "%", "10", "101%", "-1%", "1.234%", "1.%", ".5%", "9999%"] {
             assert_eq!(Percent::parse(text), None, "{text}");

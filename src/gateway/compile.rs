@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use super::account;
 use super::document::{Document, Edge, Server, Workers};
 use super::listener::{self, ListenAddress, listen_address};
 use super::route::{Route, has_parameter, path_of};
 use super::{Gateway, SettingSites, Settings};
+use crate::config::units::Rate;
 use crate::config::{Build, OrNone, Site, Spanned};
 use crate::egress;
 use crate::framing::Pace;
@@ -155,6 +157,7 @@ fn settings(server: &Spanned<Server>, build: &mut Build) -> Option<Settings> {
             );
         }
     }
+    resets_fit(limits.http2_resets, server, build);
     Some(Settings {
         workers,
         state: build.files.resolve(&server.state.site, &server.state),
@@ -164,6 +167,11 @@ fn settings(server: &Spanned<Server>, build: &mut Build) -> Option<Settings> {
         handshake: server.timeouts.handshake.0,
         head: server.timeouts.head.0,
         keep_alive,
+        connections: limits.connections,
+        connections_per_client: limits.connections_per_client,
+        requests_in_flight: limits.requests_in_flight,
+        http2_streams: limits.http2_streams,
+        http2_resets: limits.http2_resets,
         header_fields: limits.header_fields,
         header_bytes: bytes(limits.header_bytes),
         field_bytes: bytes(limits.field_bytes),
@@ -178,6 +186,20 @@ fn settings(server: &Spanned<Server>, build: &mut Build) -> Option<Settings> {
         underscores: server.headers_with_underscores,
         sites: sites(server),
     })
+}
+
+/// The bound holds against floods: a rate that no flood would reach is a slip of the pen.
+fn resets_fit(rate: Rate, server: &Spanned<Server>, build: &mut Build) {
+    const MOST: u32 = 100_000;
+    const LONGEST: Duration = Duration::from_secs(3600);
+    if rate.count > MOST || rate.per > LONGEST {
+        build.errors.push(
+            &server.site,
+            "server.limits.http2_resets",
+            format!("{rate} bounds nothing"),
+            format!("write at most `{MOST}/1h`; the default is `200/10s`"),
+        );
+    }
 }
 
 fn sites(server: &Spanned<Server>) -> SettingSites {
@@ -407,6 +429,19 @@ fn logged_names_exist(document: &Document, build: &mut Build) {
 fn policies(document: &Document) -> Vec<(Arc<str>, &'static [&'static str])> {
     /// The words of `framing`, `canonical`, the rim, `passage` and `proxy`, in the order a request meets them.
     const GATEWAY_REASONS: &[&str] = &[
+        "connections",
+        "connections_per_client",
+        "requests_in_flight",
+        "http2_heads",
+        "http2_resets",
+        "http2_refused_streams",
+        "http2_pings",
+        "http2_settings",
+        "http2_window_updates",
+        "http2_priorities",
+        "http2_empty_frames",
+        "http2_unknown_frames",
+        "http2_flood",
         "proxy_protocol_missing",
         "proxy_protocol_malformed",
         "proxy_protocol_timeout",

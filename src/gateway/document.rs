@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::canonical::Oddity;
-use crate::config::units::{Size, Speed, Time};
+use crate::config::units::{Rate, Size, Speed, Time};
 use crate::config::{OrNone, Spanned};
 use crate::policy::{access, cors, headers};
 use crate::{egress, observe, reply, route, upstream};
@@ -152,6 +152,23 @@ pub enum Underscores {
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
+    /// Connections open at once, on all listeners; one above it is answered 503 where it is plain, and closed.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub connections: usize,
+    /// Of these, by one client: an IPv4 address, or an IPv6 network of 64 bits. Peers of a Unix socket have no such bound.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub connections_per_client: usize,
+    /// Requests being served at once, by all workers; 503 above it, before any route is looked for. The real bound on memory.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub requests_in_flight: usize,
+    /// Streams at once on a connection of HTTP/2; what is above it is reset (REFUSED_STREAM). A stream whose head is larger than
+    /// about 2 KiB counts for more than one.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub http2_streams: u32,
+    /// Resets of streams that a client sends or provokes on a connection of HTTP/2; above it the connection ends. PING, SETTINGS,
+    /// PRIORITY, WINDOW_UPDATE, empty and unknown frames are held to the same rate, each kind by itself, beyond those that
+    /// ordinary traffic brings along.
+    pub http2_resets: Rate,
     /// Header fields in a request; 431 above it.
     #[schemars(range(min = 1, max = 250))]
     pub header_fields: usize,
@@ -169,6 +186,11 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            connections: 20_000,
+            connections_per_client: 1_000,
+            requests_in_flight: 10_000,
+            http2_streams: 128,
+            http2_resets: Rate { count: 200, per: std::time::Duration::from_secs(10) },
             header_fields: 100,
             header_bytes: Size(32 << 10),
             field_bytes: Size(8 << 10),

@@ -23,6 +23,7 @@ pub use listener::{ListenAddress, Listener, ListenerTls};
 pub use passage::{Admission, Admitted, Passage, X_REQUEST_ID};
 pub use snapshots::Snapshots;
 
+use crate::config::units::Rate;
 use crate::config::{Build, Site};
 use crate::egress;
 use crate::framing::Pace;
@@ -53,6 +54,16 @@ pub struct Settings {
     pub head: Duration,
     /// An idle keep-alive connection.
     pub keep_alive: Duration,
+    /// Connections open at once.
+    pub connections: usize,
+    /// Of these, by one client.
+    pub connections_per_client: usize,
+    /// Requests being served at once.
+    pub requests_in_flight: usize,
+    /// Streams at once on a connection of HTTP/2.
+    pub http2_streams: u32,
+    /// Resets of streams, and control frames of each kind, on a connection of HTTP/2.
+    pub http2_resets: Rate,
     /// Header fields in a request.
     pub header_fields: usize,
     /// Bytes of a request's head.

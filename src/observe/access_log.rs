@@ -279,6 +279,7 @@ fn write_error(error: Option<&ErrorFacts>, out: &mut Vec<u8>) {
         return;
     };
     text(",\"error\":{\"responseType\":\"", Some(error.response_type), out);
+    text(",\"reason\":\"", Some(error.reason), out);
     text(",\"message\":\"", Some(&error.message), out);
     text(",\"policy\":\"", error.policy.as_deref(), out);
     write_site(error, out);
@@ -488,8 +489,8 @@ mod tests {
             r#""integration":{"upstream":"orders","server":"127.0.0.1:9001","status":200,"latency":1.000,"#,
             r#""connectLatency":0.000,"attempts":2,"error":"reset"},"#,
             r#""authorize":{"status":200,"latency":0.010},"waf":{"error":"late"},"#,
-            r#""error":{"responseType":"ACCESS_DENIED","message":"192.0.2.7 is in no list","policy":"access.office","#,
-            r#""site":"conf/a.yaml:12"},"#,
+            r#""error":{"responseType":"ACCESS_DENIED","reason":"not_allowed","message":"192.0.2.7 is in no list","#,
+            r#""policy":"access.office","site":"conf/a.yaml:12"},"#,
             r#""would":[{"policy":"access.office","reason":"not_allowed","site":"conf/a.yaml:12"},{"reason":"origin"}]}"#,
             "\n"
         );

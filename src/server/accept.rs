@@ -10,15 +10,17 @@ use rustix::io::Errno;
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 
+use super::admission::OpenConnection;
 use super::conn::{Bounds, Conn};
-use super::counts::{OpenConnection, Unserved};
+use super::counts::Unserved;
 use super::endpoint::Endpoint;
 use super::io::Io;
 use super::listen::{Listener, Socket};
 use super::preface::{self, Preface};
 use super::sock::{Sock, Transport};
 use super::worker::Worker;
-use super::{answer, http1, http2};
+use super::{answer, http1, http2, refuse};
+use crate::descriptors;
 use crate::gateway::ListenAddress;
 use crate::proxy_protocol::Header;
 use crate::reply::{Kind, Refusal};
@@ -41,20 +43,29 @@ pub(super) async fn accept<A>(
         Err(error) => return log::error!("{}: cannot accept connections: {error}", endpoint.name),
     };
     let mut told: Option<Instant> = None;
+    // Whether the last descriptor that was taken here was one of the last there are.
+    let mut scarce = false;
     loop {
+        if scarce && !descriptors::are_left_for_clients(&listener) {
+            out_of_descriptors(&worker, &endpoint, &mut told);
+            tokio::select! {
+                biased;
+                _ = &mut stop => break,
+                () = tokio::time::sleep(BREATH) => continue,
+            }
+        }
         let accepted = tokio::select! {
             biased;
             _ = &mut stop => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => worker.place(&endpoint, stream, peer),
+            Ok((stream, peer)) => {
+                scarce = descriptors::is_kept_from_clients(stream.raw());
+                worker.place(&endpoint, stream, peer);
+            }
             Err(error) if exhausted(&error) => {
-                worker.counts.note(Unserved::Descriptors);
-                if told.is_none_or(|told| told.elapsed() > Duration::from_secs(1)) {
-                    log::error!("{}: connections wait: {error}; raise LimitNOFILE", endpoint.name);
-                    told = Some(Instant::now());
-                }
+                out_of_descriptors(&worker, &endpoint, &mut told);
                 tokio::time::sleep(BREATH).await;
             }
             // A client that has gone again.
@@ -68,6 +79,18 @@ pub(super) async fn accept<A>(
     }
 }
 
+/// Connections wait in the kernel's queue: said once a second at most.
+fn out_of_descriptors<A>(worker: &Worker<A>, endpoint: &Endpoint, told: &mut Option<Instant>) {
+    worker.counts.note(Unserved::Descriptors);
+    if told.is_none_or(|told| told.elapsed() > Duration::from_secs(1)) {
+        log::error!(
+            "{}: connections wait: no file descriptor is left for clients; raise LimitNOFILE",
+            endpoint.name
+        );
+        *told = Some(Instant::now());
+    }
+}
+
 fn exhausted(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
@@ -78,7 +101,7 @@ pub(super) async fn carry<A>(
     endpoint: Arc<Endpoint>,
     stream: Transport,
     peer: Option<SocketAddr>,
-    open: OpenConnection,
+    mut open: OpenConnection,
 ) where
     A: HttpServerApp + Send + Sync + 'static,
 {
@@ -89,7 +112,7 @@ pub(super) async fn carry<A>(
         let settings = &worker.snapshots.load().settings;
         (tokio::time::Instant::now() + settings.handshake, Bounds::of(settings))
     };
-    let mut ends = Ends { peer, local: local(&endpoint, &sock) };
+    let mut ends = Ends::of(&endpoint, &sock, peer);
     if plan.proxied.as_ref().is_some_and(|from| from.trusts_peer(peer)) {
         match preface::read(&mut sock, until).await {
             Preface::Header(Header::Client { source, destination }) => {
@@ -105,6 +128,14 @@ pub(super) async fn carry<A>(
             Preface::Refused(reason, message) => {
                 return refuse(&worker, &endpoint, sock, ends, open, (reason, message)).await;
             }
+        }
+    }
+    // Now it is known whose it is.
+    if let Some(client) = ends.peer {
+        let most = worker.snapshots.load().settings.connections_per_client;
+        if let Err(why) = open.count_client(client.ip(), most) {
+            drop(open);
+            return refuse::connection(&worker, &endpoint, sock, ends, why);
         }
     }
     let Some(terminator) = &plan.tls else {
@@ -131,9 +162,16 @@ pub(super) async fn carry<A>(
 
 /// The two ends of a connection, as they count: those of a PROXY header once it has been read.
 #[derive(Clone, Copy)]
-struct Ends {
-    peer: Option<SocketAddr>,
+pub(super) struct Ends {
+    pub(super) peer: Option<SocketAddr>,
     local: Option<SocketAddr>,
+}
+
+impl Ends {
+    /// Those of the socket itself.
+    pub(super) fn of(endpoint: &Endpoint, sock: &Sock, peer: Option<SocketAddr>) -> Self {
+        Self { peer, local: local(endpoint, sock) }
+    }
 }
 
 /// Where a connection has come to. Asks the system only where the listener is bound to more than one address.
@@ -169,7 +207,7 @@ async fn refuse<A>(
     http1::refuse(conn, gateway, began, refusal).await;
 }
 
-fn facts<A>(
+pub(super) fn facts<A>(
     worker: &Worker<A>,
     endpoint: &Endpoint,
     ends: Ends,

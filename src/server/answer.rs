@@ -32,6 +32,14 @@ pub(super) fn refusal(denial: Denial) -> Refusal {
     }
 }
 
+/// The refusal of a request when as many as may be are in flight.
+pub(super) fn overloaded(gateway: &Gateway) -> Refusal {
+    let most = gateway.settings.requests_in_flight;
+    let message =
+        format!("as many requests are in flight as `server.limits.requests_in_flight` allows: {most}");
+    Refusal::new(Kind::Overloaded, "requests_in_flight", message)
+}
+
 /// The way of a request that ends in the rim.
 pub(super) fn passage(
     gateway: Arc<Gateway>,
@@ -65,6 +73,13 @@ pub(super) fn settle(mut passage: Passage, reply: &Reply, body_sent: usize) {
     record.status = reply.status.as_u16();
     record.response_length = u64::try_from(body_sent).unwrap_or(u64::MAX);
     record.response_latency = Some(record.started.elapsed());
+    passage.settle();
+}
+
+/// Settles the record of something that was not answered: its status is 0.
+pub(super) fn settle_unanswered(mut passage: Passage) {
+    passage.record.status = 0;
+    passage.record.response_latency = Some(passage.record.started.elapsed());
     passage.settle();
 }
 

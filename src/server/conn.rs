@@ -20,8 +20,8 @@ use pingora_core::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use super::admission::OpenConnection;
 use super::begun::Begun;
-use super::counts::OpenConnection;
 use super::io::Io;
 use super::linger;
 use crate::framing::{Body, BodyClock, Chunked, Pace};

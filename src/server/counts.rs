@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::admission::Taken;
+
 /// What one listener has seen; outlives the listener, so that its series does not end in the middle.
 #[derive(Debug, Default)]
 pub struct ListenerCounts {
@@ -28,17 +30,23 @@ pub enum Unserved {
     ProxyMalformed,
     /// Its header was not complete in time.
     ProxyTimeout,
+    /// As many connections were open as may be.
+    Connections,
+    /// Its client had as many open as one may have.
+    ConnectionsPerClient,
 }
 
 impl Unserved {
     /// All of them, so that each has its series from the start.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Handshake,
         Self::HandshakeTimeout,
         Self::Descriptors,
         Self::ProxyMissing,
         Self::ProxyMalformed,
         Self::ProxyTimeout,
+        Self::Connections,
+        Self::ConnectionsPerClient,
     ];
 
     /// As a metric's label says it.
@@ -50,6 +58,8 @@ impl Unserved {
             Self::ProxyMissing => "proxy_protocol_missing",
             Self::ProxyMalformed => "proxy_protocol_malformed",
             Self::ProxyTimeout => "proxy_protocol_timeout",
+            Self::Connections => "connections",
+            Self::ConnectionsPerClient => "connections_per_client",
         }
     }
 }
@@ -71,6 +81,7 @@ pub struct Counts {
     listeners: Mutex<BTreeMap<Arc<str>, Arc<ListenerCounts>>>,
     expiries: Mutex<Vec<Expiry>>,
     unserved: [AtomicU64; Unserved::ALL.len()],
+    pub(super) taken: Taken,
     /// Reloads that were put in force.
     pub reloads_applied: AtomicU64,
     /// Reloads that were refused.
@@ -129,7 +140,8 @@ impl Counts {
     }
 
     fn cell(&self, reason: Unserved) -> &AtomicU64 {
-        let [handshake, timeout, descriptors, missing, malformed, late] = &self.unserved;
+        let [handshake, timeout, descriptors, missing, malformed, late, connections, per_client] =
+            &self.unserved;
         match reason {
             Unserved::Handshake => handshake,
             Unserved::HandshakeTimeout => timeout,
@@ -137,6 +149,8 @@ impl Counts {
             Unserved::ProxyMissing => missing,
             Unserved::ProxyMalformed => malformed,
             Unserved::ProxyTimeout => late,
+            Unserved::Connections => connections,
+            Unserved::ConnectionsPerClient => per_client,
         }
     }
 }
@@ -145,23 +159,5 @@ impl ListenerCounts {
     /// Connections now open.
     pub fn open(&self) -> u64 {
         self.open.load(Ordering::Acquire).try_into().unwrap_or(u64::MAX)
-    }
-}
-
-/// Counts a connection as open for as long as it lives.
-#[derive(Debug)]
-pub(super) struct OpenConnection(Arc<ListenerCounts>);
-
-impl OpenConnection {
-    pub(super) fn new(counts: &Arc<ListenerCounts>) -> Self {
-        counts.open.fetch_add(1, Ordering::AcqRel);
-        counts.accepted.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(counts))
-    }
-}
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::AcqRel);
     }
 }

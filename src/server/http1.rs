@@ -10,6 +10,7 @@ use pingora_core::protocols::http::ServerSession;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
 
+use super::admission::RequestInFlight;
 use super::answer;
 use super::conn::{Bounds, Conn, Fence};
 use super::endpoint::Endpoint;
@@ -75,6 +76,9 @@ where
             Ok(None) => head,
             Ok(Some(rewritten)) => rewritten,
             Err(denial) => return refuse(conn, gateway, began, denial).await,
+        };
+        let Some(_flight) = RequestInFlight::begin(worker, gateway.settings.requests_in_flight) else {
+            return overloaded(conn, gateway, began, &head).await;
         };
         requests += 1;
         let last = last || requests >= gateway.settings.requests_per_connection;
@@ -238,6 +242,16 @@ fn unexpected(head: &[u8]) -> Option<Refusal> {
 
 async fn deny(conn: Box<Conn>, gateway: Arc<Gateway>, began: Clock, head: &[u8], denial: Denial) {
     let refusal = unexpected(head).unwrap_or_else(|| answer::refusal(denial));
+    refuse_known(conn, gateway, began, head, refusal).await;
+}
+
+async fn overloaded(conn: Box<Conn>, gateway: Arc<Gateway>, began: Clock, head: &[u8]) {
+    let refusal = answer::overloaded(&gateway);
+    refuse_known(conn, gateway, began, head, refusal).await;
+}
+
+/// Refuses a request whose head is complete: its method at least can be told.
+async fn refuse_known(conn: Box<Conn>, gateway: Arc<Gateway>, began: Clock, head: &[u8], refusal: Refusal) {
     let mut passage = answer::passage(gateway, conn.connection(), Protocol::Http11, began);
     let method = head.split(|b| *b == b' ').next().unwrap_or_default();
     passage.record.method = http::Method::from_bytes(method).ok();

@@ -13,8 +13,10 @@ use pingora_core::protocols::{Digest, GetProxyDigest, GetSocketDigest, Ssl};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::admission::RequestInFlight;
 use super::conn::Conn;
 use super::endpoint::Endpoint;
+use super::frames::{Counted, Findings};
 use super::worker::Worker;
 use super::{answer, http1};
 use crate::framing::{Cause, Denial};
@@ -23,8 +25,16 @@ use crate::proxy::watch;
 use crate::reply::{Kind, Refusal, Reply};
 use crate::request::{Connection, Protocol};
 
-/// Streams at once, a connection.
-const STREAMS: u32 = 100;
+/// What a stream may cost on average where a connection has as many as it may: a request with an ordinary head. One with a large head
+/// counts for more, since the table of HPACK lets a client have kilobytes of fields for a byte each.
+const SHARE: usize = 20 << 10;
+/// What a request costs beside its head, about.
+const REQUEST: usize = 16 << 10;
+/// What a field costs beside its bytes: two entries in maps of fields, ours and the one for the server.
+const FIELD: usize = 200;
+/// DATA frames with little in them that may wait to be read, a connection, at about 256 bytes each. h2 by itself ends a connection after
+/// a hundred, which streams of small messages reach in one burst.
+const SMALL_DATA: usize = 1024;
 /// Malformed requests on a connection before it is closed.
 const MALFORMED: usize = 32;
 /// How long an idle connection may take to end after GOAWAY: a dead peer never answers.
@@ -34,21 +44,30 @@ const FAREWELL: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 struct Flight {
     count: AtomicUsize,
+    /// What they cost together, in bytes.
+    weight: AtomicUsize,
     landed: Notify,
 }
 
-/// One of them.
-struct InFlight(Arc<Flight>);
+/// One of them, and what it costs.
+struct InFlight(Arc<Flight>, usize);
 
 impl InFlight {
     fn new(flight: &Arc<Flight>) -> Self {
         flight.count.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(flight))
+        Self(Arc::clone(flight), 0)
+    }
+
+    /// Whether the connection can bear what this one costs beside the others.
+    fn bears(&mut self, weight: usize, most: usize) -> bool {
+        self.1 = weight;
+        self.0.weight.fetch_add(weight, Ordering::AcqRel) + weight <= most
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        self.0.weight.fetch_sub(self.1, Ordering::AcqRel);
         if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.0.landed.notify_one();
         }
@@ -72,8 +91,11 @@ where
     let mut options = h2_server::default_h2_options();
     options
         .max_header_list_size(u32::try_from(gateway.settings.header_bytes).unwrap_or(u32::MAX).min(64 << 10));
-    options.max_concurrent_streams(STREAMS);
-    let handshake = timeout(gateway.settings.head, h2_server::handshake(conn, Some(options)));
+    options.data_frame_budget(256 * SMALL_DATA);
+    options.max_concurrent_streams(gateway.settings.http2_streams);
+    let counted = Box::new(Counted::new(conn, gateway.settings.http2_resets));
+    let findings = counted.findings();
+    let handshake = timeout(gateway.settings.head, h2_server::handshake(counted, Some(options)));
     let Ok(Ok(mut h2)) = handshake.await else { return };
 
     let flight = Arc::new(Flight::default());
@@ -93,6 +115,14 @@ where
         let idle = flight.count.load(Ordering::Acquire) == 0;
         let accepted = tokio::select! {
             biased;
+            flood = findings.flood() => {
+                h2.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+                ended(&worker.snapshots.load(), &connection, flood.reason(), Kind::Throttled);
+                // GOAWAY leaves, and nothing is accepted any more.
+                let farewell = async { while let Ok(Some(_)) = HttpSession::from_h2_conn(&mut h2, Arc::clone(&digest)).await {} };
+                let _ = timeout(FAREWELL, farewell).await;
+                return;
+            }
             _ = draining.changed(), if !leaving => {
                 leaving = true;
                 h2.graceful_shutdown();
@@ -118,10 +148,11 @@ where
         };
         match accepted {
             Err(_) | Ok(None) => {
-                if connection.fate.is_late_head() {
-                    late_head(worker.snapshots.load(), &connection);
-                }
-                return;
+                let gateway = worker.snapshots.load();
+                return match connection.fate.is_late_head() {
+                    true => late_head(gateway, &connection),
+                    false => h2_has_ended(&gateway, &connection, &findings),
+                };
             }
             Ok(Some(H2Accept::Session(session))) => {
                 // Whatever comes now is not idleness.
@@ -133,7 +164,8 @@ where
                     h2.graceful_shutdown();
                 }
                 // A client that goes on all the same: what is in flight when GOAWAY arrives is no more than this.
-                if requests >= settings.requests_per_connection.saturating_add(STREAMS.into()) {
+                if requests >= settings.requests_per_connection.saturating_add(settings.http2_streams.into())
+                {
                     h2.abrupt_shutdown(h2::Reason::NO_ERROR);
                 }
                 stream(worker, &connection, session, calm.clone(), InFlight::new(&flight));
@@ -155,7 +187,7 @@ fn stream<A>(
     connection: &Arc<Connection>,
     mut session: HttpSession,
     calm: watch::Receiver<bool>,
-    guard: InFlight,
+    mut guard: InFlight,
 ) where
     A: HttpServerApp + Send + Sync + 'static,
 {
@@ -167,19 +199,50 @@ fn stream<A>(
         tokio::spawn(refuse(gateway, connection, session, began, denial, guard));
         return;
     }
+    let most = usize::try_from(gateway.settings.http2_streams).unwrap_or(usize::MAX).saturating_mul(SHARE);
+    if !guard.bears(weight(&session), most) {
+        // Not begun: the client may send it again (RFC 9113 §8.7).
+        session.shutdown_with_reason(h2::Reason::REFUSED_STREAM);
+        let message = "its head is too large beside those of the connection's other streams; \
+                       `server.limits.http2_streams` allows more";
+        return refused(&gateway, connection, "http2_heads", Kind::Overloaded, message);
+    }
+    let Some(flight) = RequestInFlight::begin(worker, gateway.settings.requests_in_flight) else {
+        return overloaded(gateway, connection, &mut session, began);
+    };
     let pace = gateway.settings.pace;
     drop(gateway);
     let body = !session.is_body_done();
-    let worker = Arc::clone(worker);
     let served = async move {
         let _guard = guard;
-        worker.app.process_new_http(ServerSession::new_http2(session), &calm).await;
+        flight.worker().app.process_new_http(ServerSession::new_http2(session), &calm).await;
     };
     if body {
         tokio::spawn(watch(pace, served));
     } else {
         tokio::spawn(served);
     }
+}
+
+/// What a request will cost while it is in flight, in bytes, about; each byte of its head is there twice.
+fn weight(session: &HttpSession) -> usize {
+    let head = session.req_header();
+    let field = |name: &http::HeaderName, value: &HeaderValue| 2 * (name.as_str().len() + value.len());
+    let fields: usize = head.headers.iter().map(|(name, value)| FIELD + field(name, value)).sum();
+    REQUEST + fields + 2 * head.raw_path().len()
+}
+
+/// Answers by a head that ends the stream: no window and no client can make it wait.
+fn overloaded(gateway: Arc<Gateway>, connection: &Connection, session: &mut HttpSession, began: Clock) {
+    let refusal = answer::overloaded(&gateway);
+    let mut passage = answer::passage(gateway, connection, Protocol::Http2, began);
+    passage.record.method = Some(session.req_header().method.clone());
+    let mut reply = passage.refuse(refusal);
+    for of_body in [header::CONTENT_TYPE, header::CONTENT_LENGTH] {
+        reply.headers.remove(of_body);
+    }
+    write_head(session, &reply, true);
+    answer::settle(passage, &reply, 0);
 }
 
 /// The bounds of `framing::judge`, for what h2 has parsed; its list size bounds the bytes of the whole head.
@@ -229,16 +292,8 @@ async fn refuse(
 
 /// Writes an answer and ends the stream. Returns the bytes of body sent.
 async fn write(session: &mut HttpSession, reply: &Reply, to_head: bool) -> usize {
-    let mut head = gen_error_response(reply.status.as_u16());
-    for name in [header::CONTENT_LENGTH, header::SERVER, header::CACHE_CONTROL] {
-        head.remove_header(&name);
-    }
-    for (name, value) in &reply.headers {
-        // Only a map that is full refuses.
-        let _ = head.append_header(name.clone(), value.clone());
-    }
     let bare = to_head || reply.body.is_empty();
-    if session.write_response_header(Box::new(head), bare).is_err() || bare {
+    if !write_head(session, reply, bare) || bare {
         return 0;
     }
     match session.write_body(reply.body.clone(), true).await {
@@ -260,4 +315,45 @@ fn rejected(gateway: Arc<Gateway>, connection: &Connection) {
     let message = "a malformed HTTP/2 request";
     let reply = passage.refuse(Refusal::new(Kind::AmbiguousRequest, "http2_malformed", message));
     answer::settle(passage, &reply, 0);
+}
+
+/// Whether the head could be written; it ends the stream where it is `bare`.
+fn write_head(session: &mut HttpSession, reply: &Reply, bare: bool) -> bool {
+    let mut head = gen_error_response(reply.status.as_u16());
+    for name in [header::CONTENT_LENGTH, header::SERVER, header::CACHE_CONTROL] {
+        head.remove_header(&name);
+    }
+    for (name, value) in &reply.headers {
+        // Only a map that is full refuses.
+        let _ = head.append_header(name.clone(), value.clone());
+    }
+    session.write_response_header(Box::new(head), bare).is_ok()
+}
+
+/// The record of a connection that h2 has ended for a fault of the client's: it sees floods too, of CONTINUATION and empty DATA.
+fn h2_has_ended(gateway: &Arc<Gateway>, connection: &Connection, findings: &Findings) {
+    let Some(code) = findings.goaway() else { return };
+    match h2::Reason::from(code) {
+        h2::Reason::NO_ERROR => {}
+        h2::Reason::ENHANCE_YOUR_CALM => ended(gateway, connection, "http2_flood", Kind::Throttled),
+        _ => ended(gateway, connection, "http2_malformed", Kind::AmbiguousRequest),
+    }
+}
+
+/// The record of a connection that was ended: no request of it is known to be at fault, and none was answered.
+fn ended(gateway: &Arc<Gateway>, connection: &Connection, reason: &'static str, kind: Kind) {
+    refused(gateway, connection, reason, kind, "the connection was ended by GOAWAY");
+}
+
+/// The record of what was refused without an answer.
+fn refused(
+    gateway: &Arc<Gateway>,
+    connection: &Connection,
+    reason: &'static str,
+    kind: Kind,
+    message: &'static str,
+) {
+    let mut passage = answer::passage(Arc::clone(gateway), connection, Protocol::Http2, Clock::now());
+    passage.refuse(Refusal::new(kind, reason, message));
+    answer::settle_unanswered(passage);
 }

@@ -8,7 +8,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::ReadBuf;
 use tokio::time::timeout;
 
-use super::counts::OpenConnection;
+use super::admission::OpenConnection;
 use super::io::Io;
 
 /// How long a client may go on sending after the last answer.

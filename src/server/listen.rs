@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -128,6 +128,15 @@ impl Socket {
     }
 }
 
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener, _) => listener.as_fd(),
+        }
+    }
+}
+
 /// A worker's handle on a listening socket.
 #[derive(Debug)]
 pub(super) enum Listener {
@@ -166,12 +175,8 @@ impl Listener {
     /// What is in the kernel's queue now. The runtime may not have heard of it yet, so the kernel itself is asked.
     pub(super) fn accept_queued(&self) -> Option<(Transport, Option<SocketAddr>)> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let listener = match self {
-            Self::Tcp(listener) => listener.as_fd(),
-            Self::Unix(listener, _) => listener.as_fd(),
-        };
         loop {
-            let (socket, peer) = match acceptfrom_with(listener, flags) {
+            let (socket, peer) = match acceptfrom_with(self, flags) {
                 Ok(accepted) => accepted,
                 // A client that has gone again; others may stand behind it.
                 Err(Errno::CONNABORTED | Errno::INTR) => continue,

@@ -2,6 +2,7 @@
 
 mod accept;
 mod admin;
+mod admission;
 mod answer;
 mod begun;
 mod conn;
@@ -9,6 +10,7 @@ mod control;
 mod counts;
 mod endpoint;
 mod error;
+mod frames;
 mod http1;
 mod http2;
 mod io;
@@ -16,6 +18,7 @@ mod linger;
 mod listen;
 mod preface;
 pub mod privileges;
+mod refuse;
 mod reload;
 mod signals;
 mod sock;

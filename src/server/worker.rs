@@ -10,11 +10,13 @@ use pingora_core::apps::HttpServerApp;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::accept::{accept, carry};
-use super::counts::{Counts, OpenConnection};
+use super::accept::{Ends, accept, carry};
+use super::admission::OpenConnection;
+use super::counts::{Counts, Unserved};
 use super::endpoint::Endpoint;
 use super::listen::Socket;
-use super::sock::Transport;
+use super::refuse;
+use super::sock::{Sock, Transport};
 use crate::gateway::Snapshots;
 
 /// What a worker is told.
@@ -97,6 +99,12 @@ where
         stream: Transport,
         peer: Option<SocketAddr>,
     ) {
+        let most = self.snapshots.load().settings.connections;
+        let Some(open) = self.counts.admit(&endpoint.counts, most) else {
+            let sock = Sock::new(stream, peer);
+            let ends = Ends::of(endpoint, &sock, peer);
+            return refuse::connection(self, endpoint, sock, ends, Unserved::Connections);
+        };
         let load = |index: usize| self.loads.get(index).map_or(0, |load| load.load(Ordering::Relaxed));
         let own = load(self.index);
         let (least, fewest) =
@@ -105,7 +113,6 @@ where
         if let Some(load) = self.loads.get(chosen) {
             load.fetch_add(1, Ordering::Relaxed);
         }
-        let open = OpenConnection::new(&endpoint.counts);
         let endpoint = Arc::clone(endpoint);
         let Some(other) = self.orders.get(chosen).filter(|_| chosen != self.index) else {
             tokio::spawn(carry(Arc::clone(self), endpoint, stream, peer, open));

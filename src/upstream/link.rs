@@ -14,6 +14,7 @@ use tokio::time::Sleep;
 use tokio_openssl::SslStream;
 
 use super::tls::TlsClient;
+use crate::descriptors;
 
 /// A connection to a server, and one timer for all that is waited for on it.
 #[derive(Debug)]
@@ -61,6 +62,10 @@ impl Link {
     ) -> Result<Self, DialError> {
         let mut tcp =
             TcpStream::connect(address).await.map_err(|error| DialError::Connect { address, error })?;
+        if descriptors::is_our_own(&tcp) {
+            let error = io::Error::other("no file descriptor is left for it; raise LimitNOFILE");
+            return Err(DialError::Connect { address, error });
+        }
         // Heads and bodies leave in writes of their own: Nagle would hold the second back until the first is acknowledged.
         tcp.set_nodelay(true).map_err(|error| DialError::Connect { address, error })?;
         if !first.is_empty() {

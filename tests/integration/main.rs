@@ -20,6 +20,7 @@ mod conformance_connection;
 mod conformance_http1;
 mod conformance_http2;
 mod cors;
+mod counts;
 mod deadlines;
 mod desync;
 mod draining;

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::framing::{Body, Pace};
 use crate::request::Connection;
 use crate::server::conn::{Bounds, Conn, Fence};
-use crate::server::counts::{ListenerCounts, OpenConnection};
+use crate::server::counts::{Counts, ListenerCounts};
 use crate::server::io::Io;
 use crate::server::sock::{Sock, Transport};
 
@@ -34,7 +34,8 @@ async fn pair() -> (Conn, TcpStream, Arc<ListenerCounts>) {
     };
     let counts = Arc::new(ListenerCounts::default());
     let sock = Sock::new(Transport::Tcp(stream), Some(peer));
-    let conn = Conn::new(Io::Plain(sock), Arc::new(connection), BOUNDS, OpenConnection::new(&counts));
+    let open = Arc::new(Counts::default()).admit(&counts, 1).unwrap();
+    let conn = Conn::new(Io::Plain(sock), Arc::new(connection), BOUNDS, open);
     (conn, client, counts)
 }
 

@@ -1,5 +1,6 @@
 //! What the tests stand on: a real gateway process, real clients, real origins.
 
+pub(crate) mod abuser;
 mod access;
 mod certificates;
 mod exchange;

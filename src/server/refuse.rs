@@ -1,0 +1,76 @@
+//! Connections that are refused before anything is read from them: an answer where they are plain, and a line in the access log.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use rustix::net::{SendFlags, send};
+
+use super::accept::{Ends, facts};
+use super::counts::Unserved;
+use super::endpoint::Endpoint;
+use super::io::Io;
+use super::sock::Sock;
+use super::worker::Worker;
+use super::{answer, linger};
+use crate::gateway::{Gateway, Settings};
+use crate::reply::{Kind, Refusal};
+use crate::request::{Connection, Protocol};
+
+/// What those are told who have no line of their own in the log, and so no request id to ask about.
+const BARE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncache-control: no-store\r\n\
+                      content-length: 0\r\nconnection: close\r\n\r\n";
+
+/// Refuses a connection. TLS is closed before its handshake: an answer would cost what is to be saved. `ends` are those of the
+/// socket, or those that a proxy in front names.
+pub(super) fn connection<A>(worker: &Worker<A>, endpoint: &Endpoint, sock: Sock, ends: Ends, why: Unserved) {
+    worker.counts.note(why);
+    let plain = endpoint.plan().tls.is_none();
+    let told = worker.counts.may_tell_refusal().map(|untold| {
+        let facts = facts(worker, endpoint, ends, None);
+        tell(worker.snapshots.load(), &facts, plain, why, untold)
+    });
+    if !plain {
+        return;
+    }
+    match worker.counts.be_patient() {
+        Some(patience) => {
+            let rest = BytesMut::from(told.as_deref().unwrap_or(BARE));
+            tokio::spawn(async move {
+                linger::close(Io::Plain(sock), rest, None).await;
+                drop(patience);
+            });
+        }
+        None => {
+            // A socket that was just accepted has room for it. What the client has sent already may turn the close into a reset.
+            let _ = send(&sock, told.as_deref().unwrap_or(BARE), SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        }
+    }
+}
+
+/// Writes the line, and returns the answer that it speaks of.
+fn tell(gateway: Arc<Gateway>, connection: &Connection, plain: bool, why: Unserved, untold: u64) -> Vec<u8> {
+    let (reason, mut message) = words(&gateway.settings, why);
+    if untold > 0 {
+        message.push_str(&format!("; so were {untold} connections since the last line like this"));
+    }
+    let mut passage = answer::passage(gateway, connection, Protocol::Http11, Instant::now());
+    let reply = passage.refuse(Refusal::new(Kind::Overloaded, reason, message));
+    if !plain {
+        // Nothing was said, and in which protocol nobody knows.
+        passage.record.protocol = None;
+        answer::settle_unanswered(passage);
+        return Vec::new();
+    }
+    let (bytes, body) = answer::http1(&reply, false);
+    answer::settle(passage, &reply, body);
+    bytes
+}
+
+fn words(settings: &Settings, why: Unserved) -> (&'static str, String) {
+    let (key, most) = match why {
+        Unserved::ConnectionsPerClient => ("connections_per_client", settings.connections_per_client),
+        _ => ("connections", settings.connections),
+    };
+    (why.as_str(), format!("as many connections are open as `server.limits.{key}` allows: {most}"))
+}
