@@ -161,8 +161,8 @@ pub struct Limits {
     /// Requests being served at once, by all workers; 503 above it, before any route is looked for. The real bound on memory.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub requests_in_flight: usize,
-    /// Streams at once on a connection of HTTP/2; what is above it is reset (REFUSED_STREAM). A stream whose head is larger than
-    /// about 2 KiB counts for more than one.
+    /// Streams at once on a connection of HTTP/2; what is above it is reset (REFUSED_STREAM). So many
+    /// are for heads of about 1 KiB: larger ones count for more.
     #[schemars(range(min = 1, max = 10_000))]
     pub http2_streams: u32,
     /// Resets of streams that a client sends or provokes on a connection of HTTP/2; above it the connection ends. PING, SETTINGS,

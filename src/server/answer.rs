@@ -76,7 +76,7 @@ pub(super) fn settle(mut passage: Passage, reply: &Reply, body_sent: usize) {
     passage.settle();
 }
 
-/// Settles the record of something that was not answered: its status is 0.
+/// Settles the record of something that was not answered: the log shows no status.
 pub(super) fn settle_unanswered(mut passage: Passage) {
     passage.record.status = 0;
     passage.record.response_latency = Some(passage.record.started.elapsed());

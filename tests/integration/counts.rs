@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
+use serde_json::Value;
 
 use crate::harness::abuser::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, Frames, GOAWAY, HEADERS, PING, PRIORITY, RST_STREAM,
@@ -46,10 +47,10 @@ fn refused(gateway: &Running, reason: &str) -> f64 {
 }
 
 /// The record of something refused for this reason.
-fn record(gateway: &Running, reason: &str) -> serde_json::Value {
+fn record(gateway: &Running, reason: &str) -> Value {
     eventually(&format!("a line with `{reason}` in the access log"), || {
         let text = gateway.place.read("access.log");
-        let mut lines = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let mut lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         lines.find(|line| line["error"]["reason"] == reason)
     })
 }
@@ -138,7 +139,7 @@ fn over_tls_a_connection_above_the_bound_is_closed_before_its_handshake() {
     assert!(crate::harness::try_handshake(&connector, gateway.address(), "gate.example").is_err());
     assert!((refused(&gateway, "connections") - 1.0).abs() < 0.1);
     let line = record(&gateway, "connections");
-    assert_eq!(line["status"], 0);
+    assert_eq!(line["status"], Value::Null, "nothing was answered");
     first.get("/hello").expect(200);
 }
 
@@ -295,7 +296,7 @@ fn ends(reason: &str, prelude: &[Frame], round: impl Fn(u32) -> Vec<Frame>) {
     // A gateway that closes while we are still sending may reset the connection, and GOAWAY with it.
     assert!(code.is_none_or(|code| code == CALM), "{code:?}");
     let line = record(&gateway, reason);
-    assert_eq!((&line["status"], &line["error"]["responseType"]), (&0.into(), &"THROTTLED".into()));
+    assert_eq!((&line["status"], &line["error"]["responseType"]), (&Value::Null, &"THROTTLED".into()));
     let labels = &[("policy", "gateway"), ("reason", reason)];
     assert!((gateway.metrics().of("portcullis_refusals_total", labels) - 1.0).abs() < 0.1);
     other.get("/hello").expect(200);
@@ -313,7 +314,7 @@ fn rapid_resets_end_the_connection() {
 #[test]
 fn resets_of_streams_that_were_begun_end_the_connection_too() {
     let (origin, _go) = waiting();
-    let (authority, gateway) = secure("http2_resets: 50/10s", &behind(&origin));
+    let (authority, gateway) = secure("http2_resets: 50/1h", &behind(&origin));
     let mut peer = Frames::connect(gateway.address(), &authority, &[]);
     let mut sent = 0;
     for n in 0..60_u32 {
@@ -336,7 +337,7 @@ fn resets_of_streams_that_were_begun_end_the_connection_too() {
         sent += 1;
     }
     assert!((50..60).contains(&sent), "{sent} resets");
-    assert_eq!(record(&gateway, "http2_resets")["status"], 0);
+    assert_eq!(record(&gateway, "http2_resets")["status"], Value::Null);
 }
 
 #[test]
@@ -446,7 +447,7 @@ fn what_breaks_the_protocol_is_told() {
     // DATA on a stream that nobody opened.
     peer.send(&Frame::new(DATA, 0, 1, [7])).unwrap();
     assert_eq!(peer.end(Duration::from_secs(10)), Some(1), "PROTOCOL_ERROR");
-    assert_eq!(record(&gateway, "http2_malformed")["status"], 0);
+    assert_eq!(record(&gateway, "http2_malformed")["status"], Value::Null);
 }
 
 #[test]
