@@ -96,7 +96,7 @@ pub fn strip_hop_by_hop(fields: &mut impl Fields, upgrade: Upgrade, relied: impl
     }
     let keep_upgrade = upgrade == Upgrade::Keep && fields.fields().contains_key(header::UPGRADE);
     for name in nominated(fields.fields()) {
-        if !(keep_upgrade && name == header::UPGRADE) && !relied(&name) {
+        if !(relied(&name) || keep_upgrade && name == header::UPGRADE) {
             fields.remove(&name);
         }
     }
