@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use portcullis::canonical::Target;
 use portcullis::framing::{self, Body, Progress};
 use portcullis::request::Protocol;
 use socket2::{Domain, Socket, Type};
@@ -15,7 +16,7 @@ use socket2::{Domain, Socket, Type};
 use super::agreement::{self, LIMITS};
 use super::chunked::{self, Scanned};
 use super::origin::{self, Seen};
-use super::rig;
+use super::{path, rig};
 
 /// Longer than anything may take; what takes longer is a stall, and a finding.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -127,7 +128,10 @@ fn read(data: &[u8]) -> Vec<Expected> {
         let (head, behind) = rest.split_at(length);
         let Ok(framing) = framing::judge(head, &LIMITS) else { return expected };
         let Some(target) = agreement::canonical_target(&framing) else { return expected };
-        if !target.oddities().is_empty() {
+        let route = rig::route(target.path());
+        if !rig::takes_odd_paths(route)
+            && (!target.oddities().is_empty() || parameters_matter(&target, route))
+        {
             return expected;
         }
         let (content, length, whole) = content(framing.body, behind);
@@ -137,7 +141,7 @@ fn read(data: &[u8]) -> Vec<Expected> {
             authority: target.authority().to_owned(),
             content,
             whole,
-            forwarded: target.path().starts_with('/') && !rig::is_answered_here(target.path()) && !may_end,
+            forwarded: target.path().starts_with('/') && !rig::is_answered_here(route) && !may_end,
             rest: behind.to_vec(),
         });
         let has_body = !matches!(framing.body, Body::None | Body::Length(0));
@@ -149,6 +153,12 @@ fn read(data: &[u8]) -> Vec<Expected> {
         may_end |= framing.protocol == Protocol::Http10;
         rest = &behind[length..];
     }
+}
+
+/// Whether a server that cuts path parameters off would be asked for another route's path, or for none.
+fn parameters_matter(target: &Target, route: &str) -> bool {
+    let Some(cut) = path::cut(target.path()) else { return false };
+    path::canonical_path(&cut).is_none_or(|cut| rig::route(&cut) != route)
 }
 
 /// The content, how many bytes it takes, and whether all of it is there.

@@ -17,8 +17,9 @@ pub fn run(data: &[u8]) {
         (Ok(target), Some(expected)) => {
             assert_eq!(target.path_and_query(), expected.text, "another canonical form");
             let names: BTreeSet<_> = target.oddities().names().collect();
-            assert!(names.is_superset(&expected.oddities), "{names:?} lacks some of {:?}", expected.oddities);
+            assert_eq!(names, expected.oddities, "other oddities");
             is_sound(target);
+            is_cut_as_expected(target);
             let again =
                 origin_form(target.path_and_query().as_bytes()).expect("a canonical target is accepted");
             assert_eq!(again.path_and_query(), target.path_and_query(), "not a fixed point");
@@ -46,6 +47,37 @@ fn absolute_form(raw: &[u8]) -> Result<Target, Denial> {
     headers.insert(header::HOST, HeaderValue::from_static(HOST));
     let whole = [b"http://", HOST.as_bytes(), raw].concat();
     canonical::target(&Method::GET, &whole, None, &headers, Protocol::Http11, usize::MAX)
+}
+
+/// What servers see that cut path parameters off is what the oracle makes of the path without them.
+fn is_cut_as_expected(target: &Target) {
+    let found = target.without_parameters();
+    let cut = cut(target.path());
+    assert_eq!(found.is_some(), cut.is_some(), "whether {} has parameters", target.path());
+    let (Some(found), Some(cut)) = (found, cut) else { return };
+    let query = target.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let expected = oracle(format!("{cut}{query}").as_bytes());
+    if let Ok(found) = &found {
+        assert_eq!((found.authority(), found.host()), (target.authority(), target.host()));
+        is_sound(found);
+    }
+    let found = found.ok().map(|found| {
+        let names: BTreeSet<_> = found.oddities().names().collect();
+        (found.path_and_query().to_owned(), names)
+    });
+    assert_eq!(found, expected.map(|expected| (expected.text, expected.oddities)), "without parameters");
+}
+
+/// A canonical path, each of its segments only up to the first `;`, however that is written. None where there is none.
+pub fn cut(path: &str) -> Option<String> {
+    let plain = path.replace("%3B", ";");
+    let cut = |segment: &str| segment.split(';').next().unwrap_or_default().to_owned();
+    plain.contains(';').then(|| plain.split('/').map(cut).collect::<Vec<_>>().join("/"))
+}
+
+/// The oracle's form of a path alone. None where it is refused.
+pub fn canonical_path(path: &str) -> Option<String> {
+    oracle(path.as_bytes()).map(|expected| expected.text)
 }
 
 /// What holds of every canonical target, whatever it came from.
@@ -115,15 +147,22 @@ fn oracle(raw: &[u8]) -> Option<Expected> {
                 kept.pop()?;
             }
             _ => {
-                if ["..;", ".;", "..%3B", ".%3B"].iter().any(|dots| text.starts_with(dots)) {
-                    oddities.insert("semicolon_dots");
-                }
+                oddities.extend(dots(&text));
                 kept.push(text);
             }
         }
     }
     let end = if ends_in_slash && !kept.is_empty() { "/" } else { "" };
     Some(Expected { text: format!("/{}{end}{query}", kept.join("/")), oddities })
+}
+
+/// What of a segment is dots to those who cut parameters off, or who take an escaped slash or backslash for a slash.
+fn dots(segment: &str) -> BTreeSet<&'static str> {
+    let pieces: Vec<_> = segment.split("%2F").flat_map(|piece| piece.split("%5C")).collect();
+    let whole = pieces.iter().filter(|_| pieces.len() > 1).filter(|piece| matches!(**piece, "." | ".."));
+    let before =
+        pieces.iter().filter(|piece| ["..;", ".;", "..%3B", ".%3B"].iter().any(|d| piece.starts_with(d)));
+    whole.map(|_| "hidden_dots").chain(before.map(|_| "semicolon_dots")).collect()
 }
 
 fn unescape(path: &[u8]) -> Option<Vec<Written>> {

@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
+use portcullis::canonical::Oddity;
 use portcullis::config::{Build, load_text};
 use portcullis::gateway::document::Document;
 use portcullis::gateway::{Gateway, ListenAddress};
@@ -25,9 +26,24 @@ pub fn seen() -> MutexGuard<'static, Recorded> {
     RECORDED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether a path is of a route that needs no origin.
-pub fn is_answered_here(path: &str) -> bool {
-    matches!(path, "/reply" | "/echo")
+/// The route of a canonical path.
+pub fn route(path: &str) -> &'static str {
+    match path {
+        "/reply" => "reply",
+        "/echo" => "echo",
+        _ if path.starts_with("/odd/") => "odd",
+        _ => "all",
+    }
+}
+
+/// Whether a route needs no origin.
+pub fn is_answered_here(route: &str) -> bool {
+    matches!(route, "reply" | "echo")
+}
+
+/// Whether a route takes paths that have two readings.
+pub fn takes_odd_paths(route: &str) -> bool {
+    route == "odd"
 }
 
 fn start() -> SocketAddr {
@@ -42,10 +58,16 @@ defaults: {{auth: none}}
 routes:
   - {{name: reply, match: {{path: /reply}}, respond: {{body: hello}}}}
   - {{name: echo, match: {{path: /echo}}, echo: true}}
-  - {{name: all, path_oddities: [path_parameters], upstream: origin, upgrade: [websocket]}}
+  - name: odd
+    match: {{path: '/odd/{{*rest}}'}}
+    path_oddities: [{}]
+    upstream: origin
+    upgrade: [websocket]
+  - {{name: all, upstream: origin, upgrade: [websocket]}}
 ",
         std::env::temp_dir().display(),
-        listener.local_addr().unwrap()
+        listener.local_addr().unwrap(),
+        Oddity::ALL.map(Oddity::name).join(", ")
     );
     origin::start(listener, Arc::clone(&RECORDED));
     let back_office = BackOffice::new().unwrap();
