@@ -1,10 +1,12 @@
-//! Where an HTTP/1 message ends, decided from its bytes: the judge of heads, and the scanner of chunked bodies.
+//! Where an HTTP/1 message ends, decided from its bytes: the judge of heads, and the scanner of chunked bodies. And where the
+//! frames of HTTP/2 are.
 //!
 //! Strict where RFC 9112 lets a recipient choose: whatever two implementations could read in two ways is refused, so that
 //! no message can be hidden behind another (request smuggling). No IO here.
 
 mod chunked;
 mod fields;
+pub mod frames;
 mod pace;
 pub mod response;
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub mod configuration;
 pub mod connection;
 pub mod fields;
 pub mod forwarded;
+pub mod frames;
 pub mod host;
 pub mod origin;
 pub mod path;
@@ -37,6 +38,7 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("configuration", configuration::run),
     ("connection", connection::run),
     ("forwarded", forwarded::run),
+    ("frames", frames::run),
     ("host", host::run),
     ("path", path::run),
     ("proxy_header", proxy_header::run),
