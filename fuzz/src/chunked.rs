@@ -8,7 +8,7 @@ use portcullis::framing::Chunked;
 use super::script::Script;
 
 /// Longer bodies are not cut at every byte.
-const CUT: usize = 600;
+const CUT: usize = 200;
 
 /// How a scan of a body ends.
 #[derive(Clone, Debug, PartialEq, Eq)]

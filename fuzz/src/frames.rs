@@ -3,7 +3,7 @@
 use portcullis::framing::frames::{PREFACE, Scanner};
 
 /// Longer input is not cut at every byte.
-const CUT: usize = 600;
+const CUT: usize = 200;
 
 /// A frame: length of its payload, type, flags, and what the scanner keeps of the payload.
 type Told = (usize, u8, u8, Vec<u8>);
