@@ -39,6 +39,26 @@ pub fn are_left_for_clients(any: impl AsFd) -> bool {
     fcntl_dupfd_cloexec(any, 0).is_ok_and(|next| !is_kept_from_clients(next.as_raw_fd()))
 }
 
+/// What is wrong where the system gives fewer descriptors than so many connections may need: each its own, and one to a server.
+/// None where they suffice.
+pub fn too_few_for(connections: usize) -> Option<String> {
+    let connections = u64::try_from(connections).unwrap_or(u64::MAX);
+    limit().and_then(|limit| shortage(limit, connections))
+}
+
+fn shortage(limit: u64, connections: u64) -> Option<String> {
+    let needed = connections.saturating_mul(2);
+    let left = limit.saturating_sub(kept_from_clients(limit));
+    (left < needed).then(|| {
+        format!(
+            "`server.limits.connections` is {connections}, and the limit of open files ({limit}) bears {}: above that \
+             connections wait unanswered; raise LimitNOFILE (`ulimit -Hn`) to {}, or lower `connections`",
+            (left / 2).max(1),
+            needed.saturating_add(needed / 7 + 1).clamp(needed.saturating_add(16), needed.saturating_add(1024)),
+        )
+    })
+}
+
 fn above(taken: RawFd, bound: u64) -> bool {
     u64::try_from(taken).is_ok_and(|taken| taken >= bound)
 }
@@ -59,5 +79,22 @@ mod tests {
             assert_eq!(our_own(limit), own);
         }
         assert!(are_left_for_clients(std::io::stderr()));
+    }
+
+    #[test]
+    fn what_is_advised_suffices() {
+        assert_eq!(
+            shortage(1024, 20_000).unwrap(),
+            "`server.limits.connections` is 20000, and the limit of open files (1024) bears 448: above that connections wait \
+             unanswered; raise LimitNOFILE (`ulimit -Hn`) to 41024, or lower `connections`"
+        );
+        for connections in [1, 7, 20, 57, 448, 449, 1000, 5000, 20_000, 10_000_000] {
+            let told = shortage(4, connections).unwrap();
+            let advised = told.split_once("to ").unwrap().1.split_once(',').unwrap().0.parse().unwrap();
+            assert_eq!(shortage(advised, connections), None, "{connections}: {advised}");
+            assert!(shortage(2 * connections, connections).is_some());
+        }
+        assert_eq!(shortage(u64::MAX, 10_000_000), None);
+        assert_eq!(shortage(1024, 448), None);
     }
 }

@@ -160,10 +160,19 @@ fn scan_end(bytes: &[u8], searched: usize) -> Result<Option<usize>, Denial> {
 fn over(bytes: &[u8], length: usize, limits: &Limits) -> Option<Denial> {
     let line = bytes.get(..length).map_or(length, |head| memchr(b'\n', head).unwrap_or(length));
     if line > limits.uri_bytes.saturating_add(64) {
-        return Some(Denial::new(Cause::UriTooLong, "uri_bytes", "the request line is longer than allowed"));
+        return Some(Denial::new(
+            Cause::UriTooLong,
+            "uri_bytes",
+            "the request line is longer than `server.limits.uri_bytes` allows",
+        ));
     }
-    (length > limits.header_bytes)
-        .then(|| Denial::new(Cause::HeadersTooLarge, "header_bytes", "the head is longer than allowed"))
+    (length > limits.header_bytes).then(|| {
+        Denial::new(
+            Cause::HeadersTooLarge,
+            "header_bytes",
+            "the head is longer than `server.limits.header_bytes` allows",
+        )
+    })
 }
 
 /// Judges a complete head, its empty line included.
@@ -183,10 +192,18 @@ pub fn judge<'a>(head: &'a [u8], limits: &Limits) -> Result<Framing<'a>, Denial>
         }
         count += 1;
         if count > limits.header_fields {
-            return Err(Denial::new(Cause::HeadersTooLarge, "header_fields", "more fields than allowed"));
+            return Err(Denial::new(
+                Cause::HeadersTooLarge,
+                "header_fields",
+                "more fields than `server.limits.header_fields` allows",
+            ));
         }
         if line.len() > limits.field_bytes {
-            return Err(Denial::new(Cause::HeadersTooLarge, "field_bytes", "a field is longer than allowed"));
+            return Err(Denial::new(
+                Cause::HeadersTooLarge,
+                "field_bytes",
+                "a field is longer than `server.limits.field_bytes` allows",
+            ));
         }
         seen.note(line)?;
     }
@@ -224,7 +241,11 @@ fn request_line<'a>(line: &'a [u8], limits: &Limits) -> Result<(&'a [u8], &'a [u
         return Err(Denial::ambiguous("method_bytes", "the method is longer than any that is known"));
     }
     if target.len() > limits.uri_bytes {
-        return Err(Denial::new(Cause::UriTooLong, "uri_bytes", "the target is longer than allowed"));
+        return Err(Denial::new(
+            Cause::UriTooLong,
+            "uri_bytes",
+            "the target is longer than `server.limits.uri_bytes` allows",
+        ));
     }
     // Bytes beyond ASCII are the canonical form's business, as long as they are text.
     if target.iter().any(|b| b.is_ascii() && !b.is_ascii_graphic()) {

@@ -1,4 +1,5 @@
-//! The papers are held to the sources: a promise names tests that are there, a link leads somewhere.
+//! What is written down is held to the sources: a promise names tests that are there, a link leads somewhere, a reason for which
+//! the gateway refuses has its series.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic; clippy knows only functions marked as tests")]
 
@@ -72,6 +73,60 @@ fn what_the_papers_point_at_is_there() {
         }
     }
     assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+#[test]
+fn every_reason_has_its_series_and_every_series_its_reason() {
+    let list = fs::read_to_string("src/gateway/compile.rs").unwrap();
+    let (before, rest) = list.split_once("const GATEWAY_REASONS").unwrap();
+    let (named, after) = rest.split_once("];").unwrap();
+    let named: Vec<&str> = named.split('"').skip(1).step_by(2).collect();
+    let mut wrong = Vec::new();
+    for (index, word) in named.iter().enumerate() {
+        if named.iter().take(index).any(|other| other == word) {
+            wrong.push(format!("`{word}` is named twice"));
+        }
+    }
+    let mut sources = sources(Path::new("src"));
+    sources.retain(|(path, _)| path != Path::new("src/gateway/compile.rs"));
+    sources.push((PathBuf::from("src/gateway/compile.rs"), format!("{before}{after}")));
+    for word in &named {
+        if !sources.iter().any(|(_, text)| text.contains(&format!("\"{word}\""))) {
+            wrong.push(format!("`{word}` is nobody's reason"));
+        }
+    }
+    let mut given = 0;
+    // An upstream's denial is told as `bad_response`; the rest in its detail.
+    for (path, text) in sources.iter().filter(|(path, _)| path != Path::new("src/framing/response.rs")) {
+        for call in text.split("Refusal::new(").chain(text.split("Denial::new(")).skip(1) {
+            let second = call.split(',').nth(1).unwrap_or_default().trim();
+            let Some(word) = second.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else {
+                continue;
+            };
+            given += 1;
+            if !named.contains(&word) {
+                wrong.push(format!("{}: `{word}` has no series", path.display()));
+            }
+        }
+    }
+    assert!(given > 30, "only {given} reasons were found");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The sources without their tests, policies (which name their own reasons) left out.
+fn sources(directory: &Path) -> Vec<(PathBuf, String)> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() && !matches!(&*name, "tests" | "policy") {
+            files.extend(sources(&path));
+        } else if name.ends_with(".rs") && name != "tests.rs" {
+            let text = fs::read_to_string(&path).unwrap();
+            files.push((path, text.split("#[cfg(test)]\nmod tests {").next().unwrap().to_owned()));
+        }
+    }
+    files
 }
 
 /// The rows of the tables headed `promise | test`: their line and what stands under `test`.

@@ -158,8 +158,12 @@ pub fn target(
     if raw.len() > bytes_max {
         return Err(Denial {
             fault: Fault::UriTooLong,
-            reason: "uri_too_long",
-            message: format!("the request target has {} bytes, more than {bytes_max}", raw.len()).into(),
+            reason: "uri_bytes",
+            message: format!(
+                "the request target has {} bytes, `server.limits.uri_bytes` is {bytes_max}",
+                raw.len()
+            )
+            .into(),
         });
     }
     let form = form(method, raw, protocol)?;

@@ -319,7 +319,7 @@ fn an_asterisk_is_for_options() {
 #[test]
 fn long_targets_are_414() {
     let denial = super::target(&Method::GET, b"/12345678", None, &headers(&["a"]), Http11, 8).unwrap_err();
-    assert_eq!((denial.fault, denial.reason), (Fault::UriTooLong, "uri_too_long"));
+    assert_eq!((denial.fault, denial.reason), (Fault::UriTooLong, "uri_bytes"));
     assert!(super::target(&Method::GET, b"/1234567", None, &headers(&["a"]), Http11, 8).is_ok());
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::{Run, USAGE, document_to};
 use crate::config::Build;
+use crate::descriptors;
 use crate::gateway::document::Document;
 use crate::gateway::{Gateway, ListenAddress, state_directory};
 use crate::observe::{Metrics, Polled, Sample, Settings};
@@ -59,6 +60,9 @@ fn serve(
     err: &mut dyn Write,
 ) -> u8 {
     gateway.telling().speak();
+    if let Some(shortage) = descriptors::too_few_for(gateway.settings.connections) {
+        log::warn!("{shortage}");
+    }
     let counts = Arc::new(Counts::default());
     let current: Current = Arc::new(Mutex::new(Arc::clone(&gateway)));
     let metrics = Metrics::of(&live);
@@ -141,7 +145,10 @@ fn reload(asked: &Run, live: Arc<Live>) -> crate::server::Reload {
             asked.compile(&mut build, |document, build| Gateway::compile(document, &live, generation, build));
         let told = build.errors.render(&build.sources);
         let files = watched(&build);
-        let lines = told.lines().map(ToOwned::to_owned).filter(|line| !line.is_empty()).collect();
+        let told = told.lines().map(ToOwned::to_owned).filter(|line| !line.is_empty());
+        let shortage =
+            gateway.as_ref().and_then(|gateway| descriptors::too_few_for(gateway.settings.connections));
+        let lines = told.chain(shortage).collect();
         live.sweep();
         match gateway {
             Some(gateway) => Ok(Loaded { gateway: Arc::new(gateway), files, warnings: lines }),

@@ -165,6 +165,11 @@ impl Telling {
         }
     }
 
+    /// Counts a refusal of the gateway's that has no line in the log, so that its series is right all the same.
+    pub fn refused_untold(&self, worker: usize, reason: &'static str) {
+        self.gateway.refused(reason, worker, &self.metrics);
+    }
+
     /// An attempt at this upstream is made again.
     pub fn retried(&self, worker: usize, upstream: &str, why: Retry) {
         let Some(upstream) = self.upstreams.get(upstream) else {

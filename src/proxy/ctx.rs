@@ -19,7 +19,7 @@ use crate::upstream::{Tried, Upstream};
 pub(super) const CLIENT_CLOSED: u16 = 499;
 
 /// What the log says of a client that takes nothing.
-pub(super) const NOT_READ: &str = "the client did not read";
+pub(super) const NOT_READ: &str = "the client did not read for `server.timeouts.write_stall`";
 
 /// One request. Its record is settled once: by the logging phase, or when the request is dropped on its way.
 #[derive(Debug)]

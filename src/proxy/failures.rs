@@ -126,7 +126,11 @@ fn upstream(error: &Error) -> Failure {
 
 /// What a client is told whose body comes too slowly.
 pub(super) fn too_slow() -> Refusal {
-    Refusal::new(Kind::RequestTimeout, "body_timeout", "the body came too slowly")
+    Refusal::new(
+        Kind::RequestTimeout,
+        "body_timeout",
+        "the body came more slowly than `server.timeouts.body_rate`, or took longer than `body_total`",
+    )
 }
 
 fn downstream(error: &Error) -> Fault {

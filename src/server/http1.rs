@@ -161,7 +161,11 @@ fn push_speakable(target: &[u8], out: &mut BytesMut) {
 
 /// What becomes of a head that drips.
 pub(super) fn late_head() -> Refusal {
-    Refusal::new(Kind::RequestTimeout, "head_timeout", "the head was not complete at its deadline")
+    Refusal::new(
+        Kind::RequestTimeout,
+        "head_timeout",
+        "the head was not complete within `server.timeouts.head`",
+    )
 }
 
 /// How Pingora shall treat this request.

@@ -117,7 +117,7 @@ where
             biased;
             flood = findings.flood() => {
                 h2.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
-                ended(&worker.snapshots.load(), &connection, flood.reason(), Kind::Throttled);
+                flooded(&worker.snapshots.load(), &connection, flood.reason());
                 // GOAWAY leaves, and nothing is accepted any more.
                 let farewell = async { while let Ok(Some(_)) = HttpSession::from_h2_conn(&mut h2, Arc::clone(&digest)).await {} };
                 let _ = timeout(FAREWELL, farewell).await;
@@ -251,13 +251,25 @@ fn judge(session: &HttpSession, gateway: &Gateway) -> Result<(), Denial> {
     let head = session.req_header();
     let deny = |cause, reason, message| Err(Denial { cause, reason, message });
     if head.headers.len() > limits.header_fields {
-        return deny(Cause::HeadersTooLarge, "header_fields", "more fields than allowed");
+        return deny(
+            Cause::HeadersTooLarge,
+            "header_fields",
+            "more fields than `server.limits.header_fields` allows",
+        );
     }
     if head.headers.iter().any(|(name, value)| name.as_str().len() + value.len() + 2 > limits.field_bytes) {
-        return deny(Cause::HeadersTooLarge, "field_bytes", "a field is longer than allowed");
+        return deny(
+            Cause::HeadersTooLarge,
+            "field_bytes",
+            "a field is longer than `server.limits.field_bytes` allows",
+        );
     }
     if head.raw_path().len() > limits.uri_bytes {
-        return deny(Cause::UriTooLong, "uri_bytes", "the target is longer than allowed");
+        return deny(
+            Cause::UriTooLong,
+            "uri_bytes",
+            "the target is longer than `server.limits.uri_bytes` allows",
+        );
     }
     if matches!(head.method, Method::TRACE | Method::CONNECT) {
         return deny(Cause::Method, "method", "TRACE and CONNECT are not served");
@@ -335,14 +347,26 @@ fn h2_has_ended(gateway: &Arc<Gateway>, connection: &Connection, findings: &Find
     let Some(code) = findings.goaway() else { return };
     match h2::Reason::from(code) {
         h2::Reason::NO_ERROR => {}
-        h2::Reason::ENHANCE_YOUR_CALM => ended(gateway, connection, "http2_flood", Kind::Throttled),
-        _ => ended(gateway, connection, "http2_malformed", Kind::AmbiguousRequest),
+        h2::Reason::ENHANCE_YOUR_CALM => flooded(gateway, connection, "http2_flood"),
+        _ => {
+            let message = "the connection was ended by GOAWAY: it broke a rule of HTTP/2";
+            refused(gateway, connection, "http2_malformed", Kind::AmbiguousRequest, message);
+        }
     }
 }
 
 /// The record of a connection that was ended: no request of it is known to be at fault, and none was answered.
-fn ended(gateway: &Arc<Gateway>, connection: &Connection, reason: &'static str, kind: Kind) {
-    refused(gateway, connection, reason, kind, "the connection was ended by GOAWAY");
+fn flooded(gateway: &Arc<Gateway>, connection: &Connection, reason: &'static str) {
+    // h2 counts by itself, which no key moves.
+    let message = match reason {
+        "http2_flood" => "the connection was ended by GOAWAY: a flood of frames, or of pieces of a head",
+        "http2_refused_streams" => {
+            "the connection was ended by GOAWAY: streams above `server.limits.http2_streams` at ten times the rate of \
+             `server.limits.http2_resets`"
+        }
+        _ => "the connection was ended by GOAWAY: more such frames than `server.limits.http2_resets` allows",
+    };
+    refused(gateway, connection, reason, Kind::Throttled, message);
 }
 
 /// The record of what was refused without an answer.

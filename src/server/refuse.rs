@@ -26,10 +26,14 @@ const BARE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncach
 pub(super) fn connection<A>(worker: &Worker<A>, endpoint: &Endpoint, sock: Sock, ends: Ends, why: Unserved) {
     worker.counts.note(why);
     let plain = endpoint.plan().tls.is_none();
+    let gateway = worker.snapshots.load();
     let told = worker.counts.may_tell_refusal().map(|untold| {
         let facts = facts(worker, endpoint, ends, None);
-        tell(worker.snapshots.load(), &facts, plain, why, untold)
+        tell(Arc::clone(&gateway), &facts, plain, why, untold)
     });
+    if told.is_none() {
+        gateway.telling().refused_untold(worker.index, why.as_str());
+    }
     if !plain {
         return;
     }

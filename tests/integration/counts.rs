@@ -111,6 +111,8 @@ fn many_refused_connections_are_all_counted_and_some_told() {
     let _kept = held(&gateway);
     let crowd: Vec<_> = (0..400).map(|_| TcpStream::connect(gateway.address()).unwrap()).collect();
     gateway.await_metric("portcullis_connections_refused_total", &[("reason", "connections")], 400.0);
+    let labels = [("policy", "gateway"), ("reason", "connections")];
+    gateway.await_metric("portcullis_refusals_total", &labels, 400.0);
     drop(crowd);
     let lines = gateway.access(2).iter().filter(|line| line["error"]["reason"] == "connections").count();
     // The first hundred within a second; a slow machine may take more than one.
@@ -482,6 +484,18 @@ fn the_last_descriptors_are_not_for_clients() {
     assert!(statuses.is_empty(), "{statuses:?}");
     gateway.get("/hello").expect(200);
     assert!(gateway.lives());
+}
+
+#[test]
+fn a_limit_of_open_files_that_does_not_bear_the_connections_is_told() {
+    let gateway = with_limits("connections: 1", HELLO);
+    let pid = Pid::from_raw(i32::try_from(gateway.pid()).unwrap());
+    prlimit(pid, Resource::Nofile, Rlimit { current: Some(256), maximum: Some(256) }).unwrap();
+    gateway.place.write("portcullis.yaml", limited(&Place::with_base(HELLO), "connections: 113"));
+    gateway.signal(Signal::HUP);
+    gateway.await_line("`server.limits.connections` is 113, and the limit of open files (256) bears 112");
+    gateway.await_metric("portcullis_config_generation", &[], 2.0);
+    gateway.get("/hello").expect(200);
 }
 
 #[test]

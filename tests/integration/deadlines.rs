@@ -60,9 +60,11 @@ fn refused(gateway: &Running, reason: &str) -> f64 {
 /// How the log puts it.
 fn message(reason: &str) -> &'static str {
     match reason {
-        "head_timeout" => "the head was not complete at its deadline",
-        "body_timeout" => "the body came too slowly",
-        "write_stall" => "the client did not read",
+        "head_timeout" => "the head was not complete within `server.timeouts.head`",
+        "body_timeout" => {
+            "the body came more slowly than `server.timeouts.body_rate`, or took longer than `body_total`"
+        }
+        "write_stall" => "the client did not read for `server.timeouts.write_stall`",
         other => panic!("{other}"),
     }
 }

@@ -204,18 +204,18 @@ fn header_limits(headers: &HeaderMap, limits: &Settings) -> Result<(), Refusal> 
         if field > limits.field_bytes {
             let message =
                 format!("a field has {field} bytes; `server.limits.field_bytes` is {}", limits.field_bytes);
-            return Err(Refusal::new(Kind::HeadersTooLarge, "field_too_large", message));
+            return Err(Refusal::new(Kind::HeadersTooLarge, "field_bytes", message));
         }
     }
     if headers.len() > limits.header_fields {
         let message =
             format!("{} fields; `server.limits.header_fields` is {}", headers.len(), limits.header_fields);
-        return Err(Refusal::new(Kind::HeadersTooLarge, "too_many_fields", message));
+        return Err(Refusal::new(Kind::HeadersTooLarge, "header_fields", message));
     }
     if bytes > limits.header_bytes {
         let message =
             format!("{bytes} bytes of fields; `server.limits.header_bytes` is {}", limits.header_bytes);
-        return Err(Refusal::new(Kind::HeadersTooLarge, "head_too_large", message));
+        return Err(Refusal::new(Kind::HeadersTooLarge, "header_bytes", message));
     }
     Ok(())
 }
