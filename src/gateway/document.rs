@@ -172,7 +172,7 @@ pub struct Limits {
     /// Header fields in a request; 431 above it.
     #[schemars(range(min = 1, max = 250))]
     pub header_fields: usize,
-    /// Bytes of a request's head; 431 above it.
+    /// Bytes of a request's head; 431 above it. On HTTP/2 64 KiB at the most.
     pub header_bytes: Size,
     /// Bytes of one header field; 431 above it.
     pub field_bytes: Size,
