@@ -4,6 +4,7 @@
 //! Strict where RFC 9112 lets a recipient choose: whatever two implementations could read in two ways is refused, so that
 //! no message can be hidden behind another (request smuggling). No IO here.
 
+mod bytes;
 mod chunked;
 mod fields;
 pub mod frames;
@@ -19,6 +20,7 @@ pub use fields::{expects_continue, judge_fields};
 pub use pace::{BodyClock, Pace};
 
 use crate::request::Protocol;
+use bytes::is_token;
 use fields::Seen;
 
 /// Bounds on a head.
@@ -127,7 +129,7 @@ pub enum Progress {
 /// # Errors
 /// A line that does not end in CRLF, a first byte that starts no method, or a head that is already longer than it may be.
 pub fn find_end(bytes: &[u8], searched: usize, limits: &Limits) -> Result<Progress, Denial> {
-    if bytes.first().is_some_and(|b| !fields::is_token(*b)) {
+    if bytes.first().is_some_and(|b| !is_token(*b)) {
         // TLS on a plain port, mostly: without this it would wait for a line feed until the deadline.
         return Err(Denial::ambiguous("request_line", "the first byte starts no method"));
     }
@@ -180,16 +182,19 @@ fn over(bytes: &[u8], length: usize, limits: &Limits) -> Option<Denial> {
 /// # Errors
 /// Says what has two readings, is too large, or is not spoken here.
 pub fn judge<'a>(head: &'a [u8], limits: &Limits) -> Result<Framing<'a>, Denial> {
-    let mut lines = Lines(head);
-    let line = lines.next().transpose()?.unwrap_or_default();
-    let (method, target, protocol) = request_line(line, limits)?;
+    let mut rest = head;
+    let (method, target, protocol) = request_line(take_line(&mut rest)?, limits)?;
     let mut seen = Seen::default();
     let mut count = 0_usize;
-    for line in lines {
-        let line = line?;
-        if line.is_empty() {
-            break;
-        }
+    while !rest.is_empty() {
+        let taken = seen.take(rest)?;
+        let Some((line, behind)) = taken.and_then(|length| rest.split_at_checked(length)) else {
+            match take_line(&mut rest)? {
+                [] => break,
+                line => return Err(fields::fault(line)),
+            }
+        };
+        rest = behind;
         count += 1;
         if count > limits.header_fields {
             return Err(Denial::new(
@@ -198,14 +203,13 @@ pub fn judge<'a>(head: &'a [u8], limits: &Limits) -> Result<Framing<'a>, Denial>
                 "more fields than `server.limits.header_fields` allows",
             ));
         }
-        if line.len() > limits.field_bytes {
+        if line.len() > limits.field_bytes + 2 {
             return Err(Denial::new(
                 Cause::HeadersTooLarge,
                 "field_bytes",
                 "a field is longer than `server.limits.field_bytes` allows",
             ));
         }
-        seen.note(line)?;
     }
     let body = seen.body(protocol)?;
     let host = seen.host(protocol)?;
@@ -234,7 +238,7 @@ fn request_line<'a>(line: &'a [u8], limits: &Limits) -> Result<(&'a [u8], &'a [u
     else {
         return Err(SHAPE);
     };
-    if method.is_empty() || target.is_empty() || !method.iter().all(|b| fields::is_token(*b)) {
+    if method.is_empty() || target.is_empty() || !method.iter().all(|b| is_token(*b)) {
         return Err(SHAPE);
     }
     if method.len() > METHOD_BYTES {
@@ -271,25 +275,13 @@ fn request_line<'a>(line: &'a [u8], limits: &Limits) -> Result<(&'a [u8], &'a [u
     Ok((method, target, protocol))
 }
 
-/// The lines of a head, without their CRLF; a CR elsewhere is an error (RFC 9112 §2.2).
-struct Lines<'a>(&'a [u8]);
-
-impl<'a> Iterator for Lines<'a> {
-    type Item = Result<&'a [u8], Denial>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        const BARE: Denial =
-            Denial::ambiguous("bare_carriage_return", "a carriage return or line feed stands alone");
-        if self.0.is_empty() {
-            return None;
-        }
-        let feed = memchr(b'\n', self.0);
-        let Some((line, rest)) = feed.and_then(|at| self.0.split_at_checked(at + 1)) else {
-            self.0 = &[];
-            return Some(Err(BARE));
-        };
-        self.0 = rest;
-        let Some(line) = line.strip_suffix(b"\r\n") else { return Some(Err(BARE)) };
-        Some(if memchr(b'\r', line).is_some() { Err(BARE) } else { Ok(line) })
-    }
+/// The next line without its CRLF; a CR elsewhere is an error (RFC 9112 §2.2).
+fn take_line<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Denial> {
+    const BARE: Denial =
+        Denial::ambiguous("bare_carriage_return", "a carriage return or line feed stands alone");
+    let feed = memchr(b'\n', rest).ok_or(BARE)?;
+    let (line, behind) = rest.split_at_checked(feed + 1).ok_or(BARE)?;
+    *rest = behind;
+    let line = line.strip_suffix(b"\r\n").ok_or(BARE)?;
+    if memchr(b'\r', line).is_some() { Err(BARE) } else { Ok(line) }
 }

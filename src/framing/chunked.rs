@@ -141,7 +141,7 @@ impl Chunked {
             (State::TrailerName, b':') => Ok(State::TrailerValue),
             (State::TrailerValue, b'\r') => Ok(State::TrailerFeed),
             (State::TrailerValue, b'\t' | 0x20..=0x7e | 0x80..) => Ok(State::TrailerValue),
-            (State::TrailerStart | State::TrailerName, byte) if super::fields::is_token(byte) => {
+            (State::TrailerStart | State::TrailerName, byte) if super::bytes::is_token(byte) => {
                 Ok(State::TrailerName)
             }
             _ => Err(BadChunk("a trailer is not a field")),

@@ -3,52 +3,10 @@
 use http::HeaderMap;
 use http::header::{EXPECT, HOST};
 
+use super::bytes::{find_control, is_token, token_length};
 use super::response::Framed;
 use super::{Body, Cause, Denial};
 use crate::request::Protocol;
-
-/// A character of a token (RFC 9110 §5.6.2).
-#[expect(clippy::indexing_slicing, reason = "there are 256 of them, one for each byte")]
-pub(super) fn is_token(byte: u8) -> bool {
-    TOKEN[usize::from(byte)]
-}
-
-/// A table: every byte of every name is looked up.
-const TOKEN: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0_u8;
-    while byte < 128 {
-        #[expect(clippy::indexing_slicing, reason = "a byte")]
-        {
-            table[byte as usize] = byte.is_ascii_alphanumeric()
-                || matches!(
-                    byte,
-                    b'!' | b'#'
-                        | b'$'
-                        | b'%'
-                        | b'&'
-                        | b'\''
-                        | b'*'
-                        | b'+'
-                        | b'-'
-                        | b'.'
-                        | b'^'
-                        | b'_'
-                        | b'`'
-                        | b'|'
-                        | b'~'
-                );
-        }
-        byte += 1;
-    }
-    table
-};
-
-/// Whether all are characters of a field's value: visible, space, tab, or obs-text (RFC 9110 §5.5). Looks at all of them,
-/// bad ones or not: without an early end the loop runs on vectors.
-pub(super) fn is_value(bytes: &[u8]) -> bool {
-    bytes.iter().fold(true, |all, byte| all & ((*byte >= 0x20) & (*byte != 0x7f) | (*byte == b'\t')))
-}
 
 /// Judges fields that have been parsed elsewhere by what they say of the body. (h2 lets equal lengths pass; towards an upstream of
 /// HTTP/1.1 only one may be said.)
@@ -62,12 +20,9 @@ pub fn judge_fields(headers: &HeaderMap, protocol: Protocol) -> Result<Body, Den
         if !name.as_str().bytes().all(is_token) {
             return Err(NAME);
         }
-        if is_look_alike(name.as_str().as_bytes()) {
-            return Err(LOOK_ALIKE);
-        }
         // Hosts are the canonical form's business.
         if *name != HOST {
-            seen.understand(name.as_str().as_bytes(), value.as_bytes().trim_ascii())?;
+            seen.understand(name.as_str().as_bytes(), value.as_bytes())?;
         }
     }
     seen.expectations()?;
@@ -98,16 +53,29 @@ const LOOK_ALIKE: Denial =
 /// Whether a name would be Transfer-Encoding or Content-Length if its punctuation were something else: `Transfer_Encoding`,
 /// `Content--Length`. Some servers read such a name as the field itself, and then see another body than we do.
 fn is_look_alike(name: &[u8]) -> bool {
-    let same = |field: &[u8], squeezed: &[u8]| {
-        name.len() >= squeezed.len()
-            && !name.eq_ignore_ascii_case(field)
-            && name
-                .iter()
-                .filter(|b| b.is_ascii_alphanumeric())
-                .map(u8::to_ascii_lowercase)
-                .eq(squeezed.iter().copied())
+    let mut squeezed = name.iter().filter(|b| b.is_ascii_alphanumeric()).map(u8::to_ascii_lowercase);
+    // The first letter and the last tell nearly all names apart.
+    let rest = match (squeezed.next(), squeezed.next_back()) {
+        (Some(b't'), Some(b'g')) => &b"ransferencodin"[..],
+        (Some(b'c'), Some(b'h')) => b"ontentlengt",
+        _ => return false,
     };
-    same(b"transfer-encoding", b"transferencoding") || same(b"content-length", b"contentlength")
+    squeezed.eq(rest.iter().copied())
+}
+
+/// What is wrong with a field line (RFC 9112 §5) that [`Seen::take`] did not take, its line end apart.
+pub(super) fn fault(line: &[u8]) -> Denial {
+    if line.first().is_some_and(|b| matches!(b, b' ' | b'\t')) {
+        return Denial::ambiguous("folded_field", "a field is folded over lines");
+    }
+    let name = line.split(|b| *b == b':').next().unwrap_or_default();
+    if name.len() == line.len() {
+        return Denial::ambiguous("field_name", "a field has no colon");
+    }
+    if name.is_empty() || !name.iter().all(|b| is_token(*b)) {
+        return NAME;
+    }
+    Denial::ambiguous("field_value", "a field's value has control characters")
 }
 
 /// What the fields of a head have said so far.
@@ -123,30 +91,32 @@ pub(super) struct Seen<'a> {
 }
 
 impl<'a> Seen<'a> {
-    /// Takes one field line.
-    pub(super) fn note(&mut self, line: &'a [u8]) -> Result<(), Denial> {
-        if line.first().is_some_and(|b| matches!(b, b' ' | b'\t')) {
-            return Err(Denial::ambiguous("folded_field", "a field is folded over lines"));
-        }
-        // No white space before the colon (RFC 9112 §5.1): a token has none.
-        let end = line.iter().position(|b| !is_token(*b)).unwrap_or(line.len());
-        let Some((name, [b':', value @ ..])) = line.split_at_checked(end).filter(|_| end > 0) else {
-            let no_colon = Denial::ambiguous("field_name", "a field has no colon");
-            return Err(if line.contains(&b':') { NAME } else { no_colon });
+    /// Takes the field line at the beginning of these bytes, if there is one, and says how long it is, its CRLF included.
+    ///
+    /// # Errors
+    /// A name that [`is_look_alike`], a field that may come only once, a length that is none.
+    #[inline]
+    pub(super) fn take(&mut self, bytes: &'a [u8]) -> Result<Option<usize>, Denial> {
+        // The line's end first, which the next line waits for; the name is looked at meanwhile.
+        let Some((line, [b'\r', b'\n', ..])) = find_control(bytes).and_then(|at| bytes.split_at_checked(at))
+        else {
+            return Ok(None);
         };
-        if !is_value(value) {
-            return Err(Denial::ambiguous("field_value", "a field's value has control characters"));
+        // No white space before the colon (RFC 9112 §5.1): a token has none.
+        let Some((name, [b':', value @ ..])) = line.split_at_checked(token_length(bytes)) else {
+            return Ok(None);
+        };
+        if name.is_empty() {
+            return Ok(None);
         }
-        if is_look_alike(name) {
-            return Err(LOOK_ALIKE);
-        }
-        self.understand(name, value.trim_ascii())
+        self.understand(name, value)?;
+        Ok(Some(line.len() + 2))
     }
 
     fn understand(&mut self, name: &'a [u8], value: &'a [u8]) -> Result<(), Denial> {
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => {
-                once(&mut self.host, value, "host", "several Host fields")?;
+                once(&mut self.host, value.trim_ascii(), "host", "several Host fields")?;
             }
             6 if name.eq_ignore_ascii_case(b"expect") => {
                 for expectation in expectations(value) {
@@ -163,12 +133,14 @@ impl<'a> Seen<'a> {
             }
             14 if name.eq_ignore_ascii_case(b"content-length") => {
                 // RFC 9112 §6.3, rule 5 lets equal ones be folded; a client that doubles it is not worth the risk.
-                let length = length(value)?;
+                let length = length(value.trim_ascii())?;
                 once(&mut self.length, length, "content_length", "several Content-Length fields")?;
             }
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                let value = value.trim_ascii();
                 once(&mut self.coding, value, "transfer_encoding", "several Transfer-Encoding fields")?;
             }
+            13.. if is_look_alike(name) => return Err(LOOK_ALIKE),
             _ => {}
         }
         Ok(())

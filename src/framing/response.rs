@@ -6,6 +6,7 @@
 
 use memchr::memchr;
 
+use super::bytes::is_value;
 use super::fields::{self, Seen};
 use super::{BARE_LINE_FEED, Cause, Denial, scan_end};
 use crate::request::Protocol;
@@ -79,16 +80,20 @@ pub fn judge(bytes: &[u8], asked: Asked) -> Result<Option<(usize, Answer)>, Deni
     let mut seen = Seen::default();
     let mut count = 0_usize;
     loop {
-        let Some(line) = take_line(&mut rest)? else { return bounded(bytes.len()).map(|()| None) };
-        if line.is_empty() {
-            break;
-        }
+        let taken = seen.take(rest)?;
+        let Some(behind) = taken.and_then(|length| rest.get(length..)) else {
+            match take_line(&mut rest)? {
+                None => return bounded(bytes.len()).map(|()| None),
+                Some([]) => break,
+                Some(line) => return Err(fields::fault(line)),
+            }
+        };
+        rest = behind;
         count += 1;
         if count > HEADER_FIELDS {
             let message = "more than 256 fields";
             return Err(Denial::new(Cause::HeadersTooLarge, "header_fields", message));
         }
-        seen.note(line)?;
     }
     let length = bytes.len() - rest.len();
     bounded(length)?;
@@ -161,7 +166,7 @@ fn status_line(line: &[u8]) -> Result<(u16, Protocol), Denial> {
     if !code.iter().all(u8::is_ascii_digit) || reason.first().is_some_and(|b| *b != b' ') {
         return Err(SHAPE);
     }
-    if !fields::is_value(reason) {
+    if !is_value(reason) {
         return Err(Denial::ambiguous("status_line", "the reason has control characters"));
     }
     let status = code.iter().fold(0, |sum, digit| sum * 10 + u16::from(digit - b'0'));
