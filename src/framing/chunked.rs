@@ -12,6 +12,13 @@ const TRAILERS: u32 = 8 * 1024;
 #[error("malformed chunked body: {0}")]
 pub struct BadChunk(pub &'static str);
 
+impl BadChunk {
+    /// Extensions beyond a bound.
+    pub const EXTENSIONS: Self = Self("chunk extensions are longer than allowed");
+    /// Trailers beyond their bound.
+    pub const TRAILERS: Self = Self("trailers are longer than allowed");
+}
+
 /// A chunked body on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chunked {
@@ -98,7 +105,7 @@ impl Chunked {
                 self.line += 1;
                 self.extensions += 1;
                 if self.line > EXTENSION || self.extensions > EXTENSIONS {
-                    return Err(BadChunk("chunk extensions are longer than allowed"));
+                    return Err(BadChunk::EXTENSIONS);
                 }
                 Ok(State::Extension)
             }
@@ -135,7 +142,7 @@ impl Chunked {
     fn trailer(&mut self, byte: u8) -> Result<State, BadChunk> {
         self.trailers += 1;
         if self.trailers > TRAILERS {
-            return Err(BadChunk("trailers are longer than allowed"));
+            return Err(BadChunk::TRAILERS);
         }
         match (self.state, byte) {
             (State::TrailerName, b':') => Ok(State::TrailerValue),

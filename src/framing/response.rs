@@ -92,7 +92,7 @@ pub fn judge(bytes: &[u8], asked: Asked) -> Result<Option<(usize, Answer)>, Deni
         count += 1;
         if count > HEADER_FIELDS {
             let message = "more than 256 fields";
-            return Err(Denial::new(Cause::HeadersTooLarge, "header_fields", message));
+            return Err(Denial::new(Cause::HeadersTooLarge, "response_header_fields", message));
         }
     }
     let length = bytes.len() - rest.len();
@@ -111,7 +111,7 @@ fn take_line<'a>(rest: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Denial> {
 
 fn bounded(length: usize) -> Result<(), Denial> {
     const LONG: Denial =
-        Denial::new(Cause::HeadersTooLarge, "header_bytes", "the head is longer than 64 KiB");
+        Denial::new(Cause::HeadersTooLarge, "response_header_bytes", "the head is longer than 64 KiB");
     if length > HEAD_BYTES { Err(LONG) } else { Ok(()) }
 }
 
@@ -289,7 +289,7 @@ mod tests {
             ("HTTP/1.1 103 Hints\r\nContent-Length: 2\r\n\r\n".into(), "interim_content"),
             ("HTTP/1.1 100 Go\r\nTransfer-Encoding: chunked\r\n\r\n".into(), "interim_content"),
             ("HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n".into(), "unasked_switch"),
-            (many, "header_fields"),
+            (many, "response_header_fields"),
         ];
         for (bytes, reason) in rows {
             assert_eq!(judged(&bytes, Asked::default()), Err(reason), "{bytes:?}");
@@ -314,8 +314,8 @@ mod tests {
         assert_eq!(is_complete(b"HTTP/1.1 200 OK\n", 3).unwrap_err().reason, "bare_line_feed");
         let long = [b"HTTP/1.1 200 OK\r\nX: ", &[b'a'; HEAD_BYTES][..], b"\r\n\r\n"].concat();
         assert_eq!(judge(&long[..HEAD_BYTES], Asked::default()), Ok(None));
-        assert_eq!(judged(&long[..HEAD_BYTES + 1]), "header_bytes");
-        assert_eq!(judged(&long), "header_bytes");
-        assert_eq!(is_complete(&long, 0).unwrap_err().reason, "header_bytes");
+        assert_eq!(judged(&long[..HEAD_BYTES + 1]), "response_header_bytes");
+        assert_eq!(judged(&long), "response_header_bytes");
+        assert_eq!(is_complete(&long, 0).unwrap_err().reason, "response_header_bytes");
     }
 }

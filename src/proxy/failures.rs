@@ -24,6 +24,8 @@ pub(super) enum Failure {
     ClosedEarly,
     /// What came is not HTTP.
     BadResponse,
+    /// More came than is taken of an answer; which bound it is, in a word for metrics and log.
+    TooMuch(&'static str),
     /// An hour of silence in a tunnel.
     TunnelIdle,
 }
@@ -42,6 +44,7 @@ impl Failure {
             Self::Reset => "reset",
             Self::ClosedEarly => "closed_early",
             Self::BadResponse => "bad_response",
+            Self::TooMuch(bound) => bound,
             Self::TunnelIdle => "tunnel_idle",
         }
     }
@@ -59,7 +62,8 @@ impl Failure {
             | Self::Unresolved
             | Self::Reset
             | Self::ClosedEarly
-            | Self::BadResponse => Kind::IntegrationFailure,
+            | Self::BadResponse
+            | Self::TooMuch(_) => Kind::IntegrationFailure,
         }
     }
 

@@ -4,11 +4,15 @@
 //! head is complete and has one reading (`framing::response`), and of what follows exactly the content that the head
 //! announces. What a server sends beyond is nobody's answer.
 
+use super::failures::Failure;
 use crate::framing::response::{self, Answer, Asked, Content};
-use crate::framing::{Chunked, Denial};
+use crate::framing::{BadChunk, Cause, Chunked, Denial};
 
 /// Interim answers (RFC 9110 §15.2) that a server may send before its answer.
 const INTERIM: u32 = 32;
+
+/// Why an answer cannot be passed on: in a word for metrics, and what happened for the log.
+pub(super) type Unfit = (Failure, &'static str);
 
 /// How much of what arrives belongs to the answer to one request.
 #[derive(Debug)]
@@ -53,7 +57,7 @@ impl Fence {
     ///
     /// # Errors
     /// Why the answer has two readings, or is none. The connection is of no use afterwards.
-    pub(super) fn admit(&mut self, bytes: &[u8]) -> Result<usize, &'static str> {
+    pub(super) fn admit(&mut self, bytes: &[u8]) -> Result<usize, Unfit> {
         let mut at = 0;
         while let Some(rest) = bytes.get(at..)
             && !rest.is_empty()
@@ -70,7 +74,7 @@ impl Fence {
                     }
                 }
                 State::Chunked(chunked) => {
-                    at += chunked.scan(rest).map_err(|bad| bad.0)?;
+                    at += chunked.scan(rest).map_err(bad_chunk)?;
                     if chunked.is_done() {
                         self.state = State::Closed;
                     }
@@ -85,13 +89,12 @@ impl Fence {
     }
 
     /// A head at the beginning of these bytes; its length, or none if it is not complete.
-    fn head(&mut self, bytes: &[u8]) -> Result<Option<usize>, &'static str> {
-        let said = |denial: Denial| denial.message;
-        if self.searched > 0 && !response::is_complete(bytes, self.searched).map_err(said)? {
+    fn head(&mut self, bytes: &[u8]) -> Result<Option<usize>, Unfit> {
+        if self.searched > 0 && !response::is_complete(bytes, self.searched).map_err(denied)? {
             self.searched = bytes.len();
             return Ok(None);
         }
-        let Some((length, answer)) = response::judge(bytes, self.asked).map_err(said)? else {
+        let Some((length, answer)) = response::judge(bytes, self.asked).map_err(denied)? else {
             self.searched = bytes.len();
             return Ok(None);
         };
@@ -102,7 +105,7 @@ impl Fence {
             Content::Interim => {
                 self.interim += 1;
                 if self.interim > INTERIM {
-                    return Err("more interim answers than allowed");
+                    return Err((Failure::TooMuch("response_interim"), "more interim answers than allowed"));
                 }
                 State::Head
             }
@@ -115,12 +118,29 @@ impl Fence {
     }
 }
 
+fn denied(denial: Denial) -> Unfit {
+    let failure = match denial.cause {
+        Cause::HeadersTooLarge => Failure::TooMuch(denial.reason),
+        _ => Failure::BadResponse,
+    };
+    (failure, denial.message)
+}
+
+fn bad_chunk(bad: BadChunk) -> Unfit {
+    let failure = match bad {
+        BadChunk::TRAILERS => Failure::TooMuch("response_trailers"),
+        BadChunk::EXTENSIONS => Failure::TooMuch("response_chunk_extensions"),
+        _ => Failure::BadResponse,
+    };
+    (failure, bad.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// What passes of a stream that arrives in pieces of this size, and what is left behind.
-    fn passed(stream: &[u8], piece: usize) -> Result<(Vec<u8>, Vec<u8>, bool), &'static str> {
+    fn passed(stream: &[u8], piece: usize) -> Result<(Vec<u8>, Vec<u8>, bool), Unfit> {
         let mut fence = Fence::new(Asked::default());
         let (mut out, mut waiting) = (Vec::new(), Vec::new());
         for bytes in stream.chunks(piece) {
@@ -179,13 +199,31 @@ mod tests {
         ];
         for (stream, message) in table {
             for piece in 1..=stream.len() {
-                assert_eq!(passed(stream, piece).unwrap_err(), message);
+                assert_eq!(passed(stream, piece).unwrap_err(), (Failure::BadResponse, message));
             }
         }
         let flood = "HTTP/1.1 100 Go\r\n\r\n".repeat(33);
-        assert_eq!(passed(flood.as_bytes(), 7).unwrap_err(), "more interim answers than allowed");
+        assert_eq!(passed(flood.as_bytes(), 7).unwrap_err().0, Failure::TooMuch("response_interim"));
         let held = "HTTP/1.1 100 Go\r\n\r\n".repeat(32);
         assert!(passed(held.as_bytes(), 7).is_ok());
+    }
+
+    #[test]
+    fn each_bound_has_a_word_of_its_own() {
+        let chunks = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let table = [
+            (format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(64 << 10)), "response_header_bytes"),
+            (format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: y\r\n".repeat(257)), "response_header_fields"),
+            ("HTTP/1.1 103 Hints\r\n\r\n".repeat(33), "response_interim"),
+            (format!("{chunks}0\r\n{}\r\n", "X: y\r\n".repeat(2000)), "response_trailers"),
+            (format!("{chunks}1;{}\r\nx\r\n", "e".repeat(2000)), "response_chunk_extensions"),
+        ];
+        for (stream, word) in table {
+            for piece in [1000, stream.len()] {
+                let refused = passed(stream.as_bytes(), piece).unwrap_err().0;
+                assert_eq!(refused, Failure::TooMuch(word));
+            }
+        }
     }
 
     #[test]

@@ -31,7 +31,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::attempt::Attempt;
 use super::failures::Failure;
-use super::fence::Fence;
+use super::fence::{Fence, Unfit};
 use super::pace;
 use crate::upstream::Link;
 
@@ -168,7 +168,7 @@ impl Wire {
 
     /// Asks the fence about what lies ahead.
     fn admit_ahead(&mut self) -> io::Result<()> {
-        self.admitted = self.fence.admit(&self.ahead).map_err(|message| self.garbage(message))?;
+        self.admitted = self.fence.admit(&self.ahead).map_err(|unfit| self.garbage(unfit))?;
         if self.fence.is_closed() && self.admitted < self.ahead.len() {
             self.discard_surplus();
         }
@@ -181,8 +181,8 @@ impl Wire {
         self.ahead.truncate(self.admitted);
     }
 
-    fn garbage(&self, message: &'static str) -> io::Error {
-        self.attempt.fail(Failure::BadResponse, message.to_owned());
+    fn garbage(&self, (failure, message): Unfit) -> io::Error {
+        self.attempt.fail(failure, message.to_owned());
         io::Error::new(io::ErrorKind::InvalidData, message)
     }
 
@@ -216,7 +216,7 @@ impl Wire {
                 return Poll::Ready(Ok(()));
             }
             self.note_received();
-            let admitted = self.fence.admit(came).map_err(|message| self.garbage(message))?;
+            let admitted = self.fence.admit(came).map_err(|unfit| self.garbage(unfit))?;
             if admitted < came.len() {
                 if self.fence.is_closed() {
                     self.attempt.spend();
