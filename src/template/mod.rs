@@ -130,9 +130,16 @@ impl Template {
         self.render_as(Escape::Header, record, out);
     }
 
-    /// Appends an address; values are percent-encoded as their place in it wants ([`Escape::Url`]).
+    /// Appends an address; values are percent-encoded as their place in it wants ([`Escape::Url`]). It has a host without a scheme
+    /// only where the template's own text begins with one: an empty value before a slash does not make `//host` of a path.
     pub fn render_url(&self, record: &Record, out: &mut String) {
+        let start = out.len();
         self.render_as(Escape::Url, record, out);
+        let names_host = matches!(self.parts.first(), Some(Part::Text(text)) if text.starts_with("//"));
+        let slashes = out.bytes().skip(start).take_while(|byte| *byte == b'/').count();
+        if slashes > 1 && !names_host {
+            out.replace_range(start..start + slashes - 1, "");
+        }
     }
 
     /// Appends the text, values escaped for where it goes. The template's own text is taken as it is.
@@ -162,10 +169,15 @@ impl Template {
                     // Only a value that may need it is taken out again and escaped.
                     if !out.get(start..).is_some_and(|value| escape::is_plain(escape, value)) {
                         let value = out.split_off(start);
+                        // An authority ends where a path begins (RFC 3986 §3.2).
+                        if position == Position::Authority && value.starts_with(b"/") && !out.ends_with(b"/")
+                        {
+                            position = Position::Path;
+                        }
                         escape::push(escape, position, &value, out);
                     }
                     // What follows a value is a path, unless the text says otherwise.
-                    if position == Position::Start {
+                    if position == Position::Start && out.len() > start {
                         position = Position::Path;
                     }
                 }
@@ -303,6 +315,7 @@ mod tests {
         record.parameters = vec![("a".into(), "evil.example/?@#\r\n%41%".into())];
         record.parameters.push(("b".into(), "https:/evil.example".into()));
         record.parameters.push(("c".into(), "//evil.example/a:b".into()));
+        record.parameters.push(("d".into(), "/old/x".into()));
         for (text, expected) in [
             ("{route.b}", "https%3A/evil.example"),
             ("{route.c}", "/%2Fevil.example/a:b"),
@@ -311,6 +324,17 @@ mod tests {
             ("https://x.example/{route.a}", "https://x.example/evil.example/%3F@%23%0D%0A%41%25"),
             ("/x?to={route.a}", "/x?to=evil.example/%3F%40%23%0D%0A%2541%25"),
             ("https://{domainName}/new", "https://api.example.com/new"),
+            // A path ends the authority that it follows; where there is none it would begin one.
+            ("https://{domainName}{route.d}", "https://api.example.com/old/x"),
+            ("https://{domainName}{route.c}?{route.d}", "https://api.example.com//evil.example/a:b?/old/x"),
+            ("https://x.example{route.a}", "https://x.exampleevil.example%2F%3F%40%23%0D%0A%2541%25"),
+            ("//{route.d}", "//%2Fold%2Fx"),
+            // What is empty, or begins with a slash, makes no host of what follows it.
+            ("/{route.none}/{route.b}", "/https:/evil.example"),
+            ("/{route.c}", "/evil.example/a:b"),
+            ("{route.none}{route.c}", "/%2Fevil.example/a:b"),
+            ("{route.none}/{route.c}", "/evil.example/a:b"),
+            ("//x.example/{route.b}", "//x.example/https:/evil.example"),
         ] {
             let mut out = String::new();
             Template::parse(text).unwrap().render_url(&record, &mut out);
