@@ -33,8 +33,9 @@ const REQUEST: usize = 16 << 10;
 /// What a field costs beside its bytes: two entries in maps of fields, ours and the one for the server.
 const FIELD: usize = 200;
 /// DATA frames with little in them that may wait to be read, a connection, at about 256 bytes each. h2 by itself ends a connection after
-/// a hundred, which streams of small messages reach in one burst.
-const SMALL_DATA: usize = 1024;
+/// a hundred, which streams of small messages reach in one burst. A window (64 KiB) full of frames of 29 bytes or more stays within it,
+/// so that a call whose server is slow ends no connection.
+const SMALL_DATA: usize = 2048;
 /// Malformed requests on a connection before it is closed.
 const MALFORMED: usize = 32;
 /// How long an idle connection may take to end after GOAWAY: a dead peer never answers.

@@ -12,7 +12,9 @@ use crate::harness::abuser::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, Frames, GOAWAY, HEADERS, PING, PRIORITY, RST_STREAM,
     SETTINGS, WINDOW_UPDATE,
 };
-use crate::harness::{Authority, Connection, Http2, Origin, Place, Running, connect_from, eventually};
+use crate::harness::{
+    Authority, Connection, Http2, Origin, Place, Running, connect_from, eventually, unanswering,
+};
 
 const HELLO: &str = "routes:\n  - {name: hello, match: {path: /hello}, respond: {body: hello}}\n";
 const CALM: u32 = 11;
@@ -384,6 +386,21 @@ fn a_flood_that_is_paused_in_time_is_none() {
         while peer.await_frame(PING).payload != [n; 8] {}
         std::thread::sleep(Duration::from_millis(12));
     }
+}
+
+#[test]
+fn small_messages_that_wait_for_their_server_are_no_flood() {
+    let (_listener, _queue, address) = unanswering();
+    let rest = format!(
+        "upstreams: {{o: {{servers: ['{address}'], timeouts: {{connect: 2s}}, retries: {{attempts: 1}}}}}}\nroutes:\n  \
+         - {{name: o, match: {{path: /slow}}, upstream: o}}\n"
+    );
+    let (authority, gateway) = secure("http2_resets: 50/10s", &rest);
+    let mut peer = Frames::connect(gateway.address(), &authority, &[]);
+    // A call that streams: as many messages as the window holds, none of which anybody reads yet.
+    let messages = vec![Frame::new(DATA, 0, 1, vec![0; 32]); 2_000];
+    peer.send_all(&[vec![Frame::post(1, "/slow")], messages].concat()).unwrap();
+    assert_eq!(peer.await_frame(HEADERS).stream, 1, "an answer: no server could be reached");
 }
 
 #[test]
