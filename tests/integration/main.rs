@@ -32,6 +32,7 @@ mod header_rules;
 mod heads;
 mod hostile_origin;
 mod http2;
+mod leaks;
 mod oddities;
 mod privileges;
 mod process;

@@ -38,7 +38,7 @@ impl Wire {
         Self::over(narrow(address, window))
     }
 
-    fn over(tcp: TcpStream) -> Self {
+    pub(crate) fn over(tcp: TcpStream) -> Self {
         tcp.set_nodelay(true).unwrap();
         Self { stream: Box::new(tcp.try_clone().unwrap()), tcp, read: Vec::new() }
     }
