@@ -508,13 +508,12 @@ fn the_last_descriptors_are_not_for_clients() {
     let pid = Pid::from_raw(i32::try_from(gateway.pid()).unwrap());
     prlimit(pid, Resource::Nofile, Rlimit { current: Some(limit), maximum: Some(limit) }).unwrap();
     // Each takes one, and one for its server.
-    let crowd: Vec<_> = (0..60)
-        .map(|_| {
-            let mut connection = Connection::open(gateway.address());
-            connection.write("GET /slow HTTP/1.1\r\nHost: example.com\r\n\r\n");
-            connection
-        })
-        .collect();
+    let mut crowd = Vec::new();
+    for _ in 0..60 {
+        let mut connection = Connection::open(gateway.address());
+        connection.write("GET /slow HTTP/1.1\r\nHost: example.com\r\n\r\n");
+        crowd.push(connection);
+    }
     gateway.await_line("no file descriptor is left for clients");
     for _ in 0..20 {
         assert_eq!(gateway.ready(), Some(200));
