@@ -161,7 +161,7 @@ impl Stage {
             true => ("write_stall", NOT_READ.into()),
             false => (reason, message.into()),
         };
-        self.passage.record.error.get_or_insert_with(|| ErrorFacts {
+        self.passage.record.error.get_or_insert(ErrorFacts {
             response_type: "CLIENT_CLOSED",
             reason,
             message,
