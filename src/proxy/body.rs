@@ -1,7 +1,10 @@
 //! Request bodies: told to come, and counted.
 
+use std::task::{Context, Poll, Waker};
+
 use http::Version;
 use http::header::EXPECT;
+use pingora_core::protocols::http::ServerSession;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 
@@ -23,6 +26,22 @@ pub(super) async fn call_for(session: &mut Session) -> Result<()> {
     }
     session.req_header_mut().remove_header(&EXPECT);
     Ok(())
+}
+
+/// Fails where a body that Pingora takes for ended has broken off. Of HTTP/2: a stream that was reset, by its client or for a fault of
+/// its client's, counts as ended there (RFC 9113 §8.1.1), and the origin would get a whole request that nobody has sent.
+pub(super) fn is_whole(session: &mut Session) -> Result<()> {
+    let ServerSession::H2(stream) = session.as_downstream_mut() else { return Ok(()) };
+    if !stream.is_body_done() {
+        return Ok(());
+    }
+    // Nothing more will come, so nobody has to be woken.
+    match stream.poll_read_body_bytes(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Some(Err(error))) => {
+            Err(Error::because(ErrorType::ReadError, "the body has broken off", error).into_down())
+        }
+        Poll::Ready(Some(Ok(_)) | None) | Poll::Pending => Ok(()),
+    }
 }
 
 /// Reads a body to its end and counts it. Nothing is kept, so its length needs no bound; its time is bounded by the rim, on HTTP/2 by

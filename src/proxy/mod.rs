@@ -176,11 +176,13 @@ impl ProxyHttp for Gate {
 
     async fn upstream_request_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         head: &mut RequestHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
         pace::wait();
+        // Pingora has decided by now whether there is a body, and the head tells the origin so.
+        body::is_whole(session)?;
         let Some(stage) = &mut ctx.stage else { return Ok(()) };
         let (Some(course), Some(admitted)) = (&stage.course, &stage.admitted) else { return Ok(()) };
         let Some(attempt) = &course.attempt else { return Ok(()) };
@@ -205,6 +207,9 @@ impl ProxyHttp for Gate {
         end: bool,
         ctx: &mut Ctx,
     ) -> Result<()> {
+        if end {
+            body::is_whole(session)?;
+        }
         // Pingora would write an empty last piece as the last chunk, and then the last chunk: the second would stand before the
         // upstream's next request. Many clients of HTTP/2 end a body with an empty frame.
         if end && body.as_ref().is_some_and(Bytes::is_empty) {

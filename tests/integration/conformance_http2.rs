@@ -8,8 +8,8 @@ use openssl::ssl::SslConnector;
 
 use crate::conformance::{Received, Recorder};
 use crate::harness::{
-    Authority, CONTINUATION, END_HEADERS, END_STREAM, Ending, Frames, HEADERS, Place, Running, block,
-    eventually,
+    Authority, CONTINUATION, DATA, END_HEADERS, END_STREAM, Ending, Frames, HEADERS, Place, RST_STREAM,
+    Running, block, eventually,
 };
 
 type Field = (&'static [u8], &'static [u8]);
@@ -340,6 +340,37 @@ fn a_body_that_is_not_as_long_as_it_says_is_never_whole() {
     eventually("a record of a body that is not what its head said", || {
         stage.gateway.place.read("access.log").contains(told).then_some(())
     });
+}
+
+/// h2 has the whole stream before anybody looks at it, and then a stream that was reset looks like one that was finished.
+#[test]
+fn a_body_that_breaks_off_at_once_is_never_whole() {
+    const CANCEL: &[u8] = &8_u32.to_be_bytes();
+    let stage = Stage::set();
+    let (chunked, long) = (block(&POST), block(&with(&POST, &[(b"content-length", b"5")])));
+    let rows: &[&[(u8, u8, &[u8])]] = &[
+        &[(HEADERS, END_HEADERS, &chunked), (RST_STREAM, 0, CANCEL)],
+        &[(HEADERS, END_HEADERS, &chunked), (DATA, 0, b"hello"), (RST_STREAM, 0, CANCEL)],
+        &[(HEADERS, END_HEADERS, &long), (RST_STREAM, 0, CANCEL)],
+        &[(HEADERS, END_HEADERS, &long), (DATA, 0, b"hel"), (RST_STREAM, 0, CANCEL)],
+        &[(HEADERS, END_HEADERS, &long), (DATA, END_STREAM, b"")],
+        &[(HEADERS, END_HEADERS, &long), (DATA, END_STREAM, b"hel")],
+        &[(HEADERS, END_HEADERS, &long), (DATA, END_STREAM, b"hello, more")],
+    ];
+    for frames in rows {
+        stage.recorder.take();
+        let mut client = stage.open();
+        client.send_together(1, frames);
+        // The answer to the next request shows that the first is over.
+        client.headers(3, &with(&GET, &[(b"x-probe", b"1")]), true);
+        client.ending(3);
+        let mut received = stage.recorder.take();
+        let (ending, after) = stage.request(&with(&GET, &[(b"x-probe", b"1")]), &[]);
+        assert_eq!(ending.status(), 200, "{frames:?}");
+        received.extend(after);
+        let whole = |r: &Received| r.body.is_some() && r.all("x-probe").is_empty();
+        assert!(!received.iter().any(whole), "{frames:?}: {received:?}");
+    }
 }
 
 #[test]

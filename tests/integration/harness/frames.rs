@@ -8,7 +8,7 @@ use openssl::ssl::{SslConnector, SslStream};
 
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
+pub(crate) const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 pub(crate) const CONTINUATION: u8 = 9;
@@ -60,9 +60,17 @@ impl Frames {
     }
 
     pub(crate) fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
-        self.write(&[&head, payload].concat());
+        self.send_together(stream, &[(kind, flags, payload)]);
+    }
+
+    /// Several frames of a stream in one piece, so that whoever reads them finds all of them at once.
+    pub(crate) fn send_together(&mut self, stream: u32, frames: &[(u8, u8, &[u8])]) {
+        let mut bytes = Vec::new();
+        for (kind, flags, payload) in frames {
+            let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+            bytes.extend([&length[1..], &[*kind, *flags], &stream.to_be_bytes(), payload].concat());
+        }
+        self.write(&bytes);
     }
 
     /// HEADERS, all fields as literals that are never indexed.

@@ -17,7 +17,9 @@ pub(crate) mod wire;
 
 pub(crate) use certificates::{Authority, Pair, try_handshake};
 pub(crate) use exchange::{Connection, Response, connect_from, get};
-pub(crate) use frames::{CONTINUATION, END_HEADERS, END_STREAM, Ending, Frames, HEADERS, block};
+pub(crate) use frames::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, Ending, Frames, HEADERS, RST_STREAM, block,
+};
 pub(crate) use gateway::Running;
 pub(crate) use http2::Http2;
 pub(crate) use ledger::Ledger;
