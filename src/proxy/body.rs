@@ -40,6 +40,11 @@ pub(super) fn is_whole(session: &mut Session) -> Result<()> {
         Poll::Ready(Some(Err(error))) => {
             Err(Error::because(ErrorType::ReadError, "the body has broken off", error).into_down())
         }
+        // Pingora takes `Content-Length: 0` for the end, whatever comes.
+        Poll::Ready(Some(Ok(data))) if !data.is_empty() => {
+            let message = "content where the head said that there is none";
+            Err(Error::explain(ErrorType::InvalidHTTPHeader, message).into_down())
+        }
         Poll::Ready(Some(Ok(_)) | None) | Poll::Pending => Ok(()),
     }
 }

@@ -317,7 +317,8 @@ fn ends(reason: &str, prelude: &[Frame], round: impl Fn(u32) -> Vec<Frame>) {
     ends_by(&[reason], prelude, round);
 }
 
-/// The same, where it is a race which of the bounds is met first: ours or h2's.
+/// The same, where it is a race which of the bounds is met first: one of ours (streams that pile up faster than they are broken are
+/// refused) or h2's.
 fn ends_by(reasons: &[&str], prelude: &[Frame], round: impl Fn(u32) -> Vec<Frame>) {
     let (authority, gateway) = secure("http2_resets: 50/10s", HELLO);
     let mut other = client(&authority, &gateway);
@@ -336,7 +337,7 @@ fn ends_by(reasons: &[&str], prelude: &[Frame], round: impl Fn(u32) -> Vec<Frame
 #[test]
 fn rapid_resets_end_the_connection() {
     // As fast as can be: as a rule h2 ends it, since the streams are reset before they are begun.
-    ends_by(&["http2_flood", "http2_resets"], &[], |n| {
+    ends_by(&["http2_flood", "http2_resets", "http2_refused_streams"], &[], |n| {
         let stream = 2 * n + 1;
         vec![Frame::get(stream, "/hello"), Frame::new(RST_STREAM, 0, stream, [0, 0, 0, 8])]
     });
@@ -379,7 +380,7 @@ fn resets_of_streams_that_were_begun_end_the_connection_too() {
 #[test]
 fn resets_that_the_gateway_is_made_to_send_end_the_connection() {
     // MadeYouReset: each stream is broken by a window that overflows.
-    ends_by(&["http2_resets", "http2_flood"], &[], |n| {
+    ends_by(&["http2_resets", "http2_flood", "http2_refused_streams"], &[], |n| {
         let stream = 2 * n + 1;
         vec![Frame::post(stream, "/hello"), Frame::new(WINDOW_UPDATE, 0, stream, [0x7f, 0xff, 0xff, 0xff])]
     });

@@ -143,7 +143,7 @@ async fn an_oversize_head() {
     })
     .await;
     let mut front = Front::to(origin.address, json!({})).await;
-    refused(&mut front, 502, "bad_response").await;
+    refused(&mut front, 502, "response_header_bytes").await;
 }
 
 #[tokio::test]
