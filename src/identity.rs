@@ -1,8 +1,113 @@
 //! Who a request is from: the one thing policies hand on to each other.
 
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
 /// Who a request is from, once authentication has said so. Until then every request is anonymous.
+///
+/// One shape for all kinds of credentials, so that authorisation, limits, log and upstream need not know how it was proved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The subject.
+    /// The subject: `sub` of a token, the owner of an API key, a user's name, a certificate's subject. Empty: anonymous.
     pub id: Box<str>,
+    /// Who vouches for it: a token's `iss`, a certificate's issuer. None where the gateway itself does.
+    pub issuer: Option<Box<str>>,
+    /// How it was proved.
+    pub method: Method,
+    /// The policy that proved it, `auth.NAME`; empty for anonymous.
+    pub policy: Arc<str>,
+    /// What it may do (RFC 6749 §3.3), in the order of the credential.
+    pub scopes: Box<[Box<str>]>,
+    /// What it belongs to.
+    pub groups: Box<[Box<str>]>,
+    /// Its usage plan.
+    pub plan: Option<Box<str>>,
+    /// The application that calls, where it is another than the subject: a token's `client_id` or `azp`.
+    pub caller: Option<Arc<str>>,
+    /// The id of its API key, never the key.
+    pub key_id: Option<Arc<str>>,
+    /// Its client certificate, verified.
+    pub certificate: Option<Arc<ClientCertificate>>,
+    /// All that its credential says of it; bounded by the size of the credential.
+    pub claims: Map<String, Value>,
+}
+
+/// How an identity was proved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// Not at all.
+    Anonymous,
+    /// An API key of this gateway.
+    ApiKey,
+    /// A signed token (RFC 7519).
+    Jwt,
+    /// A token that its issuer was asked about (RFC 7662).
+    Introspection,
+    /// A client certificate (RFC 8446 §4.4.2).
+    ClientCertificate,
+    /// The word of another service.
+    Forward,
+    /// A name and a password (RFC 7617).
+    Basic,
+}
+
+impl Method {
+    /// The word for expressions and logs: `api_key`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Anonymous => "anonymous",
+            Self::ApiKey => "api_key",
+            Self::Jwt => "jwt",
+            Self::Introspection => "introspection",
+            Self::ClientCertificate => "client_certificate",
+            Self::Forward => "forward",
+            Self::Basic => "basic",
+        }
+    }
+}
+
+impl Identity {
+    /// Somebody, of whom nothing more is known yet.
+    pub fn new(id: impl Into<Box<str>>, method: Method, policy: Arc<str>) -> Self {
+        Self {
+            id: id.into(),
+            issuer: None,
+            method,
+            policy,
+            scopes: Box::default(),
+            groups: Box::default(),
+            plan: None,
+            caller: None,
+            key_id: None,
+            certificate: None,
+            claims: Map::new(),
+        }
+    }
+
+    /// Nobody in particular.
+    pub fn anonymous() -> Self {
+        Self::new("", Method::Anonymous, "".into())
+    }
+
+    /// Whether it has this scope; scopes are compared byte for byte (RFC 6749 §3.3).
+    pub fn has_scope(&self, scope: &str) -> bool {
+        self.scopes.iter().any(|own| **own == *scope)
+    }
+
+    /// Whether nothing was proved.
+    pub fn is_anonymous(&self) -> bool {
+        self.method == Method::Anonymous
+    }
+}
+
+/// A client certificate that was verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The subject's distinguished name (RFC 4514).
+    pub subject_dn: Box<str>,
+    /// The issuer's.
+    pub issuer_dn: Box<str>,
+    /// The serial number, in hex.
+    pub serial_number: Box<str>,
 }

@@ -9,6 +9,7 @@ use http::{HeaderValue, Method};
 
 use crate::canonical::Target;
 use crate::config::Site;
+pub use crate::identity::ClientCertificate;
 use crate::identity::Identity;
 use crate::request::{Protocol, RequestId, TlsFacts};
 
@@ -70,17 +71,6 @@ pub struct Phase {
     pub latency: Option<Duration>,
     /// Why it failed, for the log.
     pub error: Option<Cow<'static, str>>,
-}
-
-/// A client certificate that was verified.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientCertificate {
-    /// The subject's distinguished name (RFC 4514).
-    pub subject_dn: Box<str>,
-    /// The issuer's.
-    pub issuer_dn: Box<str>,
-    /// The serial number, in hex.
-    pub serial_number: Box<str>,
 }
 
 /// The facts of one request. Absent means not known.

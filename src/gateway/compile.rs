@@ -16,6 +16,7 @@ use crate::egress;
 use crate::framing::Pace;
 use crate::observe::{GATEWAY, Telling};
 use crate::policy::access::Access;
+use crate::policy::auth::{self, Auth};
 use crate::policy::cors::{self, Cors};
 use crate::policy::headers::HeaderRules;
 use crate::record::RouteFacts;
@@ -28,6 +29,7 @@ use crate::upstream::Upstream;
 /// The policies of a document, compiled, by name. What could not be compiled is absent, and an error says why.
 #[derive(Default)]
 pub(super) struct Shelf {
+    pub(super) auth: BTreeMap<String, Arc<Auth>>,
     pub(super) access: BTreeMap<String, Arc<Access>>,
     pub(super) cors: BTreeMap<String, Arc<Cors>>,
     pub(super) headers: BTreeMap<String, Arc<HeaderRules>>,
@@ -43,7 +45,9 @@ pub(super) fn compile(
     let settings = settings(&document.server, build);
     let egress = egress::Policy::compile(&document.server.egress, &document.server.site, build);
     let listeners = listener::compile(&document.listeners, build);
-    let shelf = shelf(document, live, build);
+    // Where the rules are wrong their error stops the load; until then nothing may be fetched.
+    let egress = Arc::new(egress.unwrap_or_default());
+    let shelf = shelf(document, &egress, live, build);
     let edge_access = edge(&document.edge, document, &shelf, build);
     let replies = Replies::compile(&document.server.problem_types, &document.replies, build);
     defaults(document, &shelf, build);
@@ -88,7 +92,7 @@ pub(super) fn compile(
         routes: Arc::new(routes?),
         entries: entries.into_iter().map(Arc::new).collect(),
         upstreams,
-        egress: Arc::new(egress?),
+        egress,
         telling: Arc::new(telling?),
         former: OnceLock::new(),
         #[cfg(test)]
@@ -236,9 +240,14 @@ fn status_address(written: &Spanned<String>, server: &Server, build: &mut Build)
     Some(address)
 }
 
-fn shelf(document: &Document, live: &Live, build: &mut Build) -> Shelf {
+fn shelf(document: &Document, egress: &Arc<egress::Policy>, live: &Live, build: &mut Build) -> Shelf {
     let mut shelf = Shelf::default();
     let policies = &document.policies;
+    for (name, config) in &policies.auth {
+        name_is_sound(&config.path, name, &config.site, build);
+        let mut context = auth::Context { live, egress, build };
+        shelf.auth.extend(Auth::compile(name, config, &mut context).map(|p| (name.clone(), Arc::new(p))));
+    }
     for (name, config) in &policies.access {
         name_is_sound(&config.path, name, &config.site, build);
         shelf.access.extend(Access::compile(name, config, build).map(|p| (name.clone(), Arc::new(p))));
@@ -284,6 +293,9 @@ fn edge(edge: &Edge, document: &Document, shelf: &Shelf, build: &mut Build) -> O
 /// Names in `defaults` mean something, also where no route takes them over.
 fn defaults(document: &Document, shelf: &Shelf, build: &mut Build) {
     let (defaults, policies) = (&document.defaults, &document.policies);
+    if let Some(written) = &defaults.auth {
+        super::authentication::compile(written, document, shelf, build);
+    }
     if let Some(name) = defaults.access.as_option() {
         find(name, &shelf.access, policies.access.keys(), "policies.access", build);
     }
@@ -427,7 +439,7 @@ fn logged_names_exist(document: &Document, build: &mut Build) {
 }
 
 /// Every policy that can refuse, with its reasons, so that the series are there from the load on.
-fn policies(document: &Document) -> Vec<(Arc<str>, &'static [&'static str])> {
+fn policies(document: &Document) -> Vec<(Arc<str>, Vec<&'static str>)> {
     /// The words of `framing`, `canonical`, the rim, `passage` and `proxy`, in the order a request meets them.
     const GATEWAY_REASONS: &[&str] = &[
         "connections",
@@ -519,14 +531,13 @@ fn policies(document: &Document) -> Vec<(Arc<str>, &'static [&'static str])> {
         "no_action",
         "internal",
     ];
-    let access = document
-        .policies
-        .access
-        .keys()
-        .map(|name| (format!("access.{name}"), &["denied", "not_allowed"][..]));
-    let cors = document.policies.cors.keys().map(|name| (format!("cors.{name}"), cors::REASONS));
-    let own = std::iter::once((GATEWAY.to_owned(), GATEWAY_REASONS));
-    own.chain(access).chain(cors).map(|(name, reasons)| (Arc::from(name), reasons)).collect()
+    let of = &document.policies;
+    let auth = of.auth.iter().map(|(name, config)| (format!("auth.{name}"), Auth::reasons(config)));
+    let access = of.access.keys().map(|name| (format!("access.{name}"), vec!["denied", "not_allowed"]));
+    let cors = of.cors.keys().map(|name| (format!("cors.{name}"), cors::REASONS.to_vec()));
+    let own = std::iter::once((GATEWAY.to_owned(), GATEWAY_REASONS.to_vec()));
+    let all = own.chain(auth).chain(access).chain(cors);
+    all.map(|(name, reasons)| (Arc::from(name), reasons)).collect()
 }
 
 /// What a route is called, in log, metrics and explain.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::canonical::Oddity;
 use crate::config::units::{Rate, Size, Speed, Time};
 use crate::config::{OrNone, Spanned};
+use crate::policy::auth::{self, RouteAuth};
 use crate::policy::{access, cors, headers};
 use crate::{egress, observe, reply, route, upstream};
 
@@ -424,6 +425,8 @@ pub struct Edge {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Policies {
+    /// Who a request is from.
+    pub auth: BTreeMap<String, Spanned<auth::Config>>,
     /// Address lists.
     pub access: BTreeMap<String, Spanned<access::Config>>,
     /// Cross-origin rules.
@@ -437,21 +440,13 @@ pub struct Policies {
 #[serde(deny_unknown_fields, default)]
 pub struct Defaults {
     /// Who may pass. Must be said here or on the route: nothing is public by omission. `none` is public.
-    pub auth: Option<Spanned<Auth>>,
+    pub auth: Option<Spanned<RouteAuth>>,
     /// A policy of `policies.access`, or `none`.
     pub access: OrNone<Spanned<String>>,
     /// A policy of `policies.cors`, or `none`.
     pub cors: OrNone<Spanned<String>>,
     /// Policies of `policies.headers`, in order.
     pub headers: Vec<Spanned<String>>,
-}
-
-/// Who may pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Auth {
-    /// Everybody: a public route.
-    None,
 }
 
 /// One route.
@@ -469,9 +464,9 @@ pub struct Route {
     /// Free, bounded: in log and metrics' info.
     #[serde(default)]
     pub labels: BTreeMap<String, Spanned<String>>,
-    /// Who may pass; `none` is public.
+    /// Who may pass: `none` (public), a policy of `policies.auth`, or rules.
     #[serde(default)]
-    pub auth: Option<Spanned<Auth>>,
+    pub auth: Option<Spanned<RouteAuth>>,
     /// A policy of `policies.access`, or `none`.
     #[serde(default)]
     pub access: Option<OrNone<Spanned<String>>>,

@@ -16,9 +16,10 @@ use super::Gateway;
 use super::route::{Action, Route, redirect_reply};
 use crate::canonical::Target;
 use crate::client::{self, Client, Upgrade};
+use crate::policy::auth::{Asked, Decision, Requirement};
 use crate::policy::cors::Preflight;
 use crate::policy::{Effects, Step};
-use crate::record::Record;
+use crate::record::{Phase, Record};
 use crate::reply::{Kind, Preference, Refusal, Reply, Wants};
 use crate::request::{Arrival, Connection, Fields, Request};
 use crate::upstream::Upstream;
@@ -185,10 +186,6 @@ impl Passage {
 
     /// The order of the policies on a request's head, and why: lists cost least, so they come first; a preflight bears no
     /// credentials, so it is answered before anything would ask for them.
-    #[expect(
-        clippy::unused_async,
-        reason = "introspection, forward-auth and strict shared limits will wait here"
-    )]
     async fn admit_head(&mut self, route: usize, request: &Request<'_>) -> Result<HeadAdmitted, Stop> {
         let gateway = Arc::clone(&self.gateway);
         let Some(entry) = gateway.entries.get(route) else {
@@ -223,7 +220,35 @@ impl Passage {
             }
             self.effects.judge(cors.name(), cors.mode(), cors.check_origin(request.headers))?;
         }
+        if let Some(auth) = &entry.auth {
+            self.authenticate(auth, &entry.facts.name, request).await?;
+        }
         Ok(HeadAdmitted { route })
+    }
+
+    /// Who it is, and whether they may; into the record, with what it took.
+    async fn authenticate(
+        &mut self,
+        auth: &Requirement,
+        route: &str,
+        request: &Request<'_>,
+    ) -> Result<(), Refusal> {
+        let began = Instant::now();
+        let asked = Asked { request, route, now: self.record.started_at };
+        let decided = auth.decide(&asked, &mut self.effects).await;
+        let mut phase = Phase { status: Some(200), latency: Some(began.elapsed()), error: None };
+        if let Err(refusal) = &decided {
+            phase.status = Some(refusal.kind.status().as_u16());
+            phase.error = Some(refusal.message.clone());
+        }
+        self.record.authorize = Some(phase);
+        if let Decision::Known(identity) = decided? {
+            self.record.api_key_id.clone_from(&identity.key_id);
+            self.record.caller.clone_from(&identity.caller);
+            self.record.client_certificate.clone_from(&identity.certificate);
+            self.record.identity = Some(identity);
+        }
+        Ok(())
     }
 
     /// The answer of an `echo` route: the request as an upstream would have seen it.

@@ -7,11 +7,13 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
+use super::authentication;
 use super::compile::{Shelf, find};
 use super::document::{Document, PathRule, Redirect, Respond, Route as RouteConfig};
 use crate::canonical::{self, Oddities};
 use crate::config::{Build, OrNone, Spanned};
 use crate::policy::access::Access;
+use crate::policy::auth::Requirement;
 use crate::policy::cors::Cors;
 use crate::policy::headers::HeaderRules;
 use crate::record::{Record, RouteFacts};
@@ -24,6 +26,8 @@ use crate::upstream::Upstream;
 #[derive(Debug)]
 pub(super) struct Route {
     pub(super) facts: Arc<RouteFacts>,
+    /// Who may pass; none: everybody.
+    pub(super) auth: Option<Requirement>,
     pub(super) access: Option<Arc<Access>>,
     pub(super) cors: Option<Arc<Cors>>,
     pub(super) headers: Vec<Arc<HeaderRules>>,
@@ -70,7 +74,13 @@ impl Route {
         shelf: &Shelf,
         build: &mut Build,
     ) -> Self {
-        auth_is_said(config, document, build);
+        let auth = match config.auth.as_ref().or(document.defaults.auth.as_ref()) {
+            Some(written) => authentication::compile(written, document, shelf, build),
+            None => {
+                auth_is_missing(config, build);
+                None
+            }
+        };
         labels_are_sound(config, build);
         let defaults = &document.defaults;
         let policies = &document.policies;
@@ -78,6 +88,7 @@ impl Route {
         let cors = config.cors.as_ref().unwrap_or(&defaults.cors).as_option();
         Self {
             facts: super::compile::facts(index, config),
+            auth,
             access: access
                 .and_then(|n| find(n, &shelf.access, policies.access.keys(), "policies.access", build)),
             cors: cors.and_then(|n| find(n, &shelf.cors, policies.cors.keys(), "policies.cors", build)),
@@ -98,15 +109,13 @@ impl Route {
 }
 
 /// Nothing is public by omission.
-fn auth_is_said(config: &Spanned<RouteConfig>, document: &Document, build: &mut Build) {
-    if config.auth.is_none() && document.defaults.auth.is_none() {
-        build.errors.push(
-            &config.site,
-            format!("{}.auth", config.path),
-            format!("nothing says who may use the route `{}`", config.name.value),
-            "write `auth: none` on it, or in `defaults`, if it is public",
-        );
-    }
+fn auth_is_missing(config: &Spanned<RouteConfig>, build: &mut Build) {
+    build.errors.push(
+        &config.site,
+        format!("{}.auth", config.path),
+        format!("nothing says who may use the route `{}`", config.name.value),
+        "write `auth: none` on it, or in `defaults`, if it is public",
+    );
 }
 
 /// Labels go to every log line of the route: few and short.

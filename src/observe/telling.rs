@@ -75,7 +75,7 @@ impl Telling {
     pub fn compile(
         routes: &[Arc<RouteFacts>],
         upstreams: &[(Arc<str>, Vec<Arc<str>>)],
-        policies: &[(Arc<str>, &[&'static str])],
+        policies: &[(Arc<str>, Vec<&'static str>)],
         config: &Spanned<Config>,
         live: &Live,
         build: &mut Build,
@@ -88,8 +88,7 @@ impl Telling {
             return None;
         }
         let policy = |name: &Arc<str>| {
-            let reasons =
-                policies.iter().filter(|(known, _)| known == name).flat_map(|(_, reasons)| *reasons);
+            let reasons = policies.iter().filter(|(known, _)| known == name).flat_map(|(_, reasons)| reasons);
             Policy::new(Arc::clone(name), reasons, &metrics)
         };
         Some(Self {

@@ -1,6 +1,7 @@
 //! The policies. Each answers yes or no from plain data; none knows another.
 
 pub mod access;
+pub mod auth;
 pub mod cors;
 pub mod headers;
 mod verdict;

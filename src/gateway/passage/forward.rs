@@ -1,5 +1,6 @@
 //! Towards the upstream: the head that it will see.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use http::HeaderValue;
@@ -39,6 +40,9 @@ impl Passage {
         if let Ok(id) = HeaderValue::from_str(self.record.request_id.as_str()) {
             fields.set(X_REQUEST_ID, id);
         }
+        if let Some(auth) = &route.auth {
+            auth.scrub(fields);
+        }
         if !route.headers.is_empty() {
             client::remove_twins(fields, |name| route.headers.iter().any(|rules| rules.speaks_as(name)));
         }
@@ -46,12 +50,12 @@ impl Passage {
             rules.request(&self.record, fields);
         }
         let Action::Forward { upstream, path } = &route.action else {
-            return path_and_query(target.path(), &target);
+            return path_and_query(target.path(), query(route, &target).as_deref());
         };
         if let Ok(host) = HeaderValue::from_str(host_for(upstream.host(), server_name, &target)) {
             fields.set(HOST, host);
         }
-        self.upstream_path(path, &target)
+        self.upstream_path(route, path, &target)
     }
 
     /// What a PROXY header tells an upstream: the client, as believed, with its port where it is the peer (else 0: forwarding fields
@@ -101,21 +105,22 @@ impl Passage {
         Err(Refusal { site: Some(route.facts.site.clone()), ..refusal })
     }
 
-    fn upstream_path(&self, path: &UpstreamPath, target: &Target) -> String {
+    fn upstream_path(&self, route: &Route, path: &UpstreamPath, target: &Target) -> String {
         if target.path() == "*" {
             return target.path().to_owned(); // About the server, not a path to be rewritten (RFC 9112 §3.2.4).
         }
+        let query = query(route, target);
         match path {
-            UpstreamPath::Keep => target.path_and_query().to_owned(),
+            UpstreamPath::Keep => path_and_query(target.path(), query.as_deref()),
             UpstreamPath::Replace { strip, prefix } => {
                 let rest = match target.path().strip_prefix(&**strip) {
                     Some(rest) if rest.is_empty() || rest.starts_with('/') => rest,
                     Some(_) | None => target.path(),
                 };
                 let slash = if rest.is_empty() && prefix.is_empty() { "/" } else { "" };
-                path_and_query(&format!("{prefix}{slash}{rest}"), target)
+                path_and_query(&format!("{prefix}{slash}{rest}"), query.as_deref())
             }
-            UpstreamPath::Template(_) => path_and_query(&self.rewritten, target),
+            UpstreamPath::Template(_) => path_and_query(&self.rewritten, query.as_deref()),
         }
     }
 }
@@ -149,8 +154,20 @@ fn host_for<'a>(host: &'a Host, server_name: &'a str, target: &'a Target) -> &'a
     }
 }
 
-fn path_and_query(path: &str, target: &Target) -> String {
-    match target.query() {
+/// The query as the upstream sees it: without credentials that are for the gateway alone.
+fn query<'t>(route: &Route, target: &'t Target) -> Option<Cow<'t, str>> {
+    let query = target.query()?;
+    match &route.auth {
+        None => Some(Cow::Borrowed(query)),
+        Some(auth) => match auth.scrub_query(query) {
+            Cow::Borrowed(query) => Some(Cow::Borrowed(query)),
+            Cow::Owned(rest) => (!rest.is_empty()).then_some(Cow::Owned(rest)),
+        },
+    }
+}
+
+fn path_and_query(path: &str, query: Option<&str>) -> String {
+    match query {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
     }

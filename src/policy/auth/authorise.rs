@@ -1,0 +1,175 @@
+//! Whether somebody who is known may: the conditions of a route, each of which must hold.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use regex::Regex;
+use serde_json::{Map, Value};
+
+use super::config::{ClaimCondition, Rules, Scalar};
+use super::{Asked, Denial};
+use crate::client::network;
+use crate::config::{Build, Spanned};
+use crate::identity::Identity;
+use crate::reply::Kind;
+
+/// What must hold for an identity and its request.
+#[derive(Debug, Default)]
+pub(super) struct Conditions {
+    scopes: Box<[Box<str>]>,
+    /// The same, as a challenge says them.
+    scope_text: Option<Box<str>>,
+    groups: Box<[Box<str>]>,
+    claims: Box<[Claim]>,
+    addresses: Box<[IpNet]>,
+}
+
+/// A condition on a claim.
+#[derive(Debug)]
+struct Claim {
+    /// As written: `realm_access.roles`.
+    name: Box<str>,
+    path: Box<[Box<str>]>,
+    test: Test,
+}
+
+/// What a claim must be.
+#[derive(Debug)]
+enum Test {
+    Equals(Value),
+    Contains(Value),
+    AnyOf(Box<[Value]>),
+    Matches(Regex),
+}
+
+impl Conditions {
+    /// From a route's rules. What is wrong is in `build.errors`.
+    pub(super) fn compile(rules: &Spanned<Rules>, build: &mut Build) -> Self {
+        for scope in &rules.scopes {
+            // RFC 6749 §3.3: scope-token = 1*( %x21 / %x23-5B / %x5D-7E )
+            let token = |b: u8| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
+            if scope.is_empty() || !scope.bytes().all(token) {
+                let cause = format!("`{}` is not a scope", scope.value);
+                build.errors.push(
+                    &scope.site,
+                    &*scope.path,
+                    cause,
+                    "write such as `orders:read`, one an entry",
+                );
+            }
+        }
+        let texts = |list: &[Spanned<String>]| {
+            list.iter().map(|text| text.as_str().into()).collect::<Box<[Box<str>]>>()
+        };
+        let scopes = texts(&rules.scopes);
+        Self {
+            scope_text: (!scopes.is_empty()).then(|| scopes.join(" ").into()),
+            scopes,
+            groups: texts(&rules.groups),
+            claims: rules.claims.iter().filter_map(|(name, written)| claim(name, written, build)).collect(),
+            addresses: rules
+                .addresses
+                .iter()
+                .filter_map(|text| match network(text) {
+                    Ok(network) => Some(network),
+                    Err((cause, cure)) => {
+                        build.errors.push(&text.site, &*text.path, cause, cure);
+                        None
+                    }
+                })
+                .collect(),
+        }
+    }
+
+    /// The scopes that are needed, as a challenge says them.
+    pub(super) fn scopes(&self) -> Option<&str> {
+        self.scope_text.as_deref()
+    }
+
+    /// Whether each holds.
+    ///
+    /// # Errors
+    /// The first that does not.
+    pub(super) fn check(&self, identity: &Identity, asked: &Asked<'_>) -> Result<(), Denial> {
+        let refuse = |reason, message: String| Err(Denial::new(Kind::AccessDenied, reason, message));
+        if let Some(scope) = self.scopes.iter().find(|scope| !identity.has_scope(scope)) {
+            let message = format!("the scope `{scope}` is missing");
+            return Err(Denial::new(Kind::AccessDenied, "insufficient_scope", message)
+                .with_error("insufficient_scope"));
+        }
+        if !self.groups.is_empty() && !self.groups.iter().any(|group| identity.groups.contains(group)) {
+            return refuse("group", "the identity is in none of the groups".to_owned());
+        }
+        if let Some(claim) = self.claims.iter().find(|claim| !claim.holds(&identity.claims)) {
+            return refuse("claim", format!("the claim `{}` is not as the route wants it", claim.name));
+        }
+        if !self.addresses.is_empty() {
+            let address: IpAddr = asked.request.client_ip().to_canonical();
+            if !self.addresses.iter().any(|network| network.contains(&address)) {
+                return refuse("address", "the client's address is in none of `addresses`".to_owned());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn claim(name: &str, written: &Spanned<ClaimCondition>, build: &mut Build) -> Option<Claim> {
+    let ClaimCondition { equals, contains, any_of, matches } = &written.value;
+    let test = match (equals, contains, any_of, matches) {
+        (Some(Scalar(value)), None, None, None) => Test::Equals(value.clone()),
+        (None, Some(Scalar(value)), None, None) => Test::Contains(value.clone()),
+        (None, None, Some(values), None) if !values.is_empty() => {
+            Test::AnyOf(values.iter().map(|Scalar(value)| value.clone()).collect())
+        }
+        (None, None, None, Some(pattern)) => match Regex::new(&format!(r"\A(?:{})\z", pattern.value)) {
+            Ok(regex) => Test::Matches(regex),
+            Err(_) => {
+                let cause = format!("`{}` is not a regular expression", pattern.value);
+                build.errors.push(&pattern.site, &*pattern.path, cause, "see the syntax of the regex crate");
+                return None;
+            }
+        },
+        _ => {
+            build.errors.push(
+                &written.site,
+                &*written.path,
+                "a condition on a claim is exactly one of `equals`, `contains`, `any_of`, `matches`",
+                format!("write such as `{name}: {{equals: acme}}`"),
+            );
+            return None;
+        }
+    };
+    let path: Box<[Box<str>]> = name.split('.').map(Into::into).collect();
+    Some(Claim { name: name.into(), path, test })
+}
+
+impl Claim {
+    fn holds(&self, claims: &Map<String, Value>) -> bool {
+        let Some(value) = self.find(claims) else { return false };
+        match &self.test {
+            Test::Equals(wanted) => same(value, wanted),
+            Test::Contains(wanted) => {
+                value.as_array().is_some_and(|list| list.iter().any(|element| same(element, wanted)))
+            }
+            Test::AnyOf(wanted) => wanted.iter().any(|wanted| same(value, wanted)),
+            Test::Matches(regex) => value.as_str().is_some_and(|text| regex.is_match(text)),
+        }
+    }
+
+    /// A claim of the whole name first: `https://example.com/tenant` has dots of its own.
+    fn find<'c>(&self, claims: &'c Map<String, Value>) -> Option<&'c Value> {
+        if let Some(value) = claims.get(&*self.name) {
+            return Some(value);
+        }
+        let (first, rest) = self.path.split_first()?;
+        rest.iter().try_fold(claims.get(&**first)?, |value, step| value.get(&**step))
+    }
+}
+
+/// Equal, type and all; 1 is 1.0.
+fn same(value: &Value, wanted: &Value) -> bool {
+    match (value.as_f64(), wanted.as_f64()) {
+        (Some(value), Some(wanted)) => value.total_cmp(&wanted).is_eq(),
+        _ => value == wanted,
+    }
+}

@@ -1,0 +1,58 @@
+//! `WWW-Authenticate`: how a client that was refused can do better (RFC 9110 §11.6.1).
+
+use http::HeaderValue;
+
+use super::Denial;
+
+/// A scheme that a route takes, and what its challenge says whatever happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Challenge {
+    /// `Bearer`
+    pub(super) scheme: &'static str,
+    /// `realm="staff"`, and the like.
+    pub(super) parameters: String,
+}
+
+impl Challenge {
+    /// The field's value. `error` and the scopes are told for bearer tokens alone (RFC 6750 §3); `metadata` is the address of the
+    /// resource's metadata (RFC 9728 §5.1).
+    pub(super) fn render(
+        &self,
+        denial: &Denial,
+        scopes: Option<&str>,
+        metadata: Option<&str>,
+    ) -> Option<HeaderValue> {
+        let mut text = format!("{} {}", self.scheme, self.parameters);
+        if matches!(self.scheme, "Bearer" | "DPoP") {
+            let mut add = |name: &str, value: &str| {
+                text.push_str(", ");
+                text.push_str(name);
+                text.push_str("=\"");
+                text.extend(value.chars().filter(|c| !matches!(c, '"' | '\\') && (' '..='~').contains(c)));
+                text.push('"');
+            };
+            if let Some(error) = denial.error {
+                add("error", error);
+                add("error_description", description(error));
+            }
+            if let Some(scopes) = scopes {
+                add("scope", scopes);
+            }
+            if let Some(metadata) = metadata {
+                add("resource_metadata", metadata);
+            }
+        }
+        HeaderValue::from_str(&text).ok()
+    }
+}
+
+/// One sentence an error, whatever was wrong with the credential: the log says it.
+fn description(error: &str) -> &'static str {
+    match error {
+        "insufficient_scope" => "The request needs more scope than the token has",
+        "invalid_request" => "The request bears its credential in a way that is not accepted",
+        "use_dpop_nonce" => "The proof needs the nonce of this answer",
+        "invalid_dpop_proof" => "The proof of possession is not valid",
+        _ => "The token is not valid",
+    }
+}

@@ -1,0 +1,315 @@
+//! Where a credential stands in a request, and how it is taken out of what goes on to the upstream.
+
+use std::borrow::Cow;
+
+use http::header::{AUTHORIZATION, COOKIE};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::percent_decode_str;
+
+use super::config::{From, PlaceConfig};
+use crate::config::Build;
+use crate::request::{Fields, Request};
+
+/// Where a credential stands.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// `Authorization: Bearer …` (RFC 6750 §2.1); `DPoP` too, where proofs are known (RFC 9449 §7.1).
+    Bearer,
+    /// `Authorization: Basic …` (RFC 7617).
+    Basic,
+    /// A header field, whole.
+    Header(HeaderName),
+    /// A cookie.
+    Cookie(Box<str>),
+    /// A parameter of the query, percent-decoded.
+    Query(Box<str>),
+}
+
+/// What stands there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Presented<'a> {
+    /// Nothing of this kind.
+    Absent,
+    /// One credential.
+    One(Cow<'a, str>),
+    /// Something that cannot be one credential: two of them, or no text. For the log.
+    Malformed(&'static str),
+}
+
+impl Place {
+    /// From what was written. None when `build.errors` says why; `path` is the key's.
+    pub fn compile(
+        written: &From,
+        path: &str,
+        site: &crate::config::Site,
+        build: &mut Build,
+    ) -> Option<Self> {
+        match written {
+            From::Bearer => Some(Self::Bearer),
+            From::Place(place) => Self::of(place, path, site, build),
+        }
+    }
+
+    /// The same without `bearer`.
+    pub fn of(
+        place: &PlaceConfig,
+        path: &str,
+        site: &crate::config::Site,
+        build: &mut Build,
+    ) -> Option<Self> {
+        match (&place.header, &place.cookie, &place.query) {
+            (Some(name), None, None) => match name.parse::<HeaderName>() {
+                Ok(header) if header == AUTHORIZATION || header == COOKIE => {
+                    let cause = format!("`{header}` holds more than one kind of credential");
+                    build.errors.push(
+                        &name.site,
+                        &*name.path,
+                        cause,
+                        "write `from: bearer`, or `{cookie: NAME}`",
+                    );
+                    None
+                }
+                Ok(header) => Some(Self::Header(header)),
+                Err(_) => {
+                    let cause = format!("`{}` is not the name of a header field", name.value);
+                    build.errors.push(&name.site, &*name.path, cause, "write such as `x-api-key`");
+                    None
+                }
+            },
+            (None, Some(name), None) => {
+                let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+                if name.is_empty() || !name.bytes().all(token) {
+                    let cause = format!("`{}` is not the name of a cookie", name.value);
+                    build.errors.push(&name.site, &*name.path, cause, "use letters, digits, `_` and `-`");
+                    return None;
+                }
+                Some(Self::Cookie(name.as_str().into()))
+            }
+            (None, None, Some(name)) => {
+                if name.is_empty() {
+                    build.errors.push(&name.site, &*name.path, "the name is empty", "write such as `key`");
+                    return None;
+                }
+                let cause =
+                    "a credential in the query stands in histories, referrers and other servers' logs";
+                build.errors.warn(&name.site, &*name.path, cause, "use a header field where clients can");
+                Some(Self::Query(name.as_str().into()))
+            }
+            _ => {
+                let cause = "a credential stands in exactly one place";
+                build.errors.push(
+                    site,
+                    path,
+                    cause,
+                    "write one of `{header: x-key}`, `{cookie: key}`, `{query: key}`",
+                );
+                None
+            }
+        }
+    }
+
+    /// What the request presents here. `dpop`: whether `Authorization: DPoP` is a bearer's place too.
+    pub fn find<'a>(&self, request: &Request<'a>, dpop: bool) -> Presented<'a> {
+        match self {
+            Self::Bearer => {
+                let scheme = |scheme: &str| {
+                    scheme.eq_ignore_ascii_case("bearer") || (dpop && scheme.eq_ignore_ascii_case("dpop"))
+                };
+                authorization(request.headers, scheme)
+            }
+            Self::Basic => authorization(request.headers, |scheme| scheme.eq_ignore_ascii_case("basic")),
+            Self::Header(name) => only(request.headers, name, |value| Some(Cow::Borrowed(value))),
+            Self::Cookie(name) => cookie(request.headers, name),
+            Self::Query(name) => query(request.target.query().unwrap_or_default(), name),
+        }
+    }
+
+    /// Takes the credential out of what goes on. The query is not among the fields: see [`Place::scrub_query`].
+    pub fn scrub(&self, fields: &mut impl Fields) {
+        match self {
+            Self::Bearer | Self::Basic => fields.remove(&AUTHORIZATION),
+            Self::Header(name) => fields.remove(name),
+            Self::Cookie(name) => scrub_cookie(name, fields),
+            Self::Query(_) => {}
+        }
+    }
+
+    /// The query without the credential; none where it has none, or where nothing is left of it.
+    pub fn scrub_query<'q>(&self, query: &'q str) -> Cow<'q, str> {
+        let Self::Query(name) = self else { return Cow::Borrowed(query) };
+        if !query.split('&').any(|pair| is_named(pair, name)) {
+            return Cow::Borrowed(query);
+        }
+        let rest: Vec<_> = query.split('&').filter(|pair| !is_named(pair, name)).collect();
+        Cow::Owned(rest.join("&"))
+    }
+}
+
+/// The one credential of a scheme in `Authorization` (RFC 9110 §11.6.2). Another scheme is another kind of credential.
+fn authorization<'a>(headers: &'a HeaderMap, is_meant: impl Fn(&str) -> bool) -> Presented<'a> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let (first, second) = (values.next(), values.next());
+    let Some(first) = first else { return Presented::Absent };
+    if second.is_some() {
+        return Presented::Malformed("several Authorization fields");
+    }
+    let Ok(text) = first.to_str() else { return Presented::Malformed("the Authorization field is no text") };
+    let (scheme, credential) = text.split_once(' ').unwrap_or((text, ""));
+    if !is_meant(scheme) {
+        return Presented::Absent;
+    }
+    match credential.trim_matches(' ') {
+        "" => Presented::Malformed("the Authorization field has a scheme and no credential"),
+        credential => Presented::One(Cow::Borrowed(credential)),
+    }
+}
+
+fn only<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+    take: impl Fn(&'a str) -> Option<Cow<'a, str>>,
+) -> Presented<'a> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Presented::Absent,
+        (Some(value), None) => match value.to_str().ok().map(str::trim).and_then(take) {
+            Some(value) if value.is_empty() => Presented::Malformed("the credential is empty"),
+            Some(value) => Presented::One(value),
+            None => Presented::Malformed("the credential is no text"),
+        },
+        (Some(_), Some(_)) => Presented::Malformed("several fields of the credential's name"),
+    }
+}
+
+/// Pairs of all `Cookie` fields (RFC 6265 §5.4).
+fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Presented<'a> {
+    let mut found = Presented::Absent;
+    for field in headers.get_all(COOKIE) {
+        for pair in field.as_bytes().split(|b| *b == b';') {
+            let Some(value) = named(pair.trim_ascii(), name) else { continue };
+            if found != Presented::Absent {
+                return Presented::Malformed("several cookies of the credential's name");
+            }
+            found = match std::str::from_utf8(value) {
+                Ok("") => Presented::Malformed("the credential is empty"),
+                Ok(value) => Presented::One(Cow::Borrowed(value.trim_matches('"'))),
+                Err(_) => Presented::Malformed("the credential is no text"),
+            };
+        }
+    }
+    found
+}
+
+/// The value of `name=value`.
+fn named<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
+}
+
+fn query<'a>(query: &'a str, name: &str) -> Presented<'a> {
+    let mut found = Presented::Absent;
+    for pair in query.split('&').filter(|pair| is_named(pair, name)) {
+        if found != Presented::Absent {
+            return Presented::Malformed("several parameters of the credential's name");
+        }
+        let value = pair.split_once('=').map_or("", |(_, value)| value);
+        found = match percent_decode_str(value).decode_utf8() {
+            Ok(value) if value.is_empty() => Presented::Malformed("the credential is empty"),
+            Ok(value) => Presented::One(value),
+            Err(_) => Presented::Malformed("the credential is no text"),
+        };
+    }
+    found
+}
+
+/// Whether a pair of a query has this name, however it is escaped: `k%65y` is `key` to most servers.
+fn is_named(pair: &str, name: &str) -> bool {
+    let own = pair.split_once('=').map_or(pair, |(own, _)| own);
+    percent_decode_str(own).eq(name.bytes())
+}
+
+fn scrub_cookie(name: &str, fields: &mut impl Fields) {
+    let values = || fields.fields().get_all(COOKIE).iter();
+    let is_meant = |pair: &&[u8]| named(pair.trim_ascii(), name).is_some();
+    if !values().any(|field| field.as_bytes().split(|b| *b == b';').any(|pair| is_meant(&pair))) {
+        return;
+    }
+    let kept: Vec<Vec<u8>> = values()
+        .map(|field| {
+            let pairs = field.as_bytes().split(|b| *b == b';').filter(|pair| !is_meant(pair));
+            pairs.map(<[u8]>::trim_ascii).collect::<Vec<_>>().join(&b"; "[..])
+        })
+        .filter(|field| !field.is_empty())
+        .collect();
+    fields.remove(&COOKIE);
+    for field in kept {
+        if let Ok(value) = HeaderValue::from_bytes(&field) {
+            fields.append(COOKIE, value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        fields
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect()
+    }
+
+    fn one(text: &str) -> Presented<'_> {
+        Presented::One(text.into())
+    }
+
+    #[test]
+    fn a_bearer_is_one_credential_of_its_scheme() {
+        let is_bearer = |scheme: &str| scheme.eq_ignore_ascii_case("bearer");
+        for (fields, expected) in [
+            (&[][..], Presented::Absent),
+            (&[("authorization", "Bearer abc")], one("abc")),
+            (&[("authorization", "bearer   abc ")], one("abc")),
+            (&[("authorization", "Basic abc")], Presented::Absent),
+            (
+                &[("authorization", "Bearer")],
+                Presented::Malformed("the Authorization field has a scheme and no credential"),
+            ),
+            (
+                &[("authorization", "Bearer a"), ("authorization", "Basic b")],
+                Presented::Malformed("several Authorization fields"),
+            ),
+        ] {
+            let map = headers(fields);
+            assert_eq!(authorization(&map, is_bearer), expected, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn a_cookie_is_found_among_others_and_taken_out() {
+        let map = headers(&[("cookie", "a=1; session=xyz; b=2"), ("cookie", "session2=z")]);
+        assert_eq!(cookie(&map, "session"), one("xyz"));
+        assert_eq!(cookie(&map, "sess"), Presented::Absent);
+        let mut rest = map.clone();
+        scrub_cookie("session", &mut rest);
+        let left: Vec<_> = rest.get_all(COOKIE).iter().map(|v| v.to_str().unwrap()).collect();
+        assert_eq!(left, ["a=1; b=2", "session2=z"]);
+        let mut alone = headers(&[("cookie", "session=xyz")]);
+        scrub_cookie("session", &mut alone);
+        assert!(alone.is_empty());
+        let twice = headers(&[("cookie", "k=1"), ("cookie", "k=1")]);
+        assert!(matches!(cookie(&twice, "k"), Presented::Malformed(_)));
+    }
+
+    #[test]
+    fn a_parameter_is_found_however_its_name_is_escaped() {
+        assert_eq!(query("a=1&k%65y=se%63ret&b", "key"), one("secret"));
+        assert_eq!(query("a=1", "key"), Presented::Absent);
+        assert!(matches!(query("key=1&k%65y=2", "key"), Presented::Malformed(_)));
+        assert!(matches!(query("key=", "key"), Presented::Malformed(_)));
+        let place = Place::Query("key".into());
+        assert_eq!(place.scrub_query("a=1&k%65y=x&b"), "a=1&b");
+        assert_eq!(place.scrub_query("a=1&b"), "a=1&b");
+        assert_eq!(place.scrub_query("key=x"), "");
+    }
+}

@@ -1,0 +1,307 @@
+//! Who a request is from, and whether they may: authentication and authorisation.
+//!
+//! A policy of `policies.auth` knows one kind of credential ([`Auth`]). A route asks one or several of them, and then its
+//! conditions ([`Requirement`]). What comes out is one [`Identity`], or a refusal that tells a client how to authenticate.
+
+pub mod api_key;
+mod authorise;
+pub mod basic;
+pub mod certificate;
+mod challenge;
+pub mod config;
+mod credential;
+pub mod forward;
+pub mod introspection;
+pub mod jwt;
+mod requirement;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use challenge::Challenge;
+pub use config::{ClaimCondition, Config, RouteAuth, Rules};
+pub use credential::{Place, Presented};
+pub use requirement::{Decision, Quantity, Requirement};
+
+use super::Mode;
+use crate::config::{Build, Site, Spanned};
+use crate::egress;
+use crate::identity::Identity;
+use crate::reply::Kind;
+use crate::request::Request;
+use crate::state::Live;
+
+/// What a policy is compiled with.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// What outlives this snapshot.
+    pub live: &'a Live,
+    /// What the gateway may fetch.
+    pub egress: &'a Arc<egress::Policy>,
+    /// Errors and files.
+    pub build: &'a mut Build,
+}
+
+/// A policy: one kind of credential, and what makes it valid.
+#[derive(Debug)]
+pub struct Auth {
+    name: Arc<str>,
+    mode: Mode,
+    site: Site,
+    way: Way,
+}
+
+/// How it is proved.
+#[derive(Debug)]
+enum Way {
+    Jwt(Box<jwt::Jwt>),
+    ApiKey(Box<api_key::ApiKey>),
+    Introspection(Box<introspection::Introspection>),
+    Certificate(Box<certificate::Certificate>),
+    Forward(Box<forward::Forward>),
+    Basic(Box<basic::Basic>),
+}
+
+/// A request, and when it came.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The request.
+    pub request: &'a Request<'a>,
+    /// The name of its route.
+    pub route: &'a str,
+    /// By the wall clock: what tokens speak of.
+    pub now: SystemTime,
+}
+
+/// What a policy makes of a request's credential.
+#[derive(Debug)]
+pub enum Judgement {
+    /// The request presents none of this kind.
+    Absent,
+    /// It is valid: whose it is.
+    Known(Arc<Identity>),
+    /// It is presented, and not valid, or cannot be checked.
+    Refused(Denial),
+}
+
+/// Why a credential does not do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// What the client is told; it must not tell a wrong key from a revoked one.
+    pub kind: Kind,
+    /// A word for metrics, written in the code.
+    pub reason: &'static str,
+    /// What happened, for the log; never with the credential.
+    pub message: Cow<'static, str>,
+    /// `error` of the challenge (RFC 6750 §3.1): `invalid_token`, `invalid_request`, `use_dpop_nonce`, …; none where it has none.
+    pub error: Option<&'static str>,
+    /// More header fields for the answer: a DPoP nonce, what an external service said.
+    pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
+}
+
+impl Denial {
+    /// A credential that is not valid: 401, `invalid_token`.
+    pub fn invalid(reason: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Kind::Unauthorized, reason, message).with_error("invalid_token")
+    }
+
+    /// A credential that cannot be checked at the moment: 503.
+    pub fn unavailable(reason: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Kind::AuthorizerFailure, reason, message)
+    }
+
+    /// Of any kind.
+    pub fn new(kind: Kind, reason: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { kind, reason, message: message.into(), error: None, headers: Vec::new() }
+    }
+
+    /// With the `error` of its challenge.
+    #[must_use]
+    pub fn with_error(mut self, error: &'static str) -> Self {
+        self.error = Some(error);
+        self
+    }
+}
+
+impl Auth {
+    /// Compiles `policies.auth.NAME`. None when `build.errors` says why.
+    pub fn compile(name: &str, config: &Spanned<Config>, context: &mut Context<'_>) -> Option<Self> {
+        let errors_before = context.build.errors.errors().len();
+        let own: Arc<str> = format!("auth.{name}").into();
+        let way = compile_way(&own, config, context);
+        shadow_is_meant(name, config, context.build);
+        let sound = context.build.errors.errors().len() == errors_before;
+        way.filter(|_| sound).map(|way| Self { name: own, mode: config.mode, site: config.site.clone(), way })
+    }
+
+    /// `auth.NAME`
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Whether refusals are carried out.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Where it was written.
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// Why it may refuse: the words of its series.
+    pub fn reasons(config: &Config) -> Vec<&'static str> {
+        let mut reasons = requirement::REASONS.to_vec();
+        let own: &[&[&str]] = &[
+            config.jwt.as_ref().map_or(&[], |_| jwt::REASONS),
+            config.api_key.as_ref().map_or(&[], |_| api_key::REASONS),
+            config.introspection.as_ref().map_or(&[], |_| introspection::REASONS),
+            config.client_certificate.as_ref().map_or(&[], |_| certificate::REASONS),
+            config.forward.as_ref().map_or(&[], |_| forward::REASONS),
+            config.basic.as_ref().map_or(&[], |_| basic::REASONS),
+        ];
+        reasons.extend(own.iter().copied().flatten());
+        reasons
+    }
+
+    /// What this policy makes of the request. Waits for the network only where the kind of credential has to be asked about.
+    pub async fn judge(&self, asked: &Asked<'_>) -> Judgement {
+        match &self.way {
+            Way::Jwt(jwt) => jwt.judge(asked),
+            Way::ApiKey(key) => key.judge(asked),
+            Way::Introspection(introspection) => introspection.judge(asked).await,
+            Way::Certificate(certificate) => certificate.judge(asked),
+            Way::Forward(forward) => forward.judge(asked).await,
+            Way::Basic(basic) => basic.judge(asked).await,
+        }
+    }
+
+    /// Whether it reads tokens, of which those of the same place are one kind.
+    fn reads_tokens(&self) -> bool {
+        matches!(self.way, Way::Jwt(_) | Way::Introspection(_))
+    }
+
+    /// How a client may authenticate here: a challenge for each scheme.
+    fn challenges(&self) -> Vec<Challenge> {
+        let realm = self.name.strip_prefix("auth.").unwrap_or(&self.name);
+        let mut parameters = format!("realm=\"{realm}\"");
+        let bearer = |place: &Place| matches!(place, Place::Bearer).then_some("Bearer");
+        let schemes: &[&'static str] = match &self.way {
+            Way::Jwt(jwt) => match (bearer(jwt.place()), jwt.takes_proofs()) {
+                (Some(_), true) => &["Bearer", "DPoP"],
+                (Some(_), false) => &["Bearer"],
+                (None, _) => &["Token"],
+            },
+            Way::Introspection(introspection) => match bearer(introspection.place()) {
+                Some(_) => &["Bearer"],
+                None => &["Token"],
+            },
+            Way::ApiKey(_) => &["ApiKey"],
+            Way::Certificate(_) => &["ClientCertificate"],
+            Way::Basic(_) => &["Basic"],
+            Way::Forward(_) => &["Forward"],
+        };
+        if matches!(self.way, Way::Basic(_)) {
+            parameters.push_str(", charset=\"UTF-8\"");
+        }
+        schemes.iter().map(|scheme| Challenge { scheme, parameters: parameters.clone() }).collect()
+    }
+
+    /// The tokens' judge, where it is one.
+    fn as_jwt(&self) -> Option<&jwt::Jwt> {
+        match &self.way {
+            Way::Jwt(jwt) => Some(jwt),
+            _ => None,
+        }
+    }
+
+    /// Where its credential stands; none for what is no part of a request's head, or several parts.
+    fn place(&self) -> Option<&Place> {
+        match &self.way {
+            Way::Jwt(jwt) => Some(jwt.place()),
+            Way::ApiKey(key) => Some(key.place()),
+            Way::Introspection(introspection) => Some(introspection.place()),
+            Way::Basic(_) => Some(&Place::Basic),
+            Way::Certificate(_) | Way::Forward(_) => None,
+        }
+    }
+
+    /// Whether its credential goes no further than here: keys and passwords are for the gateway alone, tokens are for the upstream
+    /// too.
+    fn scrubs(&self) -> bool {
+        match &self.way {
+            Way::ApiKey(_) | Way::Basic(_) => true,
+            Way::Jwt(_) | Way::Introspection(_) | Way::Certificate(_) | Way::Forward(_) => false,
+        }
+    }
+}
+
+fn compile_way(name: &Arc<str>, config: &Spanned<Config>, context: &mut Context<'_>) -> Option<Way> {
+    let Config {
+        jwt,
+        api_key,
+        introspection,
+        client_certificate,
+        forward,
+        basic,
+        mode: _,
+        auth_shadow_is_public: _,
+    } = &config.value;
+    let given = [
+        jwt.is_some(),
+        api_key.is_some(),
+        introspection.is_some(),
+        client_certificate.is_some(),
+        forward.is_some(),
+        basic.is_some(),
+    ];
+    if given.iter().filter(|given| **given).count() != 1 {
+        context.build.errors.push(
+            &config.site,
+            &*config.path,
+            "a policy knows exactly one kind of credential",
+            "write one of `jwt`, `api_key`, `introspection`, `client_certificate`, `forward`, `basic`; a route's `any_of` \
+             takes several policies",
+        );
+        return None;
+    }
+    if let Some(config) = jwt {
+        return jwt::Jwt::compile(name, config, context).map(|way| Way::Jwt(Box::new(way)));
+    }
+    if let Some(config) = api_key {
+        return api_key::ApiKey::compile(name, config, context).map(|way| Way::ApiKey(Box::new(way)));
+    }
+    if let Some(config) = introspection {
+        return introspection::Introspection::compile(name, config, context)
+            .map(|way| Way::Introspection(Box::new(way)));
+    }
+    if let Some(config) = client_certificate {
+        return certificate::Certificate::compile(name, config, context)
+            .map(|way| Way::Certificate(Box::new(way)));
+    }
+    if let Some(config) = forward {
+        return forward::Forward::compile(name, config, context).map(|way| Way::Forward(Box::new(way)));
+    }
+    let config = basic.as_ref()?;
+    basic::Basic::compile(name, config, context).map(|way| Way::Basic(Box::new(way)))
+}
+
+/// Shadowed authentication is an open route: that is said twice.
+fn shadow_is_meant(name: &str, config: &Spanned<Config>, build: &mut Build) {
+    match (config.mode, config.auth_shadow_is_public) {
+        (Mode::Shadow, false) => build.errors.push(
+            &config.site,
+            format!("{}.mode", config.path),
+            format!("with `mode: shadow`, routes that use `{name}` are open to everybody"),
+            "write `auth_shadow_is_public: true` beside it if that is meant, or `mode: enforce`",
+        ),
+        (Mode::Enforce, true) => build.errors.push(
+            &config.site,
+            format!("{}.auth_shadow_is_public", config.path),
+            "nothing is shadowed here",
+            "remove it, or write `mode: shadow`",
+        ),
+        (Mode::Shadow, true) | (Mode::Enforce, false) => {}
+    }
+}

@@ -1,0 +1,387 @@
+//! What a route asks of who comes: which policies, all of them or one, and then its conditions.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use http::HeaderValue;
+use http::header::WWW_AUTHENTICATE;
+
+use super::authorise::Conditions;
+use super::challenge::Challenge;
+use super::credential::Presented;
+use super::{Asked, Auth, Denial, Judgement, Place, Rules, jwt};
+use crate::config::{Build, Site, Spanned};
+use crate::identity::Identity;
+use crate::policy::{Effects, Mode, Outcome, Step, Verdict};
+use crate::reply::{Kind, Refusal};
+use crate::request::{Fields, Request};
+
+/// The words that any policy may refuse with; each kind of credential adds its own.
+pub(super) const REASONS: &[&str] = &[
+    "missing",
+    "malformed",
+    "unknown_issuer",
+    "insufficient_scope",
+    "group",
+    "claim",
+    "address",
+    "time",
+    "expression",
+];
+
+/// What a route asks, compiled.
+#[derive(Debug)]
+pub struct Requirement {
+    site: Site,
+    /// Kinds of credentials, in the order written.
+    kinds: Box<[Kinds]>,
+    /// Whether each kind must be there; else one.
+    all: bool,
+    /// Whether a request with none passes.
+    anonymous: bool,
+    conditions: Conditions,
+    /// Enforced unless every policy is shadowed: a shadowed policy opens what it alone guards.
+    mode: Mode,
+}
+
+/// A kind of credential: policies that read tokens from the same place are one, and the token's issuer says which of them judges.
+#[derive(Debug)]
+enum Kinds {
+    Tokens {
+        place: Place,
+        /// Speaks for what no judge said.
+        first: Arc<Auth>,
+        judges: Box<[Arc<Auth>]>,
+        /// Who is asked about what is no token of these issuers.
+        opaque: Option<Arc<Auth>>,
+    },
+    One(Arc<Auth>),
+}
+
+/// Who a request is from, where it may pass.
+#[derive(Clone, Debug)]
+pub enum Decision {
+    /// Somebody who proved it.
+    Known(Arc<Identity>),
+    /// Nobody in particular, and that is allowed.
+    Anonymous,
+}
+
+impl Decision {
+    /// The identity, where there is one.
+    pub fn identity(&self) -> Option<&Arc<Identity>> {
+        match self {
+            Self::Known(identity) => Some(identity),
+            Self::Anonymous => None,
+        }
+    }
+}
+
+/// Whether one of several kinds, or all of them, must be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quantity {
+    /// `any_of`
+    One,
+    /// `all_of`
+    All,
+}
+
+impl Requirement {
+    /// From the policies that were found and the rules beside them. None when `build.errors` says why.
+    pub fn compile(
+        policies: Vec<Arc<Auth>>,
+        quantity: Quantity,
+        rules: &Spanned<Rules>,
+        build: &mut Build,
+    ) -> Option<Self> {
+        let errors_before = build.errors.errors().len();
+        let mut refuse =
+            |cause: String, cure: &str| build.errors.push(&rules.site, &*rules.path, cause, cure);
+        for (at, policy) in policies.iter().enumerate() {
+            if policies.iter().take(at).any(|other| Arc::ptr_eq(other, policy)) {
+                refuse(format!("`{}` is named twice", policy.name()), "name each policy once");
+            }
+        }
+        if rules.anonymous && quantity == Quantity::All {
+            refuse(
+                "`anonymous` lets pass who presents nothing, `all_of` nobody who lacks one".to_owned(),
+                "use `any_of`",
+            );
+        }
+        let proven = !(rules.scopes.is_empty() && rules.groups.is_empty() && rules.claims.is_empty());
+        if rules.anonymous && proven {
+            refuse(
+                "nobody anonymous has scopes, groups or claims".to_owned(),
+                "remove `anonymous`, or make a route of its own for it",
+            );
+        }
+        let conditions = Conditions::compile(rules, build);
+        if build.errors.errors().len() > errors_before {
+            return None;
+        }
+        let shadowed = policies.iter().all(|policy| policy.mode() == Mode::Shadow);
+        let kinds = group(policies);
+        if quantity == Quantity::All
+            && let Some(Kinds::Tokens { first, .. }) =
+                kinds.iter().find(|kind| matches!(kind, Kinds::Tokens { .. }))
+        {
+            build.errors.push(
+                &rules.site,
+                &*rules.path,
+                format!(
+                    "a request has one token where `{}` reads it, so it cannot have all of these",
+                    first.name()
+                ),
+                "use `any_of`, or let one of them read elsewhere (`from`)",
+            );
+            return None;
+        }
+        Some(Self {
+            site: rules.site.clone(),
+            all: quantity == Quantity::All,
+            anonymous: rules.anonymous,
+            conditions,
+            mode: if shadowed { Mode::Shadow } else { Mode::Enforce },
+            kinds,
+        })
+    }
+
+    /// Decides: every credential that is presented must be valid, the first one's identity is the request's, and every condition
+    /// must hold for it.
+    ///
+    /// # Errors
+    /// The refusal, with its challenges; none where shadowed policies alone refuse, which are noted in `effects`.
+    pub async fn decide(&self, asked: &Asked<'_>, effects: &mut Effects) -> Result<Decision, Refusal> {
+        let mut known: Option<(Arc<Identity>, &Arc<Auth>)> = None;
+        let mut absent = None;
+        for kind in &self.kinds {
+            let (by, judgement) = kind.judge(asked).await;
+            match judgement {
+                Judgement::Absent if absent.is_none() => absent = Some(by),
+                Judgement::Absent => {}
+                Judgement::Known(identity) => {
+                    effects.note(|| Step {
+                        name: Arc::clone(by.name()),
+                        outcome: "pass".into(),
+                        detail: format!("{} ({})", identity.id, identity.method.as_str()).into(),
+                        site: Some(by.site().clone()),
+                    });
+                    if known.is_none() {
+                        known = Some((identity, by));
+                    }
+                }
+                Judgement::Refused(denial) => {
+                    self.refuse(asked, effects, by, by.mode(), by.site(), denial)?;
+                    absent = absent.or(Some(by));
+                }
+            }
+        }
+        let lacks = match (&known, self.all) {
+            (None, _) => true,
+            (Some(_), all) => all && absent.is_some(),
+        };
+        match (lacks, absent) {
+            (true, Some(by)) if !(self.anonymous && known.is_none()) => {
+                let denial = Denial::new(
+                    Kind::MissingAuthenticationToken,
+                    "missing",
+                    "the request bears no credential of a kind that the route takes",
+                );
+                self.refuse(asked, effects, self.spokesman(by), self.mode, by.site(), denial)?;
+            }
+            _ => {}
+        }
+        let nobody;
+        let (identity, by, mode) = match &known {
+            Some((identity, by)) => (&**identity, Some(*by), by.mode()),
+            None => {
+                nobody = Identity::anonymous();
+                (&nobody, absent, self.mode)
+            }
+        };
+        if let (Err(denial), Some(by)) = (self.conditions.check(identity, asked), by) {
+            self.refuse(asked, effects, by, mode, &self.site, denial)?;
+        }
+        Ok(known.map_or(Decision::Anonymous, |(identity, _)| Decision::Known(identity)))
+    }
+
+    /// Who speaks for what none of the policies said: an enforced one where there is any.
+    fn spokesman<'a>(&'a self, by: &'a Arc<Auth>) -> &'a Arc<Auth> {
+        self.policies().find(|policy| policy.mode() == self.mode).unwrap_or(by)
+    }
+
+    fn refuse(
+        &self,
+        asked: &Asked<'_>,
+        effects: &mut Effects,
+        by: &Arc<Auth>,
+        mode: Mode,
+        site: &Site,
+        denial: Denial,
+    ) -> Result<(), Refusal> {
+        let outcome =
+            Outcome::Refuse { kind: denial.kind, reason: denial.reason, message: denial.message.clone() };
+        effects.judge(by.name(), mode, Verdict { outcome, site }).map_err(|mut refusal| {
+            refusal.headers.extend(self.challenges(asked, by, &denial));
+            refusal.headers.extend(denial.headers);
+            refusal
+        })
+    }
+
+    /// A challenge for each scheme that the route takes, once; for a 403 of a token's scope, the token's alone (RFC 6750 §3.1).
+    fn challenges(
+        &self,
+        asked: &Asked<'_>,
+        by: &Arc<Auth>,
+        denial: &Denial,
+    ) -> Vec<(http::HeaderName, HeaderValue)> {
+        let insufficient = denial.error == Some("insufficient_scope");
+        if denial.kind.status() != http::StatusCode::UNAUTHORIZED && !insufficient {
+            return Vec::new();
+        }
+        let metadata = metadata_address(asked.request);
+        let scopes = self.conditions.scopes();
+        let mut schemes: Vec<Challenge> = Vec::new();
+        for policy in self.policies().filter(|policy| !insufficient || Arc::ptr_eq(policy, by)) {
+            for challenge in policy.challenges() {
+                if !schemes.contains(&challenge) {
+                    schemes.push(challenge);
+                }
+            }
+        }
+        // The error is that of the credential that was presented: the other schemes are only offered.
+        let offered = Denial { error: None, ..denial.clone() };
+        let own = by.challenges();
+        schemes
+            .iter()
+            .filter_map(|challenge| {
+                let denial = if own.contains(challenge) { denial } else { &offered };
+                challenge.render(denial, scopes, metadata.as_deref())
+            })
+            .map(|value| (WWW_AUTHENTICATE, value))
+            .collect()
+    }
+
+    fn policies(&self) -> impl Iterator<Item = &Arc<Auth>> {
+        self.kinds.iter().flat_map(|kind| match kind {
+            Kinds::One(policy) => std::slice::from_ref(policy).iter().chain(None),
+            Kinds::Tokens { judges, opaque, .. } => judges.iter().chain(opaque.as_ref()),
+        })
+    }
+
+    /// Takes credentials out of what the upstream sees: those that are for the gateway alone.
+    pub fn scrub(&self, fields: &mut impl Fields) {
+        for place in self.scrubbed() {
+            place.scrub(fields);
+        }
+    }
+
+    /// The same for the query.
+    pub fn scrub_query<'q>(&self, query: &'q str) -> Cow<'q, str> {
+        self.scrubbed().fold(Cow::Borrowed(query), |query, place| match place.scrub_query(&query) {
+            Cow::Borrowed(_) => query,
+            Cow::Owned(rest) => Cow::Owned(rest),
+        })
+    }
+
+    fn scrubbed(&self) -> impl Iterator<Item = &Place> {
+        self.policies().filter(|policy| policy.scrubs()).filter_map(|policy| policy.place())
+    }
+}
+
+impl Kinds {
+    async fn judge<'s>(&'s self, asked: &Asked<'_>) -> (&'s Arc<Auth>, Judgement) {
+        match self {
+            Self::One(policy) => (policy, policy.judge(asked).await),
+            Self::Tokens { place, first, judges, opaque } => {
+                tokens(place, first, judges, opaque.as_ref(), asked).await
+            }
+        }
+    }
+}
+
+/// The token's issuer says who judges; what says none is for the introspection, where there is one.
+async fn tokens<'s>(
+    place: &Place,
+    first: &'s Arc<Auth>,
+    judges: &'s [Arc<Auth>],
+    opaque: Option<&'s Arc<Auth>>,
+    asked: &Asked<'_>,
+) -> (&'s Arc<Auth>, Judgement) {
+    let dpop = judges.iter().filter_map(|judge| judge.as_jwt()).any(jwt::Jwt::takes_proofs);
+    let token = match place.find(asked.request, dpop) {
+        Presented::Absent => return (first, Judgement::Absent),
+        Presented::Malformed(why) => {
+            let denial = Denial::new(Kind::Unauthorized, "malformed", why).with_error("invalid_request");
+            return (first, Judgement::Refused(denial));
+        }
+        Presented::One(token) => token,
+    };
+    let issuer = jwt::issuer_of(&token);
+    let meant =
+        judges.iter().find(|judge| judge.as_jwt().is_some_and(|jwt| issuer.as_deref() == Some(jwt.issuer())));
+    match (meant, opaque) {
+        (Some(judge), _) | (None, Some(judge)) => (judge, judge.judge(asked).await),
+        (None, None) => {
+            let denial = Denial::invalid("unknown_issuer", "the token is of no issuer that the route knows");
+            (first, Judgement::Refused(denial))
+        }
+    }
+}
+
+/// Policies by kind, each kind at the place of its first policy.
+fn group(policies: Vec<Arc<Auth>>) -> Box<[Kinds]> {
+    let mut kinds: Vec<Kinds> = Vec::new();
+    for policy in policies {
+        let place = policy.place().filter(|_| policy.reads_tokens()).cloned();
+        let Some(place) = place else {
+            kinds.push(Kinds::One(policy));
+            continue;
+        };
+        let same = kinds.iter_mut().find_map(|kind| match kind {
+            Kinds::Tokens { place: other, judges, opaque, .. } if *other == place => Some((judges, opaque)),
+            _ => None,
+        });
+        let first = Arc::clone(&policy);
+        let (judge, asked) =
+            if policy.as_jwt().is_some() { (Some(policy), None) } else { (None, Some(policy)) };
+        match same {
+            Some((judges, opaque)) => {
+                *judges = judges.iter().cloned().chain(judge).collect();
+                *opaque = opaque.take().or(asked);
+            }
+            None => {
+                kinds.push(Kinds::Tokens {
+                    place,
+                    first,
+                    judges: judge.into_iter().collect(),
+                    opaque: asked,
+                });
+            }
+        }
+    }
+    // A kind with one policy needs no look at the issuer.
+    kinds
+        .into_iter()
+        .map(|kind| match kind {
+            Kinds::Tokens { place, first, judges, opaque } => match (&*judges, opaque) {
+                ([only], None) => Kinds::One(Arc::clone(only)),
+                ([], Some(only)) => Kinds::One(only),
+                (_, opaque) => Kinds::Tokens { place, first, judges, opaque },
+            },
+            one @ Kinds::One(_) => one,
+        })
+        .collect()
+}
+
+/// The address of the resource's metadata (RFC 9728 §3.1): the well-known path stands between host and path.
+fn metadata_address(request: &Request<'_>) -> Option<String> {
+    let authority = request.target.authority();
+    if authority.is_empty() {
+        return None;
+    }
+    let scheme = if request.client.https { "https" } else { "http" };
+    let path = request.target.path();
+    let path = if matches!(path, "/" | "*") { "" } else { path };
+    Some(format!("{scheme}://{authority}/.well-known/oauth-protected-resource{path}"))
+}
