@@ -53,6 +53,14 @@ impl Policy {
         (build.errors.errors().len() == before).then_some(policy)
     }
 
+    /// Whether a URL may be fetched, as far as it tells by itself; what its name resolves to is judged at each fetch.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn may_fetch(&self, url: &str) -> Result<(), Failure> {
+        self.url(url).map(drop)
+    }
+
     /// Judges a URL by itself; its host, where that is an address, as one that is connected to.
     pub(super) fn url(&self, text: &str) -> Result<Target, Failure> {
         let url = Url::parse(text)

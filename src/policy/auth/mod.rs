@@ -168,7 +168,7 @@ impl Auth {
     /// What this policy makes of the request. Waits for the network only where the kind of credential has to be asked about.
     pub async fn judge(&self, asked: &Asked<'_>) -> Judgement {
         match &self.way {
-            Way::Jwt(jwt) => jwt.judge(asked),
+            Way::Jwt(jwt) => jwt.judge(asked).await,
             Way::ApiKey(key) => key.judge(asked),
             Way::Introspection(introspection) => introspection.judge(asked).await,
             Way::Certificate(certificate) => certificate.judge(asked),

@@ -1,57 +1,220 @@
-//! SKELETON
+//! Signed tokens (RFC 7519): taken apart, verified, remembered.
+//!
+//! The order, and why: what a token looks like costs nothing to check, so it comes first; then the algorithm, by the policy's list
+//! and by what the key is for; then the signature; only then what it says. A token that was good is remembered whole, until it
+//! expires, its key is gone, or it is revoked.
+
+mod algorithm;
+mod binding;
+mod claims;
+mod config;
+mod issuer;
+mod json;
+mod jwks;
+mod key;
+mod keys;
+mod token;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use schemars::JsonSchema;
-use serde::Deserialize;
+pub use algorithm::Algorithm;
+use claims::Rules;
+pub use config::{AudienceClaim, Config, Dpop, KeysConfig, TokenKind};
+pub use jwks::{Complaint, KeySet};
+use keys::Keys;
+pub use token::verify;
+use token::{Token, Unverified};
 
-use super::{Asked, Context, Judgement, Place};
-use crate::config::Spanned;
+pub(super) use token::issuer_of;
 
-pub(super) const REASONS: &[&str] = &[];
+use super::{Asked, Context, Denial, Judgement, Place, Presented};
+use crate::config::units::{Size, Time};
+use crate::config::{Build, Spanned};
+use crate::identity::Identity;
+use crate::reply::Kind;
 
-/// As written.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Config {}
+/// Why a token may be refused.
+pub(super) const REASONS: &[&str] = &[
+    "token_size",
+    "token_form",
+    "token_header",
+    "token_algorithm",
+    "token_type",
+    "unknown_key",
+    "signature",
+    "issuer",
+    "audience",
+    "claims",
+    "expired",
+    "too_old",
+    "not_yet_valid",
+    "binding",
+    "keys_unavailable",
+];
 
-/// Compiled.
+const LEEWAY_MAX: Duration = Duration::from_secs(60);
+
+/// A policy that knows tokens of one issuer.
 #[derive(Debug)]
 pub(super) struct Jwt {
     place: Place,
+    algorithms: Box<[Algorithm]>,
+    bytes_max: usize,
+    keys: Keys,
+    rules: Rules,
+    dpop: Dpop,
 }
 
 impl Jwt {
+    /// Compiles `policies.auth.NAME.jwt`. None when `build.errors` says why.
     pub(super) fn compile(
-        _name: &Arc<str>,
-        _config: &Spanned<Config>,
-        _context: &mut Context<'_>,
+        name: &Arc<str>,
+        config: &Spanned<Config>,
+        context: &mut Context<'_>,
     ) -> Option<Self> {
-        None
+        check(config, context.build);
+        let place =
+            Place::compile(&config.from, &format!("{}.from", config.path), &config.site, context.build);
+        let keys = Keys::compile(config, context);
+        let text = |text: &String| text.as_str().into();
+        let rules = Rules {
+            policy: Arc::clone(name),
+            issuer: config.issuer.as_ref()?.as_str().into(),
+            audiences: config.audiences.iter().map(|audience| audience.as_str().into()).collect(),
+            audience_claim: config.audience_claim,
+            kind: config.kind,
+            leeway: config.leeway.0,
+            max_age: config.max_age.as_option().map(|age| age.0),
+            subject_claim: text(&config.subject_claim),
+            scope_claims: config.scope_claims.iter().map(text).collect(),
+            groups_claim: text(&config.groups_claim),
+            plan_claim: config.plan_claim.as_option().map(text),
+        };
+        Some(Self {
+            place: place?,
+            algorithms: config.algorithms.as_slice().into(),
+            bytes_max: usize::try_from(config.max_bytes.0).unwrap_or(usize::MAX),
+            keys: keys?,
+            rules,
+            dpop: config.dpop,
+        })
     }
 
+    /// Where its tokens stand.
     pub(super) fn place(&self) -> &Place {
         &self.place
     }
 
-    pub(super) fn judge(&self, _asked: &Asked<'_>) -> Judgement {
-        Judgement::Absent
-    }
-}
-
-impl Jwt {
     /// Whether tokens bound by a proof (RFC 9449) are taken.
     pub(super) fn takes_proofs(&self) -> bool {
-        false
+        self.dpop != Dpop::None
     }
 
     /// `iss`
     pub(super) fn issuer(&self) -> &str {
-        ""
+        &self.rules.issuer
+    }
+
+    /// What it makes of a request. Waits only where an issuer's keys have to be waited for.
+    pub(super) async fn judge(&self, asked: &Asked<'_>) -> Judgement {
+        let token = match self.place.find(asked.request, self.takes_proofs()) {
+            Presented::Absent => return Judgement::Absent,
+            Presented::Malformed(why) => {
+                let denial = Denial::new(Kind::Unauthorized, "malformed", why).with_error("invalid_request");
+                return Judgement::Refused(denial);
+            }
+            Presented::One(token) => token,
+        };
+        match self.recognise(&token, asked).await {
+            Ok(identity) => Judgement::Known(identity),
+            Err(denial) => Judgement::Refused(denial),
+        }
+    }
+
+    async fn recognise(&self, text: &str, asked: &Asked<'_>) -> Result<Arc<Identity>, Denial> {
+        let token = Token::parse(text, &self.algorithms, self.bytes_max)?;
+        self.verify(&token).await?;
+        let accepted = self.rules.check(token.kind(), token.claims()?, asked.now)?;
+        if let Some(bound) = &accepted.confirmation.certificate {
+            binding::certificate(bound, asked.request)?;
+        }
+        Ok(Arc::new(accepted.identity))
+    }
+
+    /// Verifies the signature; where the key is not known, after asking the issuer.
+    async fn verify(&self, token: &Token<'_>) -> Result<(), Denial> {
+        let unavailable = || Denial::unavailable("keys_unavailable", "the issuer's keys are not known");
+        let mut set = self.keys.first().await.ok_or_else(unavailable)?;
+        loop {
+            let unverified = match token.verify(&set) {
+                Ok(_) => return Ok(()),
+                Err(unverified) => unverified,
+            };
+            match unverified {
+                Unverified::Signature => {
+                    return Err(Denial::invalid("signature", "no key of the issuer's has signed the token"));
+                }
+                Unverified::UnknownKey => match self.keys.after_unknown(set.generation()).await {
+                    Some(newer) if newer.generation() != set.generation() => set = newer,
+                    _ => {
+                        return Err(Denial::invalid(
+                            "unknown_key",
+                            "the token names a key that the issuer does not have",
+                        ));
+                    }
+                },
+            }
+        }
     }
 }
 
-/// The issuer that a token names, nothing of it verified; none where it is no token in form.
-pub(super) fn issuer_of(_token: &str) -> Option<String> {
-    None
+/// What is wrong with the configuration, apart from its keys.
+fn check(config: &Spanned<Config>, build: &mut Build) {
+    let mut refuse = |key: &str, cause: String, cure: &str| {
+        build.errors.push(&config.site, format!("{}.{key}", config.path), cause, cure);
+    };
+    if config.issuer.as_ref().is_none_or(|issuer| issuer.is_empty()) {
+        let cause = "tokens of any issuer would be taken whose keys these are";
+        refuse(
+            "issuer",
+            cause.to_owned(),
+            "write what the tokens have in `iss`, such as `https://id.example.com`",
+        );
+    }
+    if config.audiences.is_empty() || config.audiences.iter().any(|audience| audience.is_empty()) {
+        let cause = "tokens that were issued for other services would be taken";
+        refuse("audiences", cause.to_owned(), "write what the tokens have in `aud`, such as `[orders]`");
+    }
+    if config.algorithms.is_empty() {
+        refuse("algorithms", "no token could be verified".to_owned(), "write such as `[ES256, RS256]`");
+    }
+    if config.leeway.0 > LEEWAY_MAX {
+        let cause = format!("{} is more than clocks differ by, and lets expired tokens pass", config.leeway);
+        refuse("leeway", cause, "write at most `60s`, and set the clocks");
+    }
+    if let Some(age) = config.max_age.as_option().filter(|age| age.0.is_zero()) {
+        refuse("max_age", format!("{age} is older than no token"), "write such as `1h`, or `none`");
+    }
+    if !(256..=64 << 10).contains(&config.max_bytes.0) {
+        let cause = format!("{} is out of range", config.max_bytes);
+        refuse("max_bytes", cause, "write a size from `256B` to `64KiB`");
+    }
+    if config.cache.0 > 1 << 30 {
+        let cause = format!("{} is out of range", config.cache);
+        refuse("cache", cause, "write a size from `0B` (nothing is remembered) to `1GiB`");
+    }
+    let names = [&config.subject_claim, &config.groups_claim];
+    if names
+        .into_iter()
+        .chain(&config.scope_claims)
+        .chain(config.plan_claim.as_option())
+        .any(String::is_empty)
+    {
+        refuse("subject_claim", "the name of a claim is empty".to_owned(), "write such as `sub`");
+    }
+    if config.dpop_nonce && config.dpop == Dpop::None {
+        let cause = "there are no proofs that could have a nonce";
+        refuse("dpop_nonce", cause.to_owned(), "remove it, or write `dpop: optional` or `dpop: required`");
+    }
 }

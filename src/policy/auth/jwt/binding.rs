@@ -1,0 +1,63 @@
+//! Tokens that are bound to whom they were issued to (`cnf`, RFC 7800 §3.1): to a client certificate (RFC 8705 §3), or to a key of
+//! which each request has a proof (RFC 9449 §6).
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::Value;
+
+use crate::policy::auth::Denial;
+use crate::request::Request;
+
+/// Whom a token is bound to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Confirmation {
+    /// SHA-256 of the client certificate.
+    pub(super) certificate: Option<[u8; 32]>,
+    /// The thumbprint of the key that proofs are signed with (RFC 7638), base64url.
+    pub(super) key: Option<Box<str>>,
+}
+
+impl Confirmation {
+    /// From the claim. A way of confirming that is not known is one that cannot be checked.
+    ///
+    /// # Errors
+    /// It is no object of `x5t#S256` and `jkt`.
+    pub(super) fn parse(claim: Option<&Value>) -> Result<Self, Denial> {
+        let refuse =
+            || Denial::invalid("binding", "`cnf` is not known, or not of the form of RFC 8705 and RFC 9449");
+        let Some(claim) = claim else { return Ok(Self::default()) };
+        let members = claim.as_object().filter(|members| !members.is_empty()).ok_or_else(refuse)?;
+        let mut own = Self::default();
+        for (name, value) in members {
+            let text = value.as_str().ok_or_else(refuse)?;
+            let hash: [u8; 32] =
+                URL_SAFE_NO_PAD.decode(text).ok().and_then(|hash| hash.try_into().ok()).ok_or_else(refuse)?;
+            match name.as_str() {
+                "x5t#S256" => own.certificate = Some(hash),
+                "jkt" => own.key = Some(text.into()),
+                _ => return Err(refuse()),
+            }
+        }
+        Ok(own)
+    }
+}
+
+/// Whether the request comes over a connection of the certificate that the token is bound to.
+///
+/// # Errors
+/// It does not.
+pub(super) fn certificate(bound: &[u8; 32], request: &Request<'_>) -> Result<(), Denial> {
+    let own = request.connection.tls.as_ref().and_then(|tls| certificate_hash(tls));
+    if own.is_some_and(|own| aws_lc_rs::constant_time::verify_slices_are_equal(&own, bound).is_ok()) {
+        return Ok(());
+    }
+    Err(Denial::invalid(
+        "binding",
+        "the token is bound to a client certificate that the connection does not have",
+    ))
+}
+
+/// SHA-256 of the client certificate of a connection.
+fn certificate_hash(_tls: &crate::request::TlsFacts) -> Option<[u8; 32]> {
+    None
+}

@@ -1,0 +1,224 @@
+//! What a verified token must say (RFC 7519 §4, RFC 9068 §4, RFC 8725 §3), and whose it is then.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value};
+
+use super::binding::Confirmation;
+use super::config::{AudienceClaim, TokenKind};
+use crate::identity::{Identity, Method};
+use crate::policy::auth::Denial;
+use crate::reply::Kind;
+
+/// The last second of the year 9999. Whoever means milliseconds, or for ever, is beyond.
+const LATEST: f64 = 253_402_300_799.0;
+/// Claims that ID tokens have and access tokens do not (OpenID Connect Core 1.0 §2, §3.3.2.11).
+const OF_ID_TOKENS: [&str; 4] = ["nonce", "at_hash", "c_hash", "s_hash"];
+/// What issuers write into other tokens of theirs, in claims of their own.
+const OTHER_KINDS: [(&str, &[&str]); 2] =
+    [("token_use", &["id"]), ("typ", &["ID", "Refresh", "Offline", "Logout", "Registration"])];
+
+/// What tokens must say.
+#[derive(Debug)]
+pub(super) struct Rules {
+    /// `auth.NAME`
+    pub(super) policy: Arc<str>,
+    pub(super) issuer: Box<str>,
+    pub(super) audiences: Box<[Box<str>]>,
+    pub(super) audience_claim: AudienceClaim,
+    pub(super) kind: TokenKind,
+    pub(super) leeway: Duration,
+    pub(super) max_age: Option<Duration>,
+    pub(super) subject_claim: Box<str>,
+    pub(super) scope_claims: Box<[Box<str>]>,
+    pub(super) groups_claim: Box<str>,
+    pub(super) plan_claim: Option<Box<str>>,
+}
+
+/// A token that is good, as far as it tells.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub(super) identity: Identity,
+    /// Until when, with the leeway, in seconds since 1970.
+    pub(super) until: f64,
+    /// Its own id.
+    pub(super) jti: Option<Box<str>>,
+    /// Whom it is bound to.
+    pub(super) confirmation: Confirmation,
+}
+
+impl Rules {
+    /// Checks the claims of a token whose header says that it is of this `kind` (`typ`).
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub(super) fn check(
+        &self,
+        kind: Option<&str>,
+        claims: Map<String, Value>,
+        now: SystemTime,
+    ) -> Result<Accepted, Denial> {
+        self.is_of_kind(kind, &claims)?;
+        match claims.get("iss") {
+            Some(Value::String(issuer)) if **issuer == *self.issuer => {}
+            Some(Value::String(_)) => {
+                return Err(Denial::invalid("issuer", "`iss` is not the policy's issuer"));
+            }
+            _ => return Err(claim("`iss` is missing, or no text")),
+        }
+        self.is_for_us(&claims)?;
+        let until = self.is_timely(&claims, seconds(now))?;
+        let jti = optional_text(&claims, "jti")?.map(Into::into);
+        let confirmation = Confirmation::parse(claims.get("cnf"))?;
+        Ok(Accepted { identity: self.identity(claims)?, until, jti, confirmation })
+    }
+
+    fn is_of_kind(&self, kind: Option<&str>, claims: &Map<String, Value>) -> Result<(), Denial> {
+        let is = |wanted: &str| kind.is_some_and(|kind| kind.eq_ignore_ascii_case(wanted));
+        let good = match self.kind {
+            TokenKind::Any => return Ok(()),
+            TokenKind::AtJwt => is("at+jwt"),
+            TokenKind::AccessToken => kind.is_none() || is("at+jwt") || is("jwt"),
+        };
+        if !good {
+            return Err(Denial::invalid(
+                "token_type",
+                "the token's `typ` is not one that the policy's `type` takes",
+            ));
+        }
+        let foreign = OTHER_KINDS.iter().any(|(name, words)| {
+            claims.get(*name).and_then(Value::as_str).is_some_and(|word| words.contains(&word))
+        });
+        if foreign || OF_ID_TOKENS.iter().any(|name| claims.contains_key(*name)) {
+            let why = "it is an ID token or another kind, by its claims, and no access token";
+            return Err(Denial::invalid("token_type", why));
+        }
+        Ok(())
+    }
+
+    fn is_for_us(&self, claims: &Map<String, Value>) -> Result<(), Denial> {
+        let ours = |text: &str| self.audiences.iter().any(|own| **own == *text);
+        let name = self.audience_claim;
+        let found = match (name, claims.get(name.as_str())) {
+            (_, Some(Value::String(text))) => ours(text),
+            (AudienceClaim::Aud, Some(Value::Array(list))) => {
+                if list.is_empty() || !list.iter().all(Value::is_string) {
+                    return Err(claim("`aud` is a list of something else than texts"));
+                }
+                list.iter().filter_map(Value::as_str).any(ours)
+            }
+            _ => return Err(claim("the claim with the audience is missing, or of another type")),
+        };
+        if found { Ok(()) } else { Err(Denial::invalid("audience", "the token is for none of `audiences`")) }
+    }
+
+    /// Until when it is good.
+    fn is_timely(&self, claims: &Map<String, Value>, now: f64) -> Result<f64, Denial> {
+        let leeway = self.leeway.as_secs_f64();
+        let Some(expires) = time(claims, "exp")? else { return Err(claim("`exp` is missing")) };
+        let (begins, issued) = (time(claims, "nbf")?, time(claims, "iat")?);
+        let mut until = expires + leeway;
+        if now >= until {
+            return Err(expired());
+        }
+        if begins.is_some_and(|begins| begins > now + leeway) {
+            return Err(Denial::invalid("not_yet_valid", "the token is not yet valid (`nbf`)"));
+        }
+        if issued.is_some_and(|issued| issued > now + leeway) {
+            return Err(Denial::invalid("not_yet_valid", "the token was issued in the future (`iat`)"));
+        }
+        if let Some(age) = self.max_age {
+            let Some(issued) = issued else { return Err(claim("`iat` is missing, which `max_age` needs")) };
+            until = until.min(issued + age.as_secs_f64() + leeway);
+            if now >= until {
+                return Err(Denial::new(Kind::ExpiredToken, "too_old", "the token is older than `max_age`")
+                    .with_error("invalid_token"));
+            }
+        }
+        Ok(until)
+    }
+
+    fn identity(&self, claims: Map<String, Value>) -> Result<Identity, Denial> {
+        let id = match claims.get(&*self.subject_claim) {
+            Some(Value::String(id)) if !id.is_empty() => id.as_str(),
+            _ => return Err(claim("the claim with the subject is missing, empty, or no text")),
+        };
+        let mut identity = Identity::new(id, Method::Jwt, Arc::clone(&self.policy));
+        identity.issuer = Some(self.issuer.clone());
+        let scopes = self.scope_claims.iter().find_map(|name| claims.get(&**name));
+        identity.scopes = scopes.map(words).unwrap_or_default();
+        identity.groups = find(&claims, &self.groups_claim).map(elements).unwrap_or_default();
+        let plan = self.plan_claim.as_deref().and_then(|name| find(&claims, name));
+        identity.plan = plan.and_then(Value::as_str).map(Into::into);
+        let caller = ["client_id", "azp"].iter().find_map(|name| claims.get(*name).and_then(Value::as_str));
+        identity.caller = caller.map(Into::into);
+        identity.claims = claims;
+        Ok(identity)
+    }
+}
+
+/// A token that was good and is no longer.
+pub(super) fn expired() -> Denial {
+    Denial::new(Kind::ExpiredToken, "expired", "the token has expired").with_error("invalid_token")
+}
+
+/// Seconds since 1970.
+pub(super) fn seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+fn claim(why: &'static str) -> Denial {
+    Denial::invalid("claims", why)
+}
+
+/// A NumericDate (RFC 7519 §2): a number, with a fraction if it likes, between 1970 and 9999.
+pub(super) fn time(claims: &Map<String, Value>, name: &str) -> Result<Option<f64>, Denial> {
+    match claims.get(name) {
+        None => Ok(None),
+        Some(Value::Number(number)) => match number.as_f64() {
+            Some(time) if (0.0..=LATEST).contains(&time) => Ok(Some(time)),
+            _ => Err(claim("a time is before 1970 or after 9999")),
+        },
+        Some(_) => Err(claim("a time is no number")),
+    }
+}
+
+pub(super) fn optional_text<'c>(
+    claims: &'c Map<String, Value>,
+    name: &str,
+) -> Result<Option<&'c str>, Denial> {
+    match claims.get(name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(claim("a claim that must be a text is none")),
+    }
+}
+
+/// Words of a text (RFC 8693 §4.2), or elements of a list; none of what is neither.
+fn words(value: &Value) -> Box<[Box<str>]> {
+    match value {
+        Value::String(text) => text.split(' ').filter(|word| !word.is_empty()).map(Into::into).collect(),
+        other => elements(other),
+    }
+}
+
+/// Elements of a list of texts, or a text; none where one is no text.
+fn elements(value: &Value) -> Box<[Box<str>]> {
+    match value {
+        Value::String(text) => Box::new([text.as_str().into()]),
+        Value::Array(list) if list.iter().all(Value::is_string) => {
+            list.iter().filter_map(Value::as_str).map(Into::into).collect()
+        }
+        _ => Box::default(),
+    }
+}
+
+/// A claim of the whole name first: `https://example.com/groups` has dots of its own.
+fn find<'c>(claims: &'c Map<String, Value>, name: &str) -> Option<&'c Value> {
+    claims.get(name).or_else(|| {
+        let mut steps = name.split('.');
+        let first = claims.get(steps.next()?)?;
+        steps.try_fold(first, |value, step| value.get(step))
+    })
+}

@@ -1,0 +1,133 @@
+//! JSON in which every name stands once. RFC 7519 §4 leaves it to the reader whether of two equal names the first or the last
+//! counts; two readers that choose differently are how a token says one thing here and another behind.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+/// An object, and nothing behind it. No name twice, at any depth; numbers that fit; at most 128 deep (serde_json's own bound).
+///
+/// # Errors
+/// What is wrong, without what stands there.
+pub(super) fn object(text: &[u8]) -> Result<Map<String, Value>, &'static str> {
+    let mut reader = serde_json::Deserializer::from_slice(text);
+    let value = Strict.deserialize(&mut reader).map_err(|error| {
+        if error.is_data() { "a name stands twice, or a number is out of range" } else { "it is not JSON" }
+    })?;
+    reader.end().map_err(|_| "something stands behind the JSON")?;
+    match value {
+        Value::Object(map) => Ok(map),
+        _ => Err("it is JSON, but no object"),
+    }
+}
+
+/// Reads a [`Value`], and refuses a name that stands twice.
+struct Strict;
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number that is none"))
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+
+    fn visit_string<E: Error>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element_seed(Self)? {
+            list.push(item);
+        }
+        Ok(Value::Array(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some(name) = entries.next_key::<String>()? {
+            let value = entries.next_value_seed(Self)?;
+            if map.insert(name, value).is_some() {
+                return Err(A::Error::custom("a name stands twice"));
+            }
+        }
+        Ok(Value::Object(map))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_is_read_as_serde_json_reads_it() {
+        let text =
+            r#"{"a": [1, -2, 2.5, 1e3, "x\u00e4", null, true], "b": {"a": {}, "c": 18446744073709551615}}"#;
+        let expected: Value = serde_json::from_str(text).unwrap();
+        assert_eq!(Value::Object(object(text.as_bytes()).unwrap()), expected);
+        assert!(object(b" { } \n").unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_has_two_readings_is_refused() {
+        for text in [
+            r#"{"a": 1, "a": 1}"#,
+            r#"{"a": 1, "\u0061": 2}"#,
+            r#"{"x": {"a": 1, "b": 2, "a": 3}}"#,
+            r#"{"x": [{"a": 1, "a": 3}]}"#,
+            r#"{"a": 1e999}"#,
+            r#"{"a": NaN}"#,
+            r#"{"a": 01}"#,
+            r#"{"a": 1} {"b": 2}"#,
+            r#"{"a": 1}x"#,
+            r#"{"a": 1,}"#,
+            r#"{'a': 1}"#,
+            "{\"a\": \"\u{0}\"}",
+            "\u{feff}{}",
+            "[]",
+            "\"a\"",
+            "1",
+            "null",
+            "",
+            "{",
+        ] {
+            assert!(object(text.as_bytes()).is_err(), "{text}");
+        }
+        assert!(object(b"{\"a\": \"\xff\"}").is_err(), "not UTF-8");
+        let deep = format!("{{\"a\": {}{}}}", "[".repeat(200), "]".repeat(200));
+        assert!(object(deep.as_bytes()).is_err(), "too deep");
+    }
+}

@@ -1,0 +1,203 @@
+//! Where a policy's keys come from, and what they are now.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::Guard;
+
+use super::config::{Config, KeysConfig};
+use super::issuer::{Issuer, Schedule, Source};
+use super::jwks::KeySet;
+use crate::config::units::Time;
+use crate::config::{Build, Spanned, unreadable};
+use crate::policy::auth::Context;
+
+/// The fewest bytes of a secret.
+const SECRET_BYTES_MIN: usize = 32;
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(60 * 60);
+
+/// A policy's keys.
+#[derive(Debug)]
+pub(super) enum Keys {
+    /// Those of a file or a secret: another file is another snapshot.
+    Fixed(Arc<KeySet>),
+    /// Those of an issuer, fetched in the background.
+    Live(Arc<Issuer>),
+}
+
+/// The keys as they are now, held without counting.
+pub(super) enum Current<'a> {
+    Fixed(&'a KeySet),
+    Live(Guard<Option<Arc<KeySet>>>),
+}
+
+impl Current<'_> {
+    /// None while an issuer's keys are not known.
+    pub(super) fn set(&self) -> Option<&KeySet> {
+        match self {
+            Self::Fixed(set) => Some(set),
+            Self::Live(guard) => guard.as_deref(),
+        }
+    }
+}
+
+impl Keys {
+    /// From what was written. None when `build.errors` says why.
+    pub(super) fn compile(config: &Config, context: &mut Context<'_>) -> Option<Self> {
+        let keys = &config.keys;
+        check_times(keys, context.build);
+        let symmetric = config.algorithms.iter().filter(|algorithm| algorithm.is_symmetric()).count();
+        let mut refuse =
+            |at: &str, cause: String, cure: &str| context.build.errors.push(&keys.site, at, cause, cure);
+        let discovers = keys.discovery.unwrap_or(false);
+        let sources = [discovers, keys.url.is_some(), keys.file.is_some(), keys.secret.is_some()];
+        let count = sources.iter().filter(|given| **given).count();
+        if count > 1 || (count == 0 && keys.discovery == Some(false)) {
+            refuse(
+                &keys.path,
+                "keys come from exactly one place".to_owned(),
+                "write one of `{discovery: true}`, `{url: https://…}`, `{file: jwks.json}`, `{secret: \"${env:NAME}\"}`",
+            );
+            return None;
+        }
+        if keys.secret.is_none() && symmetric > 0 {
+            let cause =
+                "whoever has the public keys could sign tokens with `HS256` and the like: they need a secret";
+            refuse(
+                &keys.path,
+                cause.to_owned(),
+                "remove them from `algorithms`, or write `keys: {secret: \"${env:NAME}\"}`",
+            );
+            return None;
+        }
+        if keys.secret.is_some() && symmetric < config.algorithms.len() {
+            let cause = "a secret verifies `HS256`, `HS384` and `HS512`, and `algorithms` names others";
+            refuse(
+                &keys.path,
+                cause.to_owned(),
+                "write such as `algorithms: [HS256]`, and a policy of its own for other algorithms",
+            );
+            return None;
+        }
+        let schedule = Schedule {
+            refresh: keys.refresh.0,
+            cooldown: keys.cooldown.0,
+            stale_keys_max: keys.stale_keys_max.0,
+        };
+        match (&keys.url, &keys.file, &keys.secret) {
+            (Some(url), _, _) => {
+                may_be_fetched(url, context)?;
+                Some(Self::Live(Issuer::find(&Source::Url(url.value.clone()), schedule, context)))
+            }
+            (None, Some(file), _) => read(file, context.build).map(|set| Self::Fixed(Arc::new(set))),
+            (None, None, Some(secret)) => {
+                if secret.len() < SECRET_BYTES_MIN {
+                    let cause = format!("the secret has {} bytes, and can be guessed", secret.len());
+                    let cure = "use 32 random bytes or more: `openssl rand -base64 48`";
+                    context.build.errors.push(&secret.site, &*secret.path, cause, cure);
+                    return None;
+                }
+                let wanted = config.algorithms.iter().filter_map(|algorithm| algorithm.secret_bytes()).max();
+                if let Some(wanted) = wanted.filter(|wanted| secret.len() < *wanted) {
+                    let cause = format!(
+                        "the secret has {} bytes, the longest hash of `algorithms` {wanted}",
+                        secret.len()
+                    );
+                    let cure = "use a secret as long as the hash (RFC 7518 §3.2), or `HS256` alone";
+                    context.build.errors.warn(&secret.site, &*secret.path, cause, cure);
+                }
+                Some(Self::Fixed(Arc::new(KeySet::of_secret(secret.as_bytes()))))
+            }
+            (None, None, None) => {
+                let issuer = config.issuer.as_ref()?;
+                may_be_fetched(issuer, context)?;
+                let source = Source::Discovery { issuer: issuer.value.clone() };
+                Some(Self::Live(Issuer::find(&source, schedule, context)))
+            }
+        }
+    }
+
+    /// The keys as they are now.
+    pub(super) fn current(&self) -> Current<'_> {
+        match self {
+            Self::Fixed(set) => Current::Fixed(set),
+            Self::Live(issuer) => Current::Live(issuer.current()),
+        }
+    }
+
+    /// The keys, to hold on to; waits a bounded time for the first ones of an issuer.
+    pub(super) async fn first(&self) -> Option<Arc<KeySet>> {
+        match self {
+            Self::Fixed(set) => Some(Arc::clone(set)),
+            Self::Live(issuer) => issuer.first().await,
+        }
+    }
+
+    /// A token names a key that is not in the set of generation `seen`: another set, if the issuer has one.
+    pub(super) async fn after_unknown(&self, seen: u64) -> Option<Arc<KeySet>> {
+        match self {
+            Self::Fixed(_) => None,
+            Self::Live(issuer) => issuer.after_unknown(seen).await,
+        }
+    }
+}
+
+fn read(file: &Spanned<String>, build: &mut Build) -> Option<KeySet> {
+    let path = build.files.resolve(&file.site, file);
+    let set = match build.files.read(&path) {
+        Ok(content) => {
+            KeySet::parse(&content).map_err(|cause| format!("`{}` is no JWKS: {cause}", path.display()))
+        }
+        Err(error) => Err(format!("cannot read `{}`: {}", path.display(), unreadable(&error))),
+    };
+    let set = match set {
+        Ok(set) => set,
+        Err(cause) => {
+            build.errors.push(
+                &file.site,
+                &*file.path,
+                cause,
+                "name a file such as `{\"keys\": [{\"kty\": \"EC\", …}]}`",
+            );
+            return None;
+        }
+    };
+    for complaint in set.complaints() {
+        let cause = format!("`{}`: {complaint}", path.display());
+        if set.is_empty() {
+            build.errors.push(&file.site, &*file.path, cause, "a set needs a public key that verifies");
+        } else {
+            build.errors.warn(&file.site, &*file.path, cause, "remove the key from the file, or mend it");
+        }
+    }
+    if set.is_empty() && set.complaints().is_empty() {
+        let cause = format!("`{}` has no keys, so no token could be verified", path.display());
+        build.errors.push(&file.site, &*file.path, cause, "a set needs a public key that verifies");
+    }
+    (!set.is_empty()).then_some(set)
+}
+
+/// Whether `server.egress` lets this be fetched, as far as the URL tells.
+fn may_be_fetched(written: &Spanned<String>, context: &mut Context<'_>) -> Option<()> {
+    let Err(failure) = context.egress.may_fetch(written) else { return Some(()) };
+    let cause = format!("`{}` may not be fetched: {}", written.value, failure.message);
+    let cure = "write a URL that begins with `https://`, or list its host in `server.egress.allow`";
+    context.build.errors.push(&written.site, &*written.path, cause, cure);
+    None
+}
+
+fn check_times(keys: &Spanned<KeysConfig>, build: &mut Build) {
+    let mut check = |name: &str, time: Time, range: RangeInclusive<Duration>| {
+        if !range.contains(&time.0) {
+            let cause = format!("{time} is out of range");
+            let cure =
+                format!("write a duration from `{}` to `{}`", Time(*range.start()), Time(*range.end()));
+            build.errors.push(&keys.site, format!("{}.{name}", keys.path), cause, cure);
+        }
+    };
+    check("refresh", keys.refresh, SECOND..=24 * HOUR);
+    check("cooldown", keys.cooldown, SECOND..=600 * SECOND);
+    check("stale_keys_max", keys.stale_keys_max, Duration::ZERO..=30 * 24 * HOUR);
+}
