@@ -388,7 +388,7 @@ mod tests {
     use super::*;
     use crate::canonical::Target;
     use crate::config::Site;
-    use crate::identity::{Identity, Method};
+    use crate::identity::{self, Identity};
     use crate::record::ClientCertificate;
     use crate::request::{Protocol, RequestId};
 
@@ -416,7 +416,7 @@ mod tests {
         record.route = Some(route());
         record.client = Some("192.0.2.7".parse().unwrap());
         record.user_agent = Some(HeaderValue::from_bytes(b"curl/8 \"x\" \xff\t").unwrap());
-        record.identity = Some(Arc::new(Identity::new("alice", Method::Jwt, "auth.staff".into())));
+        record.identity = Some(Arc::new(Identity::new("alice", identity::Method::Jwt, "auth.staff".into())));
         record.caller = Some("app".into());
         record.api_key_id = Some("key-7".into());
         record.client_certificate = Some(Arc::new(ClientCertificate {

@@ -283,8 +283,8 @@ mod tests {
     fn compile(routes: &[Arc<RouteFacts>], config: &Spanned<Config>, live: &Live) -> Telling {
         let mut build = Build::default();
         let upstreams = [("pool".into(), vec!["127.0.0.1:1".into(), "127.0.0.1:2".into()])];
-        let policies: [(Arc<str>, &[&str]); 2] =
-            [("access.office".into(), &["denied"]), (GATEWAY.into(), &["no_route"])];
+        let policies: [(Arc<str>, Vec<&'static str>); 2] =
+            [("access.office".into(), vec!["denied"]), (GATEWAY.into(), vec!["no_route"])];
         Telling::compile(routes, &upstreams, &policies, config, live, &mut build).unwrap()
     }
 
