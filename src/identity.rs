@@ -95,6 +95,17 @@ impl Identity {
         self.scopes.iter().any(|own| **own == *scope)
     }
 
+    /// A claim by its name; one of the whole name first (`https://example.com/tenant` has dots of its own), then a dot leads into a
+    /// nested claim.
+    pub fn claim(&self, name: &str) -> Option<&Value> {
+        if let Some(value) = self.claims.get(name) {
+            return Some(value);
+        }
+        let mut steps = name.split('.');
+        let first = self.claims.get(steps.next()?)?;
+        steps.try_fold(first, |value, step| value.as_object()?.get(step))
+    }
+
     /// Whether nothing was proved.
     pub fn is_anonymous(&self) -> bool {
         self.method == Method::Anonymous

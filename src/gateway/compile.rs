@@ -424,7 +424,7 @@ fn logged_names_exist(document: &Document, build: &mut Build) {
     let Ok(template) = Template::parse(format) else { return };
     for variable in template.variables() {
         let known = match variable {
-            Variable::Fact(_) => true,
+            Variable::Fact(_) | Variable::Claim(_) => true,
             Variable::Parameter(name) => {
                 document.routes.iter().any(|route| has_parameter(path_of(route), name))
             }

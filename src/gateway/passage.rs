@@ -2,6 +2,7 @@
 
 mod door;
 mod forward;
+mod metadata;
 #[cfg(test)]
 mod tests;
 
@@ -19,7 +20,7 @@ use crate::client::{self, Client, Upgrade};
 use crate::policy::auth::{Asked, Decision, Requirement};
 use crate::policy::cors::Preflight;
 use crate::policy::{Effects, Step};
-use crate::record::{Phase, Record};
+use crate::record::{Phase, Record, RouteFacts};
 use crate::reply::{Kind, Preference, Refusal, Reply, Wants};
 use crate::request::{Arrival, Connection, Fields, Request};
 use crate::upstream::Upstream;
@@ -170,6 +171,7 @@ impl Passage {
         let client = self.client(arrival, listener);
         self.edge(&gateway, &client)?;
         self.redirect_to_https(redirect_port(listener, arrival.connection), &client, &target)?;
+        self.resource_metadata(&gateway, arrival, &client, &target)?;
         let route = self.route(&gateway, arrival, &target)?;
         self.tolerated(&gateway, arrival, &target, route)?;
         let request = Request {
@@ -221,7 +223,7 @@ impl Passage {
             self.effects.judge(cors.name(), cors.mode(), cors.check_origin(request.headers))?;
         }
         if let Some(auth) = &entry.auth {
-            self.authenticate(auth, &entry.facts.name, request).await?;
+            self.authenticate(auth, &entry.facts, request).await?;
         }
         Ok(HeadAdmitted { route })
     }
@@ -230,11 +232,12 @@ impl Passage {
     async fn authenticate(
         &mut self,
         auth: &Requirement,
-        route: &str,
+        route: &RouteFacts,
         request: &Request<'_>,
     ) -> Result<(), Refusal> {
         let began = Instant::now();
-        let asked = Asked { request, route, now: self.record.started_at };
+        let parameters = &self.record.parameters;
+        let asked = Asked { request, route, parameters, now: self.record.started_at };
         let decided = auth.decide(&asked, &mut self.effects).await;
         let mut phase = Phase { status: Some(200), latency: Some(began.elapsed()), error: None };
         if let Err(refusal) = &decided {

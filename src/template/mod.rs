@@ -101,7 +101,7 @@ impl Template {
     pub fn parameters(&self) -> impl Iterator<Item = &str> {
         self.variables().filter_map(|variable| match variable {
             Variable::Parameter(name) => Some(&**name),
-            Variable::Fact(_) | Variable::Label(_) => None,
+            Variable::Fact(_) | Variable::Label(_) | Variable::Claim(_) => None,
         })
     }
 

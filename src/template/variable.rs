@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io::Write;
 
+use serde_json::Value;
+
 use super::Answer;
 use crate::record::{Phase, Record, Timestamp, push_millis};
 
@@ -15,6 +17,8 @@ pub enum Variable {
     Parameter(Box<str>),
     /// `{labels.NAME}`: a label of the route.
     Label(Box<str>),
+    /// `{authorizer.claims.NAME}`: what the credential says of its owner; a dot leads into a nested claim.
+    Claim(Box<str>),
 }
 
 macro_rules! facts {
@@ -47,6 +51,11 @@ facts! {
     SourceIp = "identity.sourceIp",
     UserAgent = "identity.userAgent",
     User = "identity.user",
+    Issuer = "identity.issuer",
+    AuthMethod = "identity.method",
+    Scopes = "identity.scopes",
+    Groups = "identity.groups",
+    Plan = "identity.plan",
     Caller = "identity.caller",
     ApiKeyId = "identity.apiKeyId",
     CertificateSubject = "identity.clientCert.subjectDN",
@@ -87,6 +96,9 @@ facts! {
     Would = "would",
 }
 
+/// AWS's name for what an authoriser has found out.
+const CLAIMS: &str = "authorizer.claims.";
+
 impl Variable {
     /// By its name, without braces.
     pub(super) fn parse(name: &str) -> Result<Self, String> {
@@ -96,6 +108,9 @@ impl Variable {
             }
             Some(("labels", label)) if !label.is_empty() => return Ok(Self::Label(label.into())),
             _ => {}
+        }
+        if let Some(claim) = name.strip_prefix(CLAIMS).filter(|claim| !claim.is_empty()) {
+            return Ok(Self::Claim(claim.into()));
         }
         if let Some(fact) = Fact::ALL.iter().find(|fact| fact.name() == name) {
             return Ok(Self::Fact(*fact));
@@ -116,7 +131,13 @@ fn nearest(name: &str) -> &'static str {
     let by_last = |known: &&'static str| {
         known.rsplit_once('.').is_some_and(|(_, last)| last.eq_ignore_ascii_case(&lower))
     };
-    let names = || Fact::ALL.iter().map(|fact| fact.name()).chain(["route.NAME", "labels.NAME"]);
+    let names = || {
+        Fact::ALL.iter().map(|fact| fact.name()).chain([
+            "route.NAME",
+            "labels.NAME",
+            "authorizer.claims.NAME",
+        ])
+    };
     names()
         .find(by_last)
         .or_else(|| {
@@ -131,6 +152,7 @@ impl fmt::Display for Variable {
             Self::Fact(fact) => f.write_str(fact.name()),
             Self::Parameter(name) => write!(f, "route.{name}"),
             Self::Label(name) => write!(f, "labels.{name}"),
+            Self::Claim(name) => write!(f, "{CLAIMS}{name}"),
         }
     }
 }
@@ -145,7 +167,29 @@ pub(super) fn push(variable: &Variable, record: &Record, answer: Option<&Answer>
         Variable::Label(name) => {
             push_text(record.route.as_ref().and_then(|r| r.labels.get(name)).map(|l| &**l), out);
         }
+        Variable::Claim(name) => {
+            if let Some(value) = record.identity.as_ref().and_then(|identity| identity.claim(name)) {
+                push_claim(value, out);
+            }
+        }
         Variable::Fact(fact) => push_fact(*fact, record, answer, out),
+    }
+}
+
+/// Texts, numbers and truths as they are, a list of these with commas; what has a form of its own has none in a line.
+fn push_claim(value: &Value, out: &mut Vec<u8>) {
+    match value {
+        Value::String(text) => out.extend_from_slice(text.as_bytes()),
+        Value::Number(_) | Value::Bool(_) => push_shown(Some(value), out),
+        Value::Array(list) => {
+            for (index, element) in list.iter().filter(|element| !element.is_object()).enumerate() {
+                if index > 0 {
+                    out.push(b',');
+                }
+                push_claim(element, out);
+            }
+        }
+        Value::Null | Value::Object(_) => {}
     }
 }
 
@@ -165,6 +209,11 @@ fn push_fact(fact: Fact, record: &Record, answer: Option<&Answer>, out: &mut Vec
             out.extend_from_slice(record.user_agent.as_ref().map_or(b"", |value| value.as_bytes()));
         }
         Fact::User => push_text(record.identity.as_ref().map(|i| &*i.id), out),
+        Fact::Issuer => push_text(record.identity.as_ref().and_then(|i| i.issuer.as_deref()), out),
+        Fact::AuthMethod => push_text(record.identity.as_ref().map(|i| i.method.as_str()), out),
+        Fact::Scopes => push_list(record.identity.as_ref().map(|i| &*i.scopes), " ", out),
+        Fact::Groups => push_list(record.identity.as_ref().map(|i| &*i.groups), ",", out),
+        Fact::Plan => push_text(record.identity.as_ref().and_then(|i| i.plan.as_deref()), out),
         Fact::Caller => push_text(record.caller.as_deref(), out),
         Fact::ApiKeyId => push_text(record.api_key_id.as_deref(), out),
         Fact::CertificateSubject => push_text(certificate().map(|c| &*c.subject_dn), out),
@@ -248,6 +297,15 @@ fn phase(phase: &Option<Phase>) -> Option<&Phase> {
 
 fn push_text(text: Option<&str>, out: &mut Vec<u8>) {
     out.extend_from_slice(text.unwrap_or_default().as_bytes());
+}
+
+fn push_list(list: Option<&[Box<str>]>, between: &str, out: &mut Vec<u8>) {
+    for (index, text) in list.unwrap_or_default().iter().enumerate() {
+        if index > 0 {
+            out.extend_from_slice(between.as_bytes());
+        }
+        push_text(Some(text), out);
+    }
 }
 
 fn push_number(number: Option<impl itoa::Integer>, out: &mut Vec<u8>) {

@@ -14,6 +14,8 @@ pub mod forward;
 pub mod introspection;
 pub mod jwt;
 mod requirement;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -22,12 +24,13 @@ use std::time::SystemTime;
 use challenge::Challenge;
 pub use config::{ClaimCondition, Config, RouteAuth, Rules};
 pub use credential::{Place, Presented};
-pub use requirement::{Decision, Quantity, Requirement};
+pub use requirement::{Decision, Quantity, Requirement, Tokens, WELL_KNOWN};
 
 use super::Mode;
 use crate::config::{Build, Site, Spanned};
 use crate::egress;
 use crate::identity::Identity;
+use crate::record::RouteFacts;
 use crate::reply::Kind;
 use crate::request::Request;
 use crate::state::Live;
@@ -68,8 +71,10 @@ enum Way {
 pub struct Asked<'a> {
     /// The request.
     pub request: &'a Request<'a>,
-    /// The name of its route.
-    pub route: &'a str,
+    /// Its route.
+    pub route: &'a RouteFacts,
+    /// What the `{name}`s of the route's path matched.
+    pub parameters: &'a [(Arc<str>, Box<str>)],
     /// By the wall clock: what tokens speak of.
     pub now: SystemTime,
 }
@@ -213,6 +218,15 @@ impl Auth {
         match &self.way {
             Way::Jwt(jwt) => Some(jwt),
             _ => None,
+        }
+    }
+
+    /// Who issues the tokens that it takes, where that is known.
+    fn token_issuer(&self) -> Option<&str> {
+        match &self.way {
+            Way::Jwt(jwt) => Some(jwt.issuer()),
+            Way::Introspection(introspection) => introspection.issuer(),
+            Way::ApiKey(_) | Way::Certificate(_) | Way::Forward(_) | Way::Basic(_) => None,
         }
     }
 

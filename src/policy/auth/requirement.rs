@@ -16,6 +16,9 @@ use crate::policy::{Effects, Mode, Outcome, Step, Verdict};
 use crate::reply::{Kind, Refusal};
 use crate::request::{Fields, Request};
 
+/// Before the path of a resource: the address of its metadata (RFC 9728 §3).
+pub const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
+
 /// The words that any policy may refuse with; each kind of credential adds its own.
 pub(super) const REASONS: &[&str] = &[
     "missing",
@@ -56,6 +59,17 @@ enum Kinds {
         opaque: Option<Arc<Auth>>,
     },
     One(Arc<Auth>),
+}
+
+/// The tokens that a route takes (RFC 9728 §2).
+#[derive(Clone, Debug)]
+pub struct Tokens<'a> {
+    /// Of whom.
+    pub issuers: Vec<&'a str>,
+    /// Scopes that the route wants.
+    pub scopes: &'a [Box<str>],
+    /// Whether tokens bound to a proof (RFC 9449) are taken.
+    pub proofs: bool,
 }
 
 /// Who a request is from, where it may pass.
@@ -269,6 +283,13 @@ impl Requirement {
         })
     }
 
+    /// What a client needs to know to get a token for this route; none where it takes none.
+    pub fn tokens(&self) -> Option<Tokens<'_>> {
+        let issuers: Vec<_> = self.policies().filter_map(|policy| policy.token_issuer()).collect();
+        let proofs = self.policies().filter_map(|policy| policy.as_jwt()).any(jwt::Jwt::takes_proofs);
+        (!issuers.is_empty()).then(|| Tokens { issuers, scopes: self.conditions.scope_list(), proofs })
+    }
+
     /// Takes credentials out of what the upstream sees: those that are for the gateway alone.
     pub fn scrub(&self, fields: &mut impl Fields) {
         for place in self.scrubbed() {
@@ -383,5 +404,5 @@ fn metadata_address(request: &Request<'_>) -> Option<String> {
     let scheme = if request.client.https { "https" } else { "http" };
     let path = request.target.path();
     let path = if matches!(path, "/" | "*") { "" } else { path };
-    Some(format!("{scheme}://{authority}/.well-known/oauth-protected-resource{path}"))
+    Some(format!("{scheme}://{authority}{WELL_KNOWN}{path}"))
 }

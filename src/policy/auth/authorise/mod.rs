@@ -1,10 +1,15 @@
 //! Whether somebody who is known may: the conditions of a route, each of which must hold.
 
+mod expression;
+#[cfg(test)]
+mod tests;
+mod times;
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use regex::Regex;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::config::{ClaimCondition, Rules, Scalar};
 use super::{Asked, Denial};
@@ -12,6 +17,8 @@ use crate::client::network;
 use crate::config::{Build, Spanned};
 use crate::identity::Identity;
 use crate::reply::Kind;
+use expression::Expression;
+use times::Window;
 
 /// What must hold for an identity and its request.
 #[derive(Debug, Default)]
@@ -22,6 +29,8 @@ pub(super) struct Conditions {
     groups: Box<[Box<str>]>,
     claims: Box<[Claim]>,
     addresses: Box<[IpNet]>,
+    times: Box<[Window]>,
+    when: Option<Expression>,
 }
 
 /// A condition on a claim.
@@ -29,7 +38,6 @@ pub(super) struct Conditions {
 struct Claim {
     /// As written: `realm_access.roles`.
     name: Box<str>,
-    path: Box<[Box<str>]>,
     test: Test,
 }
 
@@ -78,7 +86,25 @@ impl Conditions {
                     }
                 })
                 .collect(),
+            times: rules
+                .times
+                .iter()
+                .filter_map(|text| match Window::parse(text) {
+                    Ok(window) => Some(window),
+                    Err(cause) => {
+                        let cure = "write such as `Mon-Fri 08:00-18:00 Europe/Berlin`";
+                        build.errors.push(&text.site, &*text.path, cause, cure);
+                        None
+                    }
+                })
+                .collect(),
+            when: rules.when.as_ref().and_then(|text| Expression::compile(text, build)),
         }
+    }
+
+    /// The scopes that are needed.
+    pub(super) fn scope_list(&self) -> &[Box<str>] {
+        &self.scopes
     }
 
     /// The scopes that are needed, as a challenge says them.
@@ -100,7 +126,7 @@ impl Conditions {
         if !self.groups.is_empty() && !self.groups.iter().any(|group| identity.groups.contains(group)) {
             return refuse("group", "the identity is in none of the groups".to_owned());
         }
-        if let Some(claim) = self.claims.iter().find(|claim| !claim.holds(&identity.claims)) {
+        if let Some(claim) = self.claims.iter().find(|claim| !claim.holds(identity)) {
             return refuse("claim", format!("the claim `{}` is not as the route wants it", claim.name));
         }
         if !self.addresses.is_empty() {
@@ -109,7 +135,14 @@ impl Conditions {
                 return refuse("address", "the client's address is in none of `addresses`".to_owned());
             }
         }
-        Ok(())
+        if !self.times.is_empty() && !self.times.iter().any(|window| window.holds(asked.now)) {
+            return refuse("time", "now is in none of `times`".to_owned());
+        }
+        match self.when.as_ref().map(|when| when.holds(identity, asked)) {
+            None | Some(Ok(true)) => Ok(()),
+            Some(Ok(false)) => refuse("expression", "`when` is not true".to_owned()),
+            Some(Err(why)) => refuse("expression", format!("`when` is not true: {why}")),
+        }
     }
 }
 
@@ -139,13 +172,12 @@ fn claim(name: &str, written: &Spanned<ClaimCondition>, build: &mut Build) -> Op
             return None;
         }
     };
-    let path: Box<[Box<str>]> = name.split('.').map(Into::into).collect();
-    Some(Claim { name: name.into(), path, test })
+    Some(Claim { name: name.into(), test })
 }
 
 impl Claim {
-    fn holds(&self, claims: &Map<String, Value>) -> bool {
-        let Some(value) = self.find(claims) else { return false };
+    fn holds(&self, identity: &Identity) -> bool {
+        let Some(value) = identity.claim(&self.name) else { return false };
         match &self.test {
             Test::Equals(wanted) => same(value, wanted),
             Test::Contains(wanted) => {
@@ -154,15 +186,6 @@ impl Claim {
             Test::AnyOf(wanted) => wanted.iter().any(|wanted| same(value, wanted)),
             Test::Matches(regex) => value.as_str().is_some_and(|text| regex.is_match(text)),
         }
-    }
-
-    /// A claim of the whole name first: `https://example.com/tenant` has dots of its own.
-    fn find<'c>(&self, claims: &'c Map<String, Value>) -> Option<&'c Value> {
-        if let Some(value) = claims.get(&*self.name) {
-            return Some(value);
-        }
-        let (first, rest) = self.path.split_first()?;
-        rest.iter().try_fold(claims.get(&**first)?, |value, step| value.get(&**step))
     }
 }
 

@@ -1,0 +1,117 @@
+//! Metadata of protected resources (RFC 9728): where a client gets the token that a route wants.
+//!
+//! Nothing is configured for it. The address in a challenge is made of the request's own path, and what is answered there is what
+//! the route of that path asks: `resource` is the address that the client was refused at, as RFC 9728 §3.3 has it compared.
+
+use std::collections::BTreeSet;
+
+use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use serde_json::json;
+
+use super::{Passage, Stop, step};
+use crate::canonical::{self, Target};
+use crate::client::Client;
+use crate::gateway::Gateway;
+use crate::gateway::route::Route;
+use crate::policy::auth::WELL_KNOWN;
+use crate::reply::Reply;
+use crate::request::{Arrival, Protocol};
+use crate::route::Found;
+
+/// By which a route may be asked for: what its `match.methods` are most likely to have.
+const METHODS: [Method; 5] = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+
+/// How many routes are looked at for a host as a whole.
+const ROUTES_MAX: usize = 256;
+
+impl Passage {
+    /// Answers a request for metadata, unless a route is for exactly that address. Only reads are answered.
+    pub(super) fn resource_metadata(
+        &mut self,
+        gateway: &Gateway,
+        arrival: &Arrival<'_>,
+        client: &Client,
+        target: &Target,
+    ) -> Result<(), Stop> {
+        let Some(path) = target.path().strip_prefix(WELL_KNOWN) else { return Ok(()) };
+        let is_read = matches!(*arrival.method, Method::GET | Method::HEAD);
+        if !is_read || !(path.is_empty() || path.starts_with('/')) || is_claimed(gateway, arrival, target) {
+            return Ok(());
+        }
+        let routes = routes_of(gateway, target, path);
+        let told: Vec<_> = routes.iter().filter_map(|route| route.auth.as_ref()?.tokens()).collect();
+        if told.is_empty() {
+            return Ok(());
+        }
+        let servers: BTreeSet<_> = told.iter().flat_map(|tokens| tokens.issuers.iter().copied()).collect();
+        let scopes: BTreeSet<_> = told.iter().flat_map(|tokens| tokens.scopes.iter().map(|s| &**s)).collect();
+        let scheme = if client.https { "https" } else { "http" };
+        let mut body = json!({
+            "resource": format!("{scheme}://{}{path}", target.authority()),
+            "authorization_servers": servers,
+            "bearer_methods_supported": ["header"],
+        });
+        if let Some(body) = body.as_object_mut() {
+            if !scopes.is_empty() {
+                body.insert("scopes_supported".to_owned(), json!(scopes));
+            }
+            if told.iter().any(|tokens| tokens.proofs) {
+                body.insert(
+                    "dpop_signing_alg_values_supported".to_owned(),
+                    json!(["ES256", "EdDSA", "RS256"]),
+                );
+            }
+        }
+        self.effects.note(|| step("resource_metadata", "answer", format!("for {path}")));
+        let json = HeaderValue::from_static("application/json");
+        let mut reply = Reply::new(StatusCode::OK, json, format!("{body}\n"));
+        reply.headers.insert(CACHE_CONTROL, HeaderValue::from_static("max-age=3600"));
+        // Public, and for clients in browsers too.
+        reply.headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        Err(Stop::Answered(Box::new(reply)))
+    }
+}
+
+/// Whether a route names the well-known path itself; one for every path does not.
+fn is_claimed(gateway: &Gateway, arrival: &Arrival<'_>, target: &Target) -> bool {
+    match gateway.routes.find(arrival.method, target, arrival.headers) {
+        Found::Route { index, .. } => gateway
+            .entries
+            .get(index)
+            .is_some_and(|route| route.facts.resource_path.starts_with("/.well-known/")),
+        Found::MethodNotAllowed { .. } | Found::NotFound => false,
+    }
+}
+
+/// The routes of a resource: those of its path; for a host as a whole, where its root has none, those that the host has.
+fn routes_of<'g>(gateway: &'g Gateway, target: &Target, path: &str) -> Vec<&'g Route> {
+    let found = routes_at(gateway, target, if path.is_empty() { "/" } else { path });
+    if !found.is_empty() || !path.is_empty() {
+        return found;
+    }
+    let all = gateway.entries.iter().filter(|route| route.auth.is_some()).take(ROUTES_MAX);
+    all.filter(|route| {
+        let example = route.facts.resource_path.replace(['{', '}', '*'], "");
+        routes_at(gateway, target, &example).iter().any(|found| found.facts.index == route.facts.index)
+    })
+    .map(|route| &**route)
+    .collect()
+}
+
+fn routes_at<'g>(gateway: &'g Gateway, target: &Target, path: &str) -> Vec<&'g Route> {
+    let none = HeaderMap::new();
+    let host = Some(target.authority());
+    let Ok(asked) =
+        canonical::target(&Method::GET, path.as_bytes(), host, &none, Protocol::Http2, usize::MAX)
+    else {
+        return Vec::new();
+    };
+    let mut indexes = BTreeSet::new();
+    for method in &METHODS {
+        if let Found::Route { index, .. } = gateway.routes.find(method, &asked, &none) {
+            indexes.insert(index);
+        }
+    }
+    indexes.iter().filter_map(|index| gateway.entries.get(*index)).map(|route| &**route).collect()
+}

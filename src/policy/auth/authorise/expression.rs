@@ -1,0 +1,243 @@
+//! Conditions as one expression in CEL (Common Expression Language, cel.dev).
+//!
+//! An expression is a pure function of an identity and its request. What would cost more than its length says has no place in it: it is
+//! short, it has no regular expressions of its own (`claims` has `matches`), and lists are gone through once, not within each
+//! other. An error while it is evaluated, such as a claim that is not there, refuses.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, LazyLock};
+use std::time::UNIX_EPOCH;
+
+use cel::common::ast::{EntryExpr, Expr};
+use cel::objects::{Key, Map};
+use cel::{Context, Env, IdedExpr, Program, Value};
+
+use super::super::Asked;
+use crate::config::{Build, Spanned};
+use crate::identity::Identity;
+
+/// Longer ones are programs, and belong into a service.
+const BYTES_MAX: usize = 2048;
+
+/// What an expression may speak of, in the order in which a message lists it.
+const VARIABLES: [&str; 11] =
+    ["method", "path", "host", "protocol", "client", "headers", "route", "labels", "jwt", "identity", "now"];
+
+/// The functions of the language: made once.
+static LANGUAGE: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
+
+/// An expression, compiled.
+pub(super) struct Expression {
+    text: Box<str>,
+    program: Program,
+    /// Which of [`VARIABLES`] it speaks of: only these are made for a request.
+    uses: Vec<&'static str>,
+}
+
+impl fmt::Debug for Expression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Expression").field(&self.text).finish()
+    }
+}
+
+impl Expression {
+    /// From what was written. None when `build.errors` says why.
+    pub(super) fn compile(written: &Spanned<String>, build: &mut Build) -> Option<Self> {
+        match parse(written) {
+            Ok(own) => Some(own),
+            Err((cause, cure)) => {
+                build.errors.push(&written.site, &*written.path, cause, cure);
+                None
+            }
+        }
+    }
+
+    /// Whether it is true for this identity and request.
+    ///
+    /// # Errors
+    /// What went wrong, for the log.
+    pub(super) fn holds(&self, identity: &Identity, asked: &Asked<'_>) -> Result<bool, String> {
+        let mut context = Context::with_env(Arc::clone(&LANGUAGE));
+        for name in &self.uses {
+            context.add_variable_from_value(*name, variable(name, identity, asked));
+        }
+        match self.program.execute(&context) {
+            Ok(Value::Bool(holds)) => Ok(holds),
+            Ok(_) => Err("it is neither true nor false".to_owned()),
+            // The message may show values of the request: only its kind is told.
+            Err(error) => Err(kind_of(&error).to_owned()),
+        }
+    }
+}
+
+/// Cause and cure.
+type Fault = (String, String);
+
+fn parse(text: &str) -> Result<Expression, Fault> {
+    let fault = |cause: String, cure: &str| Err((cause, cure.to_owned()));
+    if text.len() > BYTES_MAX {
+        return fault(
+            format!("the expression has {} bytes; at most {BYTES_MAX} are taken", text.len()),
+            "make it shorter, or let a service decide (`forward`)",
+        );
+    }
+    let program = match LANGUAGE.compile(text) {
+        Ok(program) => program,
+        Err(errors) => {
+            let error = errors.errors.first().map(|error| error.msg.clone()).unwrap_or_default();
+            let error = error.lines().next().unwrap_or_default().trim_end_matches('.').to_owned();
+            return fault(
+                format!("`{text}` is no expression: {error}"),
+                "write such as `jwt.claims.tenant == route.tenant && method in [\"GET\"]`",
+            );
+        }
+    };
+    if loops(program.expression()) > 1 {
+        return fault(
+            "lists are gone through within each other".to_owned(),
+            "use one `exists`, `all`, `map` or `filter` at a time",
+        );
+    }
+    let mut uses = Vec::new();
+    for name in program.references().variables() {
+        if name.starts_with('@') {
+            continue; // What macros are made of.
+        }
+        match VARIABLES.iter().find(|known| **known == name) {
+            Some(known) => uses.push(*known),
+            // A list's element has a name of its own.
+            None if is_bound(program.expression(), name) => {}
+            None => {
+                return fault(
+                    format!("an expression knows no `{name}`"),
+                    &format!("it knows {}", VARIABLES.join(", ")),
+                );
+            }
+        }
+    }
+    Ok(Expression { text: text.into(), program, uses })
+}
+
+fn children(expression: &Expr) -> Vec<&IdedExpr> {
+    match expression {
+        Expr::Call(call) => call.target.as_deref().into_iter().chain(&call.args).collect(),
+        Expr::Comprehension(of) => {
+            vec![&of.iter_range, &of.accu_init, &of.loop_cond, &of.loop_step, &of.result]
+        }
+        Expr::List(list) => list.elements.iter().collect(),
+        Expr::Map(map) => entries(map.entries.iter().map(|entry| &entry.expr)),
+        Expr::Struct(of) => entries(of.entries.iter().map(|entry| &entry.expr)),
+        Expr::Select(select) => vec![&select.operand],
+        Expr::Unspecified | Expr::Ident(_) | Expr::Literal(_) => Vec::new(),
+    }
+}
+
+fn entries<'e>(entries: impl Iterator<Item = &'e EntryExpr>) -> Vec<&'e IdedExpr> {
+    entries
+        .flat_map(|entry| match entry {
+            EntryExpr::MapEntry(entry) => vec![&entry.key, &entry.value],
+            EntryExpr::StructField(field) => vec![&field.value],
+        })
+        .collect()
+}
+
+/// How deep lists are gone through within each other.
+fn loops(expression: &IdedExpr) -> usize {
+    let own = usize::from(matches!(expression.expr, Expr::Comprehension(_)));
+    own + children(&expression.expr).into_iter().map(loops).max().unwrap_or_default()
+}
+
+fn is_bound(expression: &IdedExpr, name: &str) -> bool {
+    let own = matches!(&expression.expr, Expr::Comprehension(of)
+        if of.iter_var == name || of.iter_var2.as_deref() == Some(name) || of.accu_var == name);
+    own || children(&expression.expr).into_iter().any(|child| is_bound(child, name))
+}
+
+fn variable(name: &str, identity: &Identity, asked: &Asked<'_>) -> Value {
+    let request = asked.request;
+    match name {
+        "method" => text(request.method.as_str()),
+        "path" => text(request.target.path()),
+        "host" => text(request.target.host()),
+        "protocol" => text(request.protocol.as_str()),
+        "client" => map([("ip", text(&request.client_ip().to_canonical().to_string()))]),
+        "headers" => map(request.headers.keys().map(|name| {
+            let values = request.headers.get_all(name).iter();
+            let joined: Vec<_> = values.map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+            (name.as_str(), text(&joined.join(", ")))
+        })),
+        "route" => map(asked.parameters.iter().map(|(name, value)| (&**name, text(value)))),
+        "labels" => map(asked.route.labels.iter().map(|(name, value)| (&**name, text(value)))),
+        "jwt" => map([("claims", claims(identity))]),
+        "identity" => map([
+            ("id", text(&identity.id)),
+            ("issuer", text(identity.issuer.as_deref().unwrap_or_default())),
+            ("method", text(identity.method.as_str())),
+            ("scopes", list(&identity.scopes)),
+            ("groups", list(&identity.groups)),
+            ("plan", text(identity.plan.as_deref().unwrap_or_default())),
+            ("claims", claims(identity)),
+        ]),
+        "now" => Value::Int(
+            asked
+                .now
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX)),
+        ),
+        _ => Value::Null,
+    }
+}
+
+fn text(text: &str) -> Value {
+    Value::String(Arc::new(text.to_owned()))
+}
+
+fn list(texts: &[Box<str>]) -> Value {
+    Value::List(Arc::new(texts.iter().map(|own| text(own)).collect()))
+}
+
+fn map<'a>(entries: impl IntoIterator<Item = (&'a str, Value)>) -> Value {
+    let entries = entries.into_iter().map(|(name, value)| (Key::String(Arc::new(name.to_owned())), value));
+    Value::Map(Map { map: Arc::new(entries.collect::<HashMap<_, _>>()) })
+}
+
+fn claims(identity: &Identity) -> Value {
+    map(identity.claims.iter().map(|(name, value)| (name.as_str(), of_json(value, 0))))
+}
+
+/// Deeper than any claim is meant to be: what lies below is not there.
+const DEPTH_MAX: usize = 16;
+
+fn of_json(value: &serde_json::Value, depth: usize) -> Value {
+    use serde_json::Value as Json;
+    match value {
+        _ if depth > DEPTH_MAX => Value::Null,
+        Json::Null => Value::Null,
+        Json::Bool(value) => Value::Bool(*value),
+        Json::String(value) => text(value),
+        Json::Number(number) => number
+            .as_i64()
+            .map(Value::Int)
+            .or_else(|| number.as_f64().map(Value::Float))
+            .unwrap_or(Value::Null),
+        Json::Array(list) => {
+            Value::List(Arc::new(list.iter().map(|element| of_json(element, depth + 1)).collect()))
+        }
+        Json::Object(object) => {
+            map(object.iter().map(|(name, value)| (name.as_str(), of_json(value, depth + 1))))
+        }
+    }
+}
+
+fn kind_of(error: &cel::ExecutionError) -> &'static str {
+    use cel::ExecutionError as Error;
+    match error {
+        Error::NoSuchKey(_) => "it speaks of something that is not there",
+        Error::UndeclaredReference(_) => "it calls something that does not exist",
+        Error::NoSuchOverload(_) | Error::UnexpectedType { .. } | Error::ValuesNotComparable(..) => {
+            "it puts together what has different types"
+        }
+        _ => "it could not be evaluated",
+    }
+}
