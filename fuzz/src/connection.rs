@@ -92,10 +92,7 @@ fn next_client() -> Ipv4Addr {
 
 /// Sends everything, half-closes, and reads what comes to its end.
 fn send(client: Ipv4Addr, data: &[u8]) -> Vec<u8> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from((client, 0)).into()).unwrap();
-    socket.connect(&rig::address().into()).unwrap();
-    let mut stream = TcpStream::from(socket);
+    let mut stream = connect(client);
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
     // A gateway that has refused the first request may have closed already.
@@ -107,6 +104,19 @@ fn send(client: Ipv4Addr, data: &[u8]) -> Vec<u8> {
         Err(error) => panic!("the connection does not end: {error}; so far: {}", answers.escape_ascii()),
     }
     answers
+}
+
+/// A connection from this address. The fuzzer's clock is a signal, which may come in between; nothing is sent on what it broke off.
+fn connect(client: Ipv4Addr) -> TcpStream {
+    loop {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((client, 0)).into()).unwrap();
+        match socket.connect(&rig::address().into()) {
+            Ok(()) => return TcpStream::from(socket),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => panic!("the gateway takes no connection: {error}"),
+        }
+    }
 }
 
 /// What the judge reads in the bytes, up to what ends the connection.
