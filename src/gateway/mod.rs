@@ -1,12 +1,14 @@
 //! The compiled configuration, and the one way of every request through it.
 
 mod account;
+mod bounds;
 pub mod certificates;
 mod compile;
 pub mod document;
 pub mod explain;
 mod listener;
 mod passage;
+pub(crate) mod reasons;
 mod route;
 mod snapshots;
 #[cfg(test)]

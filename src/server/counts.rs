@@ -161,3 +161,19 @@ impl ListenerCounts {
         self.open.load(Ordering::Acquire).try_into().unwrap_or(u64::MAX)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Unserved;
+    use crate::gateway::reasons::GATEWAY_REASONS;
+
+    #[test]
+    fn whoever_is_refused_with_a_record_has_a_reason_of_the_gateways() {
+        for reason in Unserved::ALL {
+            // Nothing is refused here: a handshake that fails is the client's, and who waits for a descriptor is served later.
+            let failed =
+                matches!(reason, Unserved::Handshake | Unserved::HandshakeTimeout | Unserved::Descriptors);
+            assert_eq!(GATEWAY_REASONS.contains(&reason.as_str()), !failed, "{reason:?}");
+        }
+    }
+}
