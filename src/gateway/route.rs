@@ -17,7 +17,7 @@ use crate::policy::headers::HeaderRules;
 use crate::record::{Record, RouteFacts};
 use crate::reply::Reply;
 use crate::route::Routes;
-use crate::template::Template;
+use crate::template::{Freedom, Template};
 use crate::upstream::Upstream;
 
 /// A route, compiled.
@@ -443,7 +443,27 @@ fn redirect(written: &Spanned<Redirect>, config: &RouteConfig, build: &mut Build
             "write `https://{domainName}/new` or `/new`",
         );
     }
+    leads_where_it_says(&to, &written.to, build);
     Some(Action::Redirect { to, status: StatusCode::from_u16(status.value).ok()? })
+}
+
+/// A redirect to wherever a client likes lends our name to whoever fishes for passwords.
+fn leads_where_it_says(to: &Template, written: &Spanned<String>, build: &mut Build) {
+    let (cause, cure) = match to.freedom() {
+        None => return,
+        Some(Freedom::Scheme) => (
+            "a client could choose the scheme of this address".to_owned(),
+            "write it out: `https://`".to_owned(),
+        ),
+        Some(Freedom::Host(variable)) => (
+            format!("`{{{variable}}}` ends the host: a client could choose where this address leads"),
+            format!(
+                "write a slash between host and variable (`https://example.com/{{{variable}}}`), or a domain of yours \
+                 behind it (`https://{{{variable}}}.example.com/`)"
+            ),
+        ),
+    };
+    build.errors.push(&written.site, &*written.path, cause, cure);
 }
 
 /// The answer of a redirect (RFC 9110 §15.4).
