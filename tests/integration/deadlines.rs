@@ -410,9 +410,15 @@ fn a_connection_brings_so_many_requests_and_no_more() {
         .collect();
     wire.write(more);
     assert!(matches!(wire.drip(b"", BEAT, LIMIT), End::Freed(_)), "it may go on for ever");
-    // A reload is in force for what comes then.
-    let mut connection = crate::harness::Connection::open(gateway.address());
-    assert!(!connection.get("/hello").expect(200).closes());
+    // A reload is in force for the next request, on connections that were there before it too.
+    let mut kept = crate::harness::Connection::open(gateway.address());
+    assert!(!kept.get("/hello").expect(200).closes());
+    let text = gateway.place.read("portcullis.yaml");
+    gateway.reload_whole(&text.replace("requests_per_connection: 3", "requests_per_connection: 2"));
+    assert!(kept.get("/hello").expect(200).closes());
+    let mut new = crate::harness::Connection::open(gateway.address());
+    let closes: Vec<_> = (0..2).map(|_| new.get("/hello").expect(200).closes()).collect();
+    assert_eq!(closes, [false, true]);
 }
 
 #[test]

@@ -38,6 +38,7 @@ mod privileges;
 mod process;
 mod proxy_protocol;
 mod reload;
+mod reloaded_bounds;
 mod replies;
 mod routing;
 mod selftest;
