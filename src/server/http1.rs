@@ -49,12 +49,11 @@ where
     let draining = endpoint.draining();
     let mut requests = 0;
     loop {
-        // For the deadlines; the request's own snapshot is taken when its head is there.
-        let gateway = worker.snapshots.load();
+        // For how long it may be silent; the request's own snapshot is taken when its head begins.
+        let mut gateway = worker.snapshots.load();
         let mut began = None;
-        let head = read_head(&mut conn, &gateway.settings, &mut began).await;
+        let head = read_head(worker, &mut conn, &mut gateway, &mut began).await;
         let began = began.unwrap_or_else(Clock::now);
-        let gateway = worker.snapshots.load();
         let head = match head {
             Head::Silence => return,
             Head::Refused(refusal) => return refuse(conn, gateway, began, refusal).await,
@@ -192,12 +191,18 @@ pub(super) fn limits(settings: &Settings) -> Limits {
     }
 }
 
-/// Reads one head: `keep_alive` until its first byte, `head` from there to its end, however it drips in.
-async fn read_head(conn: &mut Conn, settings: &Settings, began: &mut Option<Clock>) -> Head {
-    let limits = limits(settings);
+/// Reads one head: `keep_alive` until its first byte, `head` from there to its end, however it drips in. From its first byte on
+/// `gateway` is what is in force then.
+async fn read_head<A>(
+    worker: &Worker<A>,
+    conn: &mut Conn,
+    gateway: &mut Arc<Gateway>,
+    began: &mut Option<Clock>,
+) -> Head {
+    let mut bounds = limits(&gateway.settings);
     let mut searched = 0;
     let mut skipped = 0;
-    conn.set_deadline(Some(Instant::now() + settings.keep_alive));
+    conn.set_deadline(Some(Instant::now() + gateway.settings.keep_alive));
     loop {
         while searched == 0 && conn.input().starts_with(b"\r\n") {
             skipped += 2;
@@ -212,11 +217,13 @@ async fn read_head(conn: &mut Conn, settings: &Settings, began: &mut Option<Cloc
             if began.is_none() {
                 let now = Instant::now();
                 *began = Some(now.into_std());
-                conn.set_deadline(Some(now + settings.head));
+                *gateway = worker.snapshots.load();
+                bounds = limits(&gateway.settings);
+                conn.set_deadline(Some(now + gateway.settings.head));
             }
             // A lone CR may still become an empty line.
             if **conn.input() != *b"\r" {
-                match framing::find_end(conn.input(), searched, &limits) {
+                match framing::find_end(conn.input(), searched, &bounds) {
                     Ok(Progress::Complete(length)) => return Head::Complete(conn.take(length)),
                     Ok(Progress::Partial) => searched = conn.input().len(),
                     Err(denial) => {
