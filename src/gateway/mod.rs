@@ -1,6 +1,7 @@
 //! The compiled configuration, and the one way of every request through it.
 
 mod account;
+mod answers;
 mod bounds;
 pub mod certificates;
 mod compile;
