@@ -64,6 +64,28 @@ impl Unserved {
     }
 }
 
+/// Which bound of its own has ended a connection that did nothing wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// It said nothing for `server.timeouts.keep_alive`.
+    KeepAlive,
+    /// It brought as many requests as one may.
+    RequestsPerConnection,
+}
+
+impl Closed {
+    /// All of them, so that each has its series from the start.
+    pub const ALL: [Self; 2] = [Self::KeepAlive, Self::RequestsPerConnection];
+
+    /// As a metric's label says it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::KeepAlive => "keep_alive",
+            Self::RequestsPerConnection => "requests_per_connection",
+        }
+    }
+}
+
 /// When a certificate in use expires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expiry {
@@ -81,6 +103,7 @@ pub struct Counts {
     listeners: Mutex<BTreeMap<Arc<str>, Arc<ListenerCounts>>>,
     expiries: Mutex<Vec<Expiry>>,
     unserved: [AtomicU64; Unserved::ALL.len()],
+    closed: [AtomicU64; Closed::ALL.len()],
     pub(super) taken: Taken,
     /// Reloads that were put in force.
     pub reloads_applied: AtomicU64,
@@ -137,6 +160,23 @@ impl Counts {
 
     pub(super) fn note(&self, reason: Unserved) {
         self.cell(reason).fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many connections this bound has ended.
+    pub fn closed(&self, bound: Closed) -> u64 {
+        self.closed_cell(bound).load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_closed(&self, bound: Closed) {
+        self.closed_cell(bound).fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn closed_cell(&self, bound: Closed) -> &AtomicU64 {
+        let [keep_alive, requests] = &self.closed;
+        match bound {
+            Closed::KeepAlive => keep_alive,
+            Closed::RequestsPerConnection => requests,
+        }
     }
 
     fn cell(&self, reason: Unserved) -> &AtomicU64 {

@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 use super::admission::RequestInFlight;
 use super::answer;
 use super::conn::{Bounds, Conn, Fence};
+use super::counts::Closed;
 use super::endpoint::Endpoint;
 use super::worker::Worker;
 use crate::canonical;
@@ -33,8 +34,10 @@ const WRITING: Duration = Duration::from_secs(10);
 
 /// What came instead of nothing.
 enum Head {
-    /// The client has closed, or had nothing to say until the deadline.
+    /// The client has closed, or the connection broke.
     Silence,
+    /// The client had nothing to say until the deadline.
+    Idle,
     /// A complete head.
     Complete(BytesMut),
     /// A head that is refused before it is complete.
@@ -56,6 +59,7 @@ where
         let began = began.unwrap_or_else(Clock::now);
         let head = match head {
             Head::Silence => return,
+            Head::Idle => return worker.counts.note_closed(Closed::KeepAlive),
             Head::Refused(refusal) => return refuse(conn, gateway, began, refusal).await,
             Head::Complete(head) => head,
         };
@@ -80,7 +84,11 @@ where
             return overloaded(conn, gateway, began, &head).await;
         };
         requests += 1;
-        let last = last || requests >= gateway.settings.requests_per_connection;
+        let enough = requests >= gateway.settings.requests_per_connection;
+        if enough && !last {
+            worker.counts.note_closed(Closed::RequestsPerConnection);
+        }
+        let last = last || enough;
         conn.expect(body, Bounds::of(&gateway.settings));
         let mut session = ServerSession::new_http1(conn);
         prepare(&mut session, body, waits);
@@ -236,8 +244,11 @@ async fn read_head<A>(
         match conn.fill().await {
             Ok(0) => return Head::Silence,
             Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::TimedOut && began.is_some() => {
-                return Head::Refused(unexpected(conn.input()).unwrap_or_else(late_head));
+            Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+                return match began {
+                    Some(_) => Head::Refused(unexpected(conn.input()).unwrap_or_else(late_head)),
+                    None => Head::Idle,
+                };
             }
             Err(_) => return Head::Silence,
         }
