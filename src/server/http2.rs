@@ -207,10 +207,11 @@ fn has_ended(gateway: Arc<Gateway>, connection: &Connection, findings: &Findings
             Kind::Throttled,
             "the connection was ended by GOAWAY: a flood of frames, or of pieces of a head",
         ),
+        // What HPACK does not allow is a PROTOCOL_ERROR for h2, which has this one for a head that it will not even skip.
         h2::Reason::COMPRESSION_ERROR => (
-            "http2_compression",
-            Kind::AmbiguousRequest,
-            "the connection was ended by GOAWAY: a header block that HPACK does not allow",
+            "header_bytes",
+            Kind::HeadersTooLarge,
+            "the connection was ended by GOAWAY: a head in pieces, far longer than `server.limits.header_bytes` allows",
         ),
         h2::Reason::FRAME_SIZE_ERROR => (
             "http2_frame_size",

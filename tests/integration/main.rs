@@ -37,6 +37,7 @@ mod oddities;
 mod privileges;
 mod process;
 mod proxy_protocol;
+mod refusals_http2;
 mod reload;
 mod reloaded_bounds;
 mod replies;
