@@ -5,8 +5,8 @@ use portcullis::framing::frames::{PREFACE, Scanner};
 /// Longer input is not cut at every byte.
 const CUT: usize = 200;
 
-/// A frame: length of its payload, type, flags, and what the scanner keeps of the payload.
-type Told = (usize, u8, u8, Vec<u8>);
+/// A frame: length of its payload, type, flags, stream, and what the scanner keeps of the payload.
+type Told = (usize, u8, u8, u32, Vec<u8>);
 
 /// The same frames are told at every cut, and they are the oracle's; from a client they begin after its preface.
 pub fn run(data: &[u8]) {
@@ -27,7 +27,7 @@ fn scan(pieces: &[&[u8]], preface: usize) -> Vec<Told> {
     let mut told = Vec::new();
     for piece in pieces {
         scanner.scan(piece, |frame| {
-            told.push((frame.length, frame.kind, frame.flags, frame.payload.to_vec()));
+            told.push((frame.length, frame.kind, frame.flags, frame.stream, frame.payload.to_vec()));
         });
     }
     told
@@ -37,7 +37,7 @@ fn scan(pieces: &[&[u8]], preface: usize) -> Vec<Told> {
 /// last stream and error code of GOAWAY (§6.8) are waited for.
 fn oracle(mut rest: &[u8]) -> Vec<Told> {
     let mut told = Vec::new();
-    while let [a, b, c, kind, flags, _, _, _, _, payload @ ..] = rest {
+    while let [a, b, c, kind, flags, s, t, u, v, payload @ ..] = rest {
         let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
         let wanted = match kind {
             3 => length.min(4),
@@ -45,7 +45,9 @@ fn oracle(mut rest: &[u8]) -> Vec<Told> {
             _ => 0,
         };
         let Some(wanted) = payload.get(..wanted) else { break };
-        told.push((length, *kind, *flags, wanted.to_vec()));
+        // The first bit of a stream means nothing.
+        let stream = u32::from_be_bytes([*s & 0x7f, *t, *u, *v]);
+        told.push((length, *kind, *flags, stream, wanted.to_vec()));
         rest = payload.get(length..).unwrap_or_default();
     }
     told

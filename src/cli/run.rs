@@ -14,7 +14,7 @@ use crate::gateway::document::Document;
 use crate::gateway::{Gateway, ListenAddress, state_directory};
 use crate::observe::{Metrics, Polled, Sample, Settings};
 use crate::proxy::Gate;
-use crate::server::{BackOffice, Counts, Loaded, Options, Refused, Server, Unserved, privileges};
+use crate::server::{BackOffice, Closed, Counts, Loaded, Options, Refused, Server, Unserved, privileges};
 use crate::state::Live;
 use crate::upstream::RetryOn;
 
@@ -253,6 +253,9 @@ fn poll(metrics: &Metrics, counts: &Arc<Counts>, current: &Current) {
         }
         for reason in Unserved::ALL {
             tell(Polled::ConnectionsRefused, &[reason.as_str()], count(counts.unserved(reason)));
+        }
+        for bound in Closed::ALL {
+            tell(Polled::ConnectionsClosed, &[bound.as_str()], count(counts.closed(bound)));
         }
         for expiry in counts.expiries() {
             tell(Polled::CertificateNotAfter, &[&expiry.listener, &expiry.name], seconds(expiry.not_after));

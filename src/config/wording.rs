@@ -176,9 +176,18 @@ fn scalar_cure(scalar: &Scalar, schema: &Schema, shape: &Shape) -> Option<String
             _ => {}
         }
     }
-    if takes_list_of_texts(schema, shape) {
-        let item = if scalar.plain { text } else { format!("\"{text}\"") };
-        return Some(format!("write a list: `[{item}]`"));
+    if let Some(items) = items(schema, shape) {
+        let options = self::words(items, shape);
+        if self::takes(items, shape, "string") {
+            let item = if scalar.plain { text } else { format!("\"{text}\"") };
+            return Some(format!("write a list: `[{item}]`"));
+        }
+        if let Some(near) = nearest(&scalar.text, &options) {
+            return Some(format!("write a list: `[{near}]`"));
+        }
+        if !options.is_empty() {
+            return Some(format!("write a list of {}", list(&options, "or")));
+        }
     }
     mapping_cure(scalar, schema, shape)
 }
@@ -307,9 +316,9 @@ fn takes(schema: &Schema, shape: &Shape, name: &str) -> bool {
     forms(schema, shape).iter().any(|form| is(form) && (name != "string" || !is_word(form)))
 }
 
-fn takes_list_of_texts(schema: &Schema, shape: &Shape) -> bool {
-    let items = |form: &&Schema| form.get("items").is_some_and(|items| takes(items, shape, "string"));
-    forms(schema, shape).iter().any(items)
+/// What the items of a list are, where one is taken.
+fn items<'a>(schema: &'a Schema, shape: &'a Shape) -> Option<&'a Schema> {
+    forms(schema, shape).into_iter().find_map(|form| form.get("items"))
 }
 
 fn list(names: &[&str], last: &str) -> String {

@@ -8,10 +8,18 @@ pub const PREFACE: usize = 24;
 const HEADER: usize = 9;
 /// Of a GOAWAY's payload: the last stream and the error code (RFC 9113 §6.8).
 const PEEKED: usize = 8;
+/// Content of a message (RFC 9113 §6.1).
+pub const DATA: u8 = 0;
+/// Begins a header block (RFC 9113 §6.2).
+pub const HEADERS: u8 = 1;
 /// Ends a stream, with an error code (RFC 9113 §6.4).
 pub const RST_STREAM: u8 = 3;
 /// Ends a connection, with an error code (RFC 9113 §6.8).
 pub const GOAWAY: u8 = 7;
+/// Goes on with a header block (RFC 9113 §6.10).
+pub const CONTINUATION: u8 = 9;
+/// The flag that ends a header block.
+pub const END_HEADERS: u8 = 0x4;
 
 /// The head of a frame, and the first bytes of those whose error code matters.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +30,8 @@ pub struct Frame<'a> {
     pub kind: u8,
     /// Its flags, whose meaning its type gives them.
     pub flags: u8,
+    /// Its stream; 0 for the connection.
+    pub stream: u32,
     /// The first four bytes of a RST_STREAM's payload, the first eight of a GOAWAY's, or all where there are fewer; of others none.
     pub payload: &'a [u8],
 }
@@ -39,18 +49,42 @@ impl Frame<'_> {
     }
 }
 
+/// Where in its frames a direction is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfinished {
+    /// Between two frames.
+    Nothing,
+    /// Within the preface.
+    Preface,
+    /// Within a frame's header, or the part of its payload that is wanted with it.
+    Header,
+    /// Within the payload of a frame of this type.
+    Payload(u8),
+}
+
 /// Finds frames in what passes, wherever it is cut.
 #[derive(Debug)]
 pub struct Scanner {
     skip: usize,
     head: [u8; HEADER + PEEKED],
     have: usize,
+    /// The type of the last frame.
+    last: Option<u8>,
 }
 
 impl Scanner {
     /// For a direction whose first frame comes after so many bytes: [`PREFACE`] from a client.
     pub fn after(preface: usize) -> Self {
-        Self { skip: preface, head: [0; HEADER + PEEKED], have: 0 }
+        Self { skip: preface, head: [0; HEADER + PEEKED], have: 0, last: None }
+    }
+
+    /// What has been begun and not finished.
+    pub fn unfinished(&self) -> Unfinished {
+        match (self.have, self.skip) {
+            (0, 0) => Unfinished::Nothing,
+            (0, _) => self.last.map_or(Unfinished::Preface, Unfinished::Payload),
+            _ => Unfinished::Header,
+        }
     }
 
     /// Tells each frame as soon as its header, and what is wanted of its payload, has passed. The next bytes go on where these end.
@@ -73,11 +107,13 @@ impl Scanner {
             if self.have < HEADER + peeked {
                 continue;
             }
-            let [a, b, c, kind, flags, ..] = self.head;
+            let [a, b, c, kind, flags, id @ .., _, _, _, _, _, _, _, _] = self.head;
+            let stream = u32::from_be_bytes(id) & (u32::MAX >> 1);
             let length = self.length();
             let payload = self.head.get(HEADER..HEADER + peeked).unwrap_or_default();
             debug_assert_eq!([a, b, c], length.to_be_bytes()[5..]);
-            each(Frame { length, kind, flags, payload });
+            each(Frame { length, kind, flags, stream, payload });
+            self.last = Some(kind);
             self.skip = length - peeked;
             self.have = 0;
         }
@@ -105,7 +141,6 @@ impl Scanner {
 mod tests {
     use super::*;
 
-    const DATA: u8 = 0;
     const SETTINGS: u8 = 4;
     const END_STREAM: u8 = 0x1;
 
@@ -114,6 +149,24 @@ mod tests {
         bytes.extend([kind, flags, 0, 0, 0, 1]);
         bytes.extend(payload);
         bytes
+    }
+
+    #[test]
+    fn where_a_direction_is_can_be_asked() {
+        let mut scanner = Scanner::after(PREFACE);
+        assert_eq!(scanner.unfinished(), Unfinished::Preface);
+        scanner.scan(&[0; PREFACE], |_| {});
+        assert_eq!(scanner.unfinished(), Unfinished::Nothing);
+        let bytes = frame(HEADERS, END_HEADERS, b"abc");
+        for (n, byte) in bytes.iter().enumerate() {
+            scanner.scan(&[*byte], |frame| assert_eq!(frame.stream, 1));
+            let now = match n + 1 {
+                ..HEADER => Unfinished::Header,
+                at if at < bytes.len() => Unfinished::Payload(HEADERS),
+                _ => Unfinished::Nothing,
+            };
+            assert_eq!(scanner.unfinished(), now, "{n}");
+        }
     }
 
     /// What comes of these frames, in pieces of `cut` bytes.

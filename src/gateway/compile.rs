@@ -5,19 +5,18 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::account;
 use super::document::{Document, Edge, Server, Workers};
 use super::listener::{self, ListenAddress, listen_address};
 use super::route::{Route, has_parameter, path_of};
-use super::{Gateway, SettingSites, Settings};
+use super::{Gateway, SettingSites, Settings, account, bounds, reasons};
 use crate::config::units::Rate;
 use crate::config::{Build, OrNone, Site, Spanned};
 use crate::egress;
 use crate::framing::Pace;
-use crate::observe::{GATEWAY, Telling};
+use crate::observe::Telling;
 use crate::policy::access::Access;
 use crate::policy::auth::{self, Auth};
-use crate::policy::cors::{self, Cors};
+use crate::policy::cors::Cors;
 use crate::policy::headers::HeaderRules;
 use crate::record::RouteFacts;
 use crate::reply::Replies;
@@ -78,7 +77,7 @@ pub(super) fn compile(
             (Arc::clone(upstream.name()), upstream.servers().map(|(name, _)| Arc::from(name)).collect())
         })
         .collect();
-    let telling = Telling::compile(&facts, &pools, &policies(document), &document.log, live, build);
+    let telling = Telling::compile(&facts, &pools, &reasons::policies(document), &document.log, live, build);
     if !build.errors.is_empty() {
         return None;
     }
@@ -163,6 +162,7 @@ fn settings(server: &Spanned<Server>, build: &mut Build) -> Option<Settings> {
         }
     }
     resets_fit(limits.http2_resets, server, build);
+    bounds::check(server, build);
     Some(Settings {
         workers,
         state: build.files.resolve(&server.state.site, &server.state),
@@ -436,108 +436,6 @@ fn logged_names_exist(document: &Document, build: &mut Build) {
             build.errors.push(&format.site, &*format.path, cause, cure);
         }
     }
-}
-
-/// Every policy that can refuse, with its reasons, so that the series are there from the load on.
-fn policies(document: &Document) -> Vec<(Arc<str>, Vec<&'static str>)> {
-    /// The words of `framing`, `canonical`, the rim, `passage` and `proxy`, in the order a request meets them.
-    const GATEWAY_REASONS: &[&str] = &[
-        "connections",
-        "connections_per_client",
-        "requests_in_flight",
-        "http2_heads",
-        "http2_resets",
-        "http2_refused_streams",
-        "http2_pings",
-        "http2_settings",
-        "http2_window_updates",
-        "http2_priorities",
-        "http2_empty_frames",
-        "http2_unknown_frames",
-        "http2_flood",
-        "proxy_protocol_missing",
-        "proxy_protocol_malformed",
-        "proxy_protocol_timeout",
-        "proxy_protocol_unexpected",
-        "head_timeout",
-        "http2_malformed",
-        "request_line",
-        "bare_line_feed",
-        "bare_carriage_return",
-        "uri_bytes",
-        "header_bytes",
-        "header_fields",
-        "field_bytes",
-        "target_bytes",
-        "target_fragment",
-        "host",
-        "http_version",
-        "method",
-        "method_bytes",
-        "method_never_allowed",
-        "folded_field",
-        "field_name",
-        "field_look_alike",
-        "field_value",
-        "underscore",
-        "expectation",
-        "content_length",
-        "transfer_encoding",
-        "transfer_coding",
-        "no_host",
-        "several_hosts",
-        "hosts_differ",
-        "bad_host",
-        "bad_target",
-        "bad_scheme",
-        "bad_path",
-        "bad_escape",
-        "bad_utf8",
-        "bad_query",
-        "above_root",
-        "encoded_slash",
-        "encoded_backslash",
-        "backslash",
-        "semicolon_dots",
-        "hidden_dots",
-        "path_parameters",
-        "raw_non_ascii",
-        "path_template",
-        "host_missing",
-        "no_route",
-        "method_not_allowed",
-        "redirect_invalid",
-        "target_invalid",
-        "no_healthy_server",
-        "connect_refused",
-        "connect_timeout",
-        "tls_failed",
-        "unresolved",
-        "read_timeout",
-        "write_timeout",
-        "total_timeout",
-        "reset",
-        "closed_early",
-        "bad_response",
-        "response_header_bytes",
-        "response_header_fields",
-        "response_interim",
-        "response_trailers",
-        "response_chunk_extensions",
-        "tunnel_idle",
-        "body_timeout",
-        "write_stall",
-        "bad_body",
-        "no_action",
-        "internal",
-    ];
-    let of = &document.policies;
-    let auth = of.auth.iter().map(|(name, config)| (format!("auth.{name}"), Auth::reasons(config)));
-    let access = of.access.keys().map(|name| (format!("access.{name}"), vec!["denied", "not_allowed"]));
-    let cors = of.cors.keys().map(|name| (format!("cors.{name}"), cors::REASONS.to_vec()));
-    let own = std::iter::once((GATEWAY.to_owned(), GATEWAY_REASONS.to_vec()));
-    let all = own.chain(auth).chain(access).chain(cors);
-    all.map(|(name, reasons)| (Arc::from(name), reasons)).collect()
 }
 
 /// What a route is called, in log, metrics and explain.

@@ -1,7 +1,12 @@
 //! The root of the configuration, made of the modules' own `Config`s. Field docs are the operator's reference.
 
+mod listeners;
+
 use std::collections::BTreeMap;
 
+pub use listeners::{
+    CertificateFiles, Certificates, Listener, ListenerTls, MinVersion, ProxyProtocol, RedirectToHttps,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -239,180 +244,6 @@ impl Default for Timeouts {
     }
 }
 
-/// Where clients connect.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Listener {
-    /// `host:port`, `"[v6]:port"`, or `unix:/path`.
-    pub address: Spanned<String>,
-    /// Peers (CIDR or address; `unix:` for those of a Unix socket) whose `X-Forwarded-*`, `Forwarded` and `X-Request-Id`
-    /// are believed, read from the right.
-    #[serde(default)]
-    pub trusted_proxies: Vec<Spanned<String>>,
-    /// `none`, or `{from: [10.0.0.0/8]}`: peers that must send a PROXY header (version 1 or 2) ahead of everything, TLS too. The
-    /// address it gives is the client's in every respect, also where `trusted_proxies` are judged. Other peers are clients of
-    /// their own, and a header of theirs is refused.
-    #[serde(default)]
-    pub proxy_protocol: OrNone<Spanned<ProxyProtocol>>,
-    /// The host of requests of HTTP/1.0 that name none: `host` or `host:port`; `none` refuses them (400).
-    #[serde(default)]
-    pub default_host: OrNone<Spanned<String>>,
-    /// `true`: answer every request with a redirect to https; a number: to https on that port.
-    #[serde(default)]
-    pub redirect_to_https: RedirectToHttps,
-    /// Whether HTTP/2 is offered; needs `tls`.
-    #[serde(default = "yes")]
-    pub http2: bool,
-    /// TLS; without it the listener is plain.
-    #[serde(default)]
-    pub tls: Option<Spanned<ListenerTls>>,
-}
-
-/// Who must send a PROXY header.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ProxyProtocol {
-    /// CIDRs or addresses; `unix:` for the peers of a Unix socket.
-    pub from: Vec<Spanned<String>>,
-}
-
-fn yes() -> bool {
-    true
-}
-
-/// Whether a plain listener redirects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum RedirectToHttps {
-    /// It serves.
-    #[default]
-    No,
-    /// To https on this port.
-    Port(u16),
-}
-
-impl<'de> Deserialize<'de> for RedirectToHttps {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct RedirectVisitor;
-
-        impl serde::de::Visitor<'_> for RedirectVisitor {
-            type Value = RedirectToHttps;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("`true`, `false` or a port")
-            }
-
-            fn visit_bool<E: serde::de::Error>(self, on: bool) -> Result<RedirectToHttps, E> {
-                Ok(if on { RedirectToHttps::Port(443) } else { RedirectToHttps::No })
-            }
-
-            fn visit_u64<E: serde::de::Error>(self, port: u64) -> Result<RedirectToHttps, E> {
-                u16::try_from(port).map(RedirectToHttps::Port).map_err(E::custom)
-            }
-        }
-
-        deserializer.deserialize_any(RedirectVisitor)
-    }
-}
-
-impl JsonSchema for RedirectToHttps {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "RedirectToHttps".into()
-    }
-
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({
-            "description": "`true` (port 443), `false`, or a port.",
-            "default": false,
-            "anyOf": [{ "type": "boolean" }, { "type": "integer", "minimum": 1, "maximum": 65535 }]
-        })
-    }
-}
-
-/// TLS on a listener.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct ListenerTls {
-    /// `generate` (one self-signed, kept in `server.state`), or a list of `{cert: file, key: file}`, chosen by SNI from the
-    /// names the certificates bear; the first serves clients that name none of them.
-    pub certificates: Spanned<Certificates>,
-    /// The oldest version accepted: `"1.3"` or `"1.2"` (with ECDHE and AEAD only).
-    pub min_version: MinVersion,
-}
-
-/// Certificates of a listener.
-#[derive(Clone, Debug, Default)]
-pub enum Certificates {
-    /// One self-signed, kept in `server.state`.
-    #[default]
-    Generate,
-    /// From files.
-    Files(Vec<Spanned<CertificateFiles>>),
-}
-
-impl<'de> Deserialize<'de> for Certificates {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct CertificatesVisitor;
-
-        impl<'de> serde::de::Visitor<'de> for CertificatesVisitor {
-            type Value = Certificates;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("`generate` or a list of `{cert: file, key: file}`")
-            }
-
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Certificates, E> {
-                match text {
-                    "generate" => Ok(Certificates::Generate),
-                    other => Err(E::custom(format!("`{other}` is neither `generate` nor a list"))),
-                }
-            }
-
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, list: A) -> Result<Certificates, A::Error> {
-                Vec::deserialize(serde::de::value::SeqAccessDeserializer::new(list)).map(Certificates::Files)
-            }
-        }
-
-        deserializer.deserialize_any(CertificatesVisitor)
-    }
-}
-
-impl JsonSchema for Certificates {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Certificates".into()
-    }
-
-    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        let files = generator.subschema_for::<CertificateFiles>();
-        schemars::json_schema!({
-            "description": "`generate`, or a list of `{cert: file, key: file}`.",
-            "default": "generate",
-            "anyOf": [{ "const": "generate" }, { "type": "array", "items": files, "minItems": 1 }]
-        })
-    }
-}
-
-/// A certificate chain and its key, PEM.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct CertificateFiles {
-    /// The chain, leaf first.
-    pub cert: Spanned<String>,
-    /// The private key.
-    pub key: Spanned<String>,
-}
-
-/// The oldest TLS version accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
-pub enum MinVersion {
-    /// TLS 1.2, with ECDHE and AEAD only.
-    #[serde(rename = "1.2")]
-    Tls12,
-    /// TLS 1.3
-    #[default]
-    #[serde(rename = "1.3")]
-    Tls13,
-}
-
 /// What every request passes before any route is known.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -541,7 +372,8 @@ impl Default for Respond {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Redirect {
-    /// Where to; a template.
+    /// Where to; a template. No client chooses its host: what stands for `{route.NAME}` comes behind a slash
+    /// (`https://example.com/{route.rest}`) or in front of a domain (`https://{route.tenant}.example.com/`).
     pub to: Spanned<String>,
     /// 301, 302, 303, 307 or 308.
     #[serde(default = "permanent")]

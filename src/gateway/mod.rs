@@ -1,13 +1,16 @@
 //! The compiled configuration, and the one way of every request through it.
 
 mod account;
+mod answers;
 mod authentication;
+mod bounds;
 pub mod certificates;
 mod compile;
 pub mod document;
 pub mod explain;
 mod listener;
 mod passage;
+pub(crate) mod reasons;
 mod route;
 mod snapshots;
 #[cfg(test)]

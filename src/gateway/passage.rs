@@ -14,7 +14,8 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::Gateway;
-use super::route::{Action, Route, redirect_reply};
+use super::answers::redirect_reply;
+use super::route::{Action, Route};
 use crate::canonical::Target;
 use crate::client::{self, Client, Upgrade};
 use crate::policy::auth::{Asked, Decision, Requirement};

@@ -1,22 +1,20 @@
 //! A route, compiled: its policies resolved, its one action ready.
 
-use std::str::FromStr;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::StatusCode;
 
+use super::answers::{redirect, respond};
 use super::authentication;
 use super::compile::{Shelf, find};
-use super::document::{Document, PathRule, Redirect, Respond, Route as RouteConfig};
+use super::document::{Document, PathRule, Route as RouteConfig};
 use crate::canonical::{self, Oddities};
 use crate::config::{Build, OrNone, Spanned};
 use crate::policy::access::Access;
 use crate::policy::auth::Requirement;
 use crate::policy::cors::Cors;
 use crate::policy::headers::HeaderRules;
-use crate::record::{Record, RouteFacts};
+use crate::record::RouteFacts;
 use crate::reply::Reply;
 use crate::route::Routes;
 use crate::template::Template;
@@ -344,7 +342,11 @@ fn makes_a_path(template: &Template, written: &Spanned<String>, config: &RouteCo
 }
 
 /// A template whose `{route.NAME}`s this route has.
-fn template_of(written: &Spanned<String>, config: &RouteConfig, build: &mut Build) -> Option<Template> {
+pub(super) fn template_of(
+    written: &Spanned<String>,
+    config: &RouteConfig,
+    build: &mut Build,
+) -> Option<Template> {
     let template = match Template::parse(written) {
         Ok(template) => template,
         Err(cause) => {
@@ -363,109 +365,6 @@ fn parameters_exist(template: &Template, written: &Spanned<String>, config: &Rou
         let cause = format!("the path `{path}` of the route `{}` has no `{{{name}}}`", config.name.value);
         build.errors.push(&written.site, &*written.path, cause, "use a name that stands in `match.path`");
     }
-}
-
-fn respond(written: &Spanned<Respond>, build: &mut Build) -> Option<Reply> {
-    let mut headers = HeaderMap::new();
-    let status = StatusCode::from_u16(written.status).ok()?;
-    match HeaderValue::from_str(&written.content_type) {
-        Ok(value) => headers.insert(CONTENT_TYPE, value),
-        Err(_) => {
-            let site = &written.content_type.site;
-            build.errors.push(
-                site,
-                &*written.content_type.path,
-                "this is not a media type",
-                "write such as `application/json`",
-            );
-            None
-        }
-    };
-    for (name, value) in &written.headers {
-        match (HeaderName::from_str(name), HeaderValue::from_str(value)) {
-            (Ok(name), _) if framing(&name) => {
-                let cause = format!("`{name}` is set by the gateway itself");
-                build.errors.push(&value.site, &*value.path, cause, "remove it");
-            }
-            (Ok(name), Ok(value)) => drop(headers.insert(name, value)),
-            _ => build.errors.push(
-                &value.site,
-                &*value.path,
-                format!("`{name}: {}` is not a header field", value.value),
-                "use a token for its name and printable text for its value",
-            ),
-        }
-    }
-    let bodiless =
-        matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
-    if bodiless && !written.body.is_empty() {
-        let path = format!("{}.body", written.path);
-        build.errors.push(
-            &written.site,
-            path,
-            format!("a {} answer has no body", status.as_u16()),
-            "remove `body`, or use status 200",
-        );
-    }
-    if bodiless {
-        headers.remove(CONTENT_TYPE);
-    } else {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(written.body.len()));
-    }
-    Some(Reply { status, headers, body: Bytes::from(written.body.clone()) })
-}
-
-/// Fields that frame a message or a connection (RFC 9110 §7.6.1, RFC 9112 §6).
-fn framing(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "content-length"
-            | "transfer-encoding"
-            | "connection"
-            | "keep-alive"
-            | "upgrade"
-            | "te"
-            | "trailer"
-            | "proxy-connection"
-    )
-}
-
-fn redirect(written: &Spanned<Redirect>, config: &RouteConfig, build: &mut Build) -> Option<Action> {
-    let status = &written.status;
-    if !matches!(status.value, 301 | 302 | 303 | 307 | 308) {
-        let cause = format!("{} is not a redirect", status.value);
-        build.errors.push(
-            &status.site,
-            format!("{}.status", written.path),
-            cause,
-            "write 301, 302, 303, 307 or 308",
-        );
-        return None;
-    }
-    let to = template_of(&written.to, config, build)?;
-    if !(written.to.starts_with('/') || written.to.contains("://") || written.to.starts_with('{')) {
-        let cause = format!("`{}` is neither a URL nor a path", written.to.value);
-        build.errors.push(
-            &written.to.site,
-            &*written.to.path,
-            cause,
-            "write `https://{domainName}/new` or `/new`",
-        );
-    }
-    Some(Action::Redirect { to, status: StatusCode::from_u16(status.value).ok()? })
-}
-
-/// The answer of a redirect (RFC 9110 §15.4).
-pub(super) fn redirect_reply(to: &Template, status: StatusCode, record: &Record) -> Option<Reply> {
-    let mut location = String::new();
-    to.render_url(record, &mut location);
-    let mut headers = HeaderMap::new();
-    headers.insert(LOCATION, HeaderValue::from_str(&location).ok()?);
-    headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-    if !matches!(status, StatusCode::MOVED_PERMANENTLY | StatusCode::PERMANENT_REDIRECT) {
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    }
-    Some(Reply { status, headers, body: Bytes::new() })
 }
 
 /// Routes that one preflight could mean must share a `cors` policy: a preflight says neither headers nor, in some

@@ -1,10 +1,7 @@
 //! Request bodies: told to come, and counted.
 
-use std::task::{Context, Poll, Waker};
-
 use http::Version;
-use http::header::EXPECT;
-use pingora_core::protocols::http::ServerSession;
+use http::header::{CONTENT_LENGTH, EXPECT};
 use pingora_error::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 
@@ -28,24 +25,21 @@ pub(super) async fn call_for(session: &mut Session) -> Result<()> {
     Ok(())
 }
 
-/// Fails where a body that Pingora takes for ended has broken off. Of HTTP/2: a stream that was reset, by its client or for a fault of
-/// its client's, counts as ended there (RFC 9113 §8.1.1), and the origin would get a whole request that nobody has sent.
-pub(super) fn is_whole(session: &mut Session) -> Result<()> {
-    let ServerSession::H2(stream) = session.as_downstream_mut() else { return Ok(()) };
-    if !stream.is_body_done() {
+/// Waits for the end of an HTTP/2 stream whose head says that there is no content: its origin would take the head alone for the
+/// whole request, before anybody knows whether it is (RFC 9113 §8.1.1).
+pub(super) async fn end_if_empty(session: &mut Session) -> Result<()> {
+    let head = session.req_header();
+    let length = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if head.version != Version::HTTP_2 || length != Some(0_u64) || session.as_downstream_mut().is_body_done()
+    {
         return Ok(());
     }
-    // Nothing more will come, so nobody has to be woken.
-    match stream.poll_read_body_bytes(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(Some(Err(error))) => {
-            Err(Error::because(ErrorType::ReadError, "the body has broken off", error).into_down())
-        }
-        // Pingora takes `Content-Length: 0` for the end, whatever comes.
-        Poll::Ready(Some(Ok(data))) if !data.is_empty() => {
+    match count(session).await? {
+        0 => Ok(()),
+        _ => {
             let message = "content where the head said that there is none";
             Err(Error::explain(ErrorType::InvalidHTTPHeader, message).into_down())
         }
-        Poll::Ready(Some(Ok(_)) | None) | Poll::Pending => Ok(()),
     }
 }
 

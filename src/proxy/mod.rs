@@ -9,6 +9,7 @@ mod hop;
 mod pace;
 mod peer;
 mod respond;
+mod stream;
 mod view;
 mod wire;
 
@@ -26,6 +27,7 @@ use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, Session, http_proxy};
 
 pub use ctx::Ctx;
 pub use pace::watch;
+pub use stream::stream;
 
 use crate::framing;
 use crate::gateway::{Admission, Snapshots};
@@ -121,10 +123,6 @@ impl ProxyHttp for Gate {
         downstream.set_ignore_info_resp(true);
         downstream.set_total_drain_timeout(Some(DRAIN));
         let gateway = self.snapshots.load();
-        if downstream.is_http2() {
-            // For HTTP/1 the rim's connection sees to it.
-            downstream.set_write_timeout(Some(gateway.settings.write_stall));
-        }
         let started = ctx.started;
         let stage = ctx.enter(gateway, connection);
         let admission = {
@@ -148,7 +146,11 @@ impl ProxyHttp for Gate {
                     return Err(Error::explain(ErrorType::InternalError, "forwarded to nowhere"));
                 };
                 body::call_for(session).await.map_err(Error::into_down)?;
+                let began = Instant::now();
+                let empty = body::end_if_empty(session).await;
                 let now = Instant::now();
+                stage.client_wait = now.saturating_duration_since(began);
+                empty?;
                 upstream.note_request(self.worker, now);
                 let mut course = Course::new(upstream, started, now);
                 course.upgrade = hop::upgrade(session.req_header(), &admitted);
@@ -176,13 +178,11 @@ impl ProxyHttp for Gate {
 
     async fn upstream_request_filter(
         &self,
-        session: &mut Session,
+        _: &mut Session,
         head: &mut RequestHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
         pace::wait();
-        // Pingora has decided by now whether there is a body, and the head tells the origin so.
-        body::is_whole(session)?;
         let Some(stage) = &mut ctx.stage else { return Ok(()) };
         let (Some(course), Some(admitted)) = (&stage.course, &stage.admitted) else { return Ok(()) };
         let Some(attempt) = &course.attempt else { return Ok(()) };
@@ -207,9 +207,6 @@ impl ProxyHttp for Gate {
         end: bool,
         ctx: &mut Ctx,
     ) -> Result<()> {
-        if end {
-            body::is_whole(session)?;
-        }
         // Pingora would write an empty last piece as the last chunk, and then the last chunk: the second would stand before the
         // upstream's next request. Many clients of HTTP/2 end a body with an empty frame.
         if end && body.as_ref().is_some_and(Bytes::is_empty) {

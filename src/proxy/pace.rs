@@ -1,5 +1,5 @@
 //! The clock of an HTTP/2 stream's body. On HTTP/1 the connection itself sees its client being waited for; a stream is read by h2
-//! and Pingora, so the phases and the connection to the server say when it is the client's turn.
+//! and Pingora, so the phases, the connection to the server and whatever writes the answer say when it is the client's turn.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -23,8 +23,25 @@ tokio::task_local! {
 #[derive(Debug)]
 struct Body {
     clock: BodyClock,
+    /// Whether the client is waited for, as far as the server is concerned.
+    wanted: bool,
+    /// Whether a piece of the answer waits for a window: until it has gone nobody reads the body.
+    writing: bool,
     ended: bool,
     late: bool,
+}
+
+impl Body {
+    fn new(clock: BodyClock) -> Self {
+        Self { clock, wanted: false, writing: false, ended: false, late: false }
+    }
+
+    fn run(&mut self) {
+        match self.wanted && !self.writing && !self.late {
+            true => self.clock.wait(Instant::now()),
+            false => self.clock.pause(Instant::now()),
+        }
+    }
 }
 
 /// Serves an HTTP/2 stream that has a body. One that comes too slowly is told 408 if it can be, and its stream is reset in any case:
@@ -33,8 +50,7 @@ pub async fn watch(pace: Pace, request: impl Future<Output = ()>) {
     let now = Instant::now();
     let mut clock = BodyClock::start(pace, now);
     clock.pause(now);
-    let body = Body { clock, ended: false, late: false };
-    STREAM.scope(RefCell::new(body), until_late(request)).await;
+    STREAM.scope(RefCell::new(Body::new(clock)), until_late(request)).await;
 }
 
 async fn until_late(request: impl Future<Output = ()>) {
@@ -76,15 +92,42 @@ fn on<T>(tell: impl FnOnce(&mut Body) -> T) -> Option<T> {
 /// From now on the client is waited for.
 pub(super) fn wait() {
     on(|body| {
-        if !body.late {
-            body.clock.wait(Instant::now());
-        }
+        body.wanted = true;
+        body.run();
     });
 }
 
 /// From now on somebody else is.
 pub(super) fn hold() {
-    on(|body| body.clock.pause(Instant::now()));
+    on(|body| {
+        body.wanted = false;
+        body.run();
+    });
+}
+
+/// Writes to the client. While that waits, it is for a window and not for the body.
+pub(super) async fn writing<T>(write: impl Future<Output = T>) -> T {
+    let mut write = pin!(write);
+    let mut waits = false;
+    let written = poll_fn(|cx| {
+        let polled = write.as_mut().poll(cx);
+        if polled.is_pending() && !std::mem::replace(&mut waits, true) {
+            set_writing(true);
+        }
+        polled
+    })
+    .await;
+    if waits {
+        set_writing(false);
+    }
+    written
+}
+
+fn set_writing(writing: bool) {
+    on(|body| {
+        body.writing = writing;
+        body.run();
+    });
 }
 
 /// So much of the body has come.
@@ -141,6 +184,24 @@ mod tests {
         })
         .await;
         assert!(began.elapsed() >= Duration::from_millis(30) && began.elapsed() < LEFTOVERS);
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_window_does_not_wait_for_the_body() {
+        let pace = Pace { grace: Duration::from_millis(10), ..PACE };
+        watch(pace, async {
+            wait();
+            let window = writing(async {
+                tokio::time::sleep(Duration::from_millis(40)).await;
+                // The server takes the body again meanwhile; it is still we who do not read.
+                wait();
+                tokio::time::sleep(Duration::from_millis(40)).await;
+            });
+            assert_eq!(in_time(window).await, Some(()));
+            // From here on it is the client's turn.
+            assert_eq!(in_time(pending::<()>()).await, None);
+        })
+        .await;
     }
 
     #[tokio::test]

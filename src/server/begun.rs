@@ -3,22 +3,12 @@
 
 use tokio::time::Instant;
 
-/// Before the first frame of a client (RFC 9113 §3.4).
-const PREFACE: usize = 24;
-/// A frame's length, type, flags and stream (RFC 9113 §4.1).
-const HEADER: usize = 9;
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const CONTINUATION: u8 = 9;
-const END_HEADERS: u8 = 0x4;
+use crate::framing::frames::{CONTINUATION, DATA, END_HEADERS, HEADERS, PREFACE, Scanner, Unfinished};
 
 /// Follows the frames that arrive.
 #[derive(Debug)]
 pub(super) struct Begun {
-    /// Bytes left of the preface, or of a frame's payload.
-    skip: usize,
-    head: [u8; HEADER],
-    have: usize,
+    scanner: Scanner,
     /// Whether a header block goes on in the next frame.
     block: bool,
     since: Option<Instant>,
@@ -27,7 +17,7 @@ pub(super) struct Begun {
 impl Begun {
     /// From the preface on, which has a deadline of its own.
     pub(super) fn new() -> Self {
-        Self { skip: PREFACE, head: [0; HEADER], have: 0, block: false, since: None }
+        Self { scanner: Scanner::after(PREFACE), block: false, since: None }
     }
 
     /// Since when the client has been at what it has begun; none where it has finished everything.
@@ -35,51 +25,34 @@ impl Begun {
         self.since
     }
 
-    /// Notes what has arrived.
+    /// Notes what has arrived. Whoever finishes one thing and begins another has the time anew.
     pub(super) fn note(&mut self, bytes: &[u8], now: impl FnOnce() -> Instant) {
-        let finished = self.scan(bytes);
-        let payload = self.skip > 0 && self.kind() != DATA;
-        if self.have == 0 && !payload && !self.block {
+        // Whether a frame has been begun before the one that is looked at: with each header, what stood before it is complete.
+        let mut earlier = matches!(self.scanner.unfinished(), Unfinished::Payload(_));
+        let mut finished = false;
+        let block = &mut self.block;
+        self.scanner.scan(bytes, |frame| {
+            finished |= earlier && !*block;
+            earlier = true;
+            if matches!(frame.kind, HEADERS | CONTINUATION) {
+                *block = !frame.has(END_HEADERS);
+            }
+        });
+        finished |= earlier && !self.block && !matches!(self.scanner.unfinished(), Unfinished::Payload(_));
+        if !self.is_within() {
             self.since = None;
         } else if finished || self.since.is_none() {
             self.since = Some(now());
         }
     }
 
-    /// Whether something has been finished in these bytes.
-    fn scan(&mut self, mut bytes: &[u8]) -> bool {
-        let mut finished = false;
-        while !bytes.is_empty() {
-            if self.skip > 0 {
-                let skipped = self.skip.min(bytes.len());
-                self.skip -= skipped;
-                bytes = bytes.get(skipped..).unwrap_or_default();
-                finished |= self.skip == 0 && !self.block;
-                continue;
-            }
-            let (taken, rest) = bytes.split_at((HEADER - self.have).min(bytes.len()));
-            if let Some(room) = self.head.get_mut(self.have..self.have + taken.len()) {
-                room.copy_from_slice(taken);
-            }
-            self.have += taken.len();
-            bytes = rest;
-            if self.have < HEADER {
-                break;
-            }
-            self.have = 0;
-            let [a, b, c, kind, flags, ..] = self.head;
-            self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
-            if matches!(kind, HEADERS | CONTINUATION) {
-                self.block = flags & END_HEADERS == 0;
-            }
-            finished |= self.skip == 0 && !self.block;
-        }
-        finished
-    }
-
-    fn kind(&self) -> u8 {
-        let [_, _, _, kind, ..] = self.head;
-        kind
+    /// Whether the client is within something that must come to an end.
+    fn is_within(&self) -> bool {
+        let frame = match self.scanner.unfinished() {
+            Unfinished::Nothing | Unfinished::Preface | Unfinished::Payload(DATA) => false,
+            Unfinished::Header | Unfinished::Payload(_) => true,
+        };
+        frame || self.block
     }
 }
 
@@ -88,6 +61,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    const HEADER: usize = 9;
 
     fn frame(kind: u8, flags: u8, length: usize) -> Vec<u8> {
         let mut bytes = u32::try_from(length).unwrap().to_be_bytes()[1..].to_vec();

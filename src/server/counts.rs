@@ -64,6 +64,28 @@ impl Unserved {
     }
 }
 
+/// Which bound of its own has ended a connection that did nothing wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// It said nothing for `server.timeouts.keep_alive`.
+    KeepAlive,
+    /// It brought as many requests as one may.
+    RequestsPerConnection,
+}
+
+impl Closed {
+    /// All of them, so that each has its series from the start.
+    pub const ALL: [Self; 2] = [Self::KeepAlive, Self::RequestsPerConnection];
+
+    /// As a metric's label says it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::KeepAlive => "keep_alive",
+            Self::RequestsPerConnection => "requests_per_connection",
+        }
+    }
+}
+
 /// When a certificate in use expires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expiry {
@@ -81,6 +103,7 @@ pub struct Counts {
     listeners: Mutex<BTreeMap<Arc<str>, Arc<ListenerCounts>>>,
     expiries: Mutex<Vec<Expiry>>,
     unserved: [AtomicU64; Unserved::ALL.len()],
+    closed: [AtomicU64; Closed::ALL.len()],
     pub(super) taken: Taken,
     /// Reloads that were put in force.
     pub reloads_applied: AtomicU64,
@@ -139,6 +162,23 @@ impl Counts {
         self.cell(reason).fetch_add(1, Ordering::Relaxed);
     }
 
+    /// How many connections this bound has ended.
+    pub fn closed(&self, bound: Closed) -> u64 {
+        self.closed_cell(bound).load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_closed(&self, bound: Closed) {
+        self.closed_cell(bound).fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn closed_cell(&self, bound: Closed) -> &AtomicU64 {
+        let [keep_alive, requests] = &self.closed;
+        match bound {
+            Closed::KeepAlive => keep_alive,
+            Closed::RequestsPerConnection => requests,
+        }
+    }
+
     fn cell(&self, reason: Unserved) -> &AtomicU64 {
         let [handshake, timeout, descriptors, missing, malformed, late, connections, per_client] =
             &self.unserved;
@@ -159,5 +199,21 @@ impl ListenerCounts {
     /// Connections now open.
     pub fn open(&self) -> u64 {
         self.open.load(Ordering::Acquire).try_into().unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Unserved;
+    use crate::gateway::reasons::GATEWAY_REASONS;
+
+    #[test]
+    fn whoever_is_refused_with_a_record_has_a_reason_of_the_gateways() {
+        for reason in Unserved::ALL {
+            // Nothing is refused here: a handshake that fails is the client's, and who waits for a descriptor is served later.
+            let failed =
+                matches!(reason, Unserved::Handshake | Unserved::HandshakeTimeout | Unserved::Descriptors);
+            assert_eq!(GATEWAY_REASONS.contains(&reason.as_str()), !failed, "{reason:?}");
+        }
     }
 }

@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 use super::admission::RequestInFlight;
 use super::answer;
 use super::conn::{Bounds, Conn, Fence};
+use super::counts::Closed;
 use super::endpoint::Endpoint;
 use super::worker::Worker;
 use crate::canonical;
@@ -33,8 +34,10 @@ const WRITING: Duration = Duration::from_secs(10);
 
 /// What came instead of nothing.
 enum Head {
-    /// The client has closed, or had nothing to say until the deadline.
+    /// The client has closed, or the connection broke.
     Silence,
+    /// The client had nothing to say until the deadline.
+    Idle,
     /// A complete head.
     Complete(BytesMut),
     /// A head that is refused before it is complete.
@@ -49,14 +52,14 @@ where
     let draining = endpoint.draining();
     let mut requests = 0;
     loop {
-        // For the deadlines; the request's own snapshot is taken when its head is there.
-        let gateway = worker.snapshots.load();
+        // For how long it may be silent; the request's own snapshot is taken when its head begins.
+        let mut gateway = worker.snapshots.load();
         let mut began = None;
-        let head = read_head(&mut conn, &gateway.settings, &mut began).await;
+        let head = read_head(worker, &mut conn, &mut gateway, &mut began).await;
         let began = began.unwrap_or_else(Clock::now);
-        let gateway = worker.snapshots.load();
         let head = match head {
             Head::Silence => return,
+            Head::Idle => return worker.counts.note_closed(Closed::KeepAlive),
             Head::Refused(refusal) => return refuse(conn, gateway, began, refusal).await,
             Head::Complete(head) => head,
         };
@@ -81,7 +84,11 @@ where
             return overloaded(conn, gateway, began, &head).await;
         };
         requests += 1;
-        let last = last || requests >= gateway.settings.requests_per_connection;
+        let enough = requests >= gateway.settings.requests_per_connection;
+        if enough && !last {
+            worker.counts.note_closed(Closed::RequestsPerConnection);
+        }
+        let last = last || enough;
         conn.expect(body, Bounds::of(&gateway.settings));
         let mut session = ServerSession::new_http1(conn);
         prepare(&mut session, body, waits);
@@ -192,12 +199,18 @@ pub(super) fn limits(settings: &Settings) -> Limits {
     }
 }
 
-/// Reads one head: `keep_alive` until its first byte, `head` from there to its end, however it drips in.
-async fn read_head(conn: &mut Conn, settings: &Settings, began: &mut Option<Clock>) -> Head {
-    let limits = limits(settings);
+/// Reads one head: `keep_alive` until its first byte, `head` from there to its end, however it drips in. From its first byte on
+/// `gateway` is what is in force then.
+async fn read_head<A>(
+    worker: &Worker<A>,
+    conn: &mut Conn,
+    gateway: &mut Arc<Gateway>,
+    began: &mut Option<Clock>,
+) -> Head {
+    let mut bounds = limits(&gateway.settings);
     let mut searched = 0;
     let mut skipped = 0;
-    conn.set_deadline(Some(Instant::now() + settings.keep_alive));
+    conn.set_deadline(Some(Instant::now() + gateway.settings.keep_alive));
     loop {
         while searched == 0 && conn.input().starts_with(b"\r\n") {
             skipped += 2;
@@ -212,11 +225,13 @@ async fn read_head(conn: &mut Conn, settings: &Settings, began: &mut Option<Cloc
             if began.is_none() {
                 let now = Instant::now();
                 *began = Some(now.into_std());
-                conn.set_deadline(Some(now + settings.head));
+                *gateway = worker.snapshots.load();
+                bounds = limits(&gateway.settings);
+                conn.set_deadline(Some(now + gateway.settings.head));
             }
             // A lone CR may still become an empty line.
             if **conn.input() != *b"\r" {
-                match framing::find_end(conn.input(), searched, &limits) {
+                match framing::find_end(conn.input(), searched, &bounds) {
                     Ok(Progress::Complete(length)) => return Head::Complete(conn.take(length)),
                     Ok(Progress::Partial) => searched = conn.input().len(),
                     Err(denial) => {
@@ -229,8 +244,11 @@ async fn read_head(conn: &mut Conn, settings: &Settings, began: &mut Option<Cloc
         match conn.fill().await {
             Ok(0) => return Head::Silence,
             Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::TimedOut && began.is_some() => {
-                return Head::Refused(unexpected(conn.input()).unwrap_or_else(late_head));
+            Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+                return match began {
+                    Some(_) => Head::Refused(unexpected(conn.input()).unwrap_or_else(late_head)),
+                    None => Head::Idle,
+                };
             }
             Err(_) => return Head::Silence,
         }

@@ -14,6 +14,7 @@ mod frames;
 mod http1;
 mod http2;
 mod io;
+mod ledger;
 mod linger;
 mod listen;
 mod preface;
@@ -22,9 +23,11 @@ mod refuse;
 mod reload;
 mod signals;
 mod sock;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod unheard;
 mod watch;
 mod worker;
 
@@ -38,7 +41,7 @@ use std::thread;
 use pingora_core::apps::HttpServerApp;
 use tokio::sync::{mpsc, oneshot};
 
-pub use counts::{Counts, Expiry, ListenerCounts, Unserved};
+pub use counts::{Closed, Counts, Expiry, ListenerCounts, Unserved};
 pub use error::Error;
 pub use reload::{Adopted, Loaded, Refused, Reload};
 

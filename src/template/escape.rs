@@ -36,9 +36,7 @@ impl Position {
     /// Where one stands after `text`.
     pub(super) fn after(self, text: &str) -> Self {
         let (mut position, rest) = match (self, text.split_once("//")) {
-            (Self::Start, Some((scheme, rest))) if scheme.is_empty() || scheme.ends_with(':') => {
-                (Self::Authority, rest)
-            }
+            (Self::Start, Some((scheme, rest))) if is_scheme(scheme) => (Self::Authority, rest),
             (Self::Start, _) if !text.is_empty() => (Self::Path, text),
             _ => (self, text),
         };
@@ -51,6 +49,11 @@ impl Position {
         }
         position
     }
+}
+
+/// Whether a host follows `//` behind this: a scheme and its colon, or nothing (RFC 3986 §4.2).
+pub(super) fn is_scheme(text: &str) -> bool {
+    text.is_empty() || text.ends_with(':') && !text.contains(['/', '?', '#'])
 }
 
 /// Appends a value as it may stand there; in an address, in its path.
@@ -249,6 +252,8 @@ mod tests {
         assert_eq!(start.after("https://a.example?x"), Position::Query);
         assert_eq!(start.after("/a//b"), Position::Path);
         assert_eq!(start.after("/a?b=/c"), Position::Query);
+        assert_eq!(start.after("/a?b=https://"), Position::Query);
+        assert_eq!(start.after("/a:b://c"), Position::Path);
         assert_eq!(start.after(""), Position::Start);
         assert_eq!(Position::Authority.after(".example.com/"), Position::Path);
     }

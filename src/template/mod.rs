@@ -1,9 +1,11 @@
 //! Text with `{variables}`, parsed once, rendered from a [`Record`].
 
 mod escape;
+mod host;
 mod variable;
 
 pub use escape::{Escape, escape, push_json};
+pub use host::Freedom;
 pub use variable::{Fact, Variable};
 
 use crate::record::Record;

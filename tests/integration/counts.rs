@@ -1,14 +1,12 @@
 //! How many at once, and how many in a time: connections, clients, requests, streams, frames, descriptors.
 
 use std::net::TcpStream;
-use std::sync::mpsc;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use serde_json::Value;
 
-use crate::harness::abuser::{
+use crate::harness::frames::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, Frames, GOAWAY, HEADERS, PING, PRIORITY, RST_STREAM,
     SETTINGS, WINDOW_UPDATE,
 };
@@ -67,18 +65,6 @@ fn held(gateway: &Running) -> Connection {
     let mut connection = Connection::open(gateway.address());
     connection.get("/hello").expect(200);
     connection
-}
-
-/// An origin that answers when it is told to, and how to tell it.
-fn waiting() -> (Origin, mpsc::Sender<()>) {
-    let (go, gone) = mpsc::channel();
-    let gone = Arc::new(Mutex::new(gone));
-    let origin = Origin::each(move |head, peer| {
-        peer.drain_body(head);
-        gone.lock().unwrap().recv().ok();
-        peer.answer(200, "late")
-    });
-    (origin, go)
 }
 
 fn behind(origin: &Origin) -> String {
@@ -191,7 +177,7 @@ fn clients_of_ipv6_are_bounded_too_and_those_of_a_unix_socket_are_not() {
 
 #[test]
 fn a_request_above_the_bound_is_answered_503_before_any_route_is_looked_for() {
-    let (origin, go) = waiting();
+    let (origin, go) = Origin::waiting();
     let gateway = with_limits("requests_in_flight: 2", &behind(&origin));
     let mut slow: Vec<_> = (0..2).map(|_| Connection::open(gateway.address())).collect();
     for connection in &mut slow {
@@ -219,7 +205,7 @@ fn a_request_above_the_bound_is_answered_503_before_any_route_is_looked_for() {
 
 #[test]
 fn streams_count_as_requests_in_flight() {
-    let (origin, go) = waiting();
+    let (origin, go) = Origin::waiting();
     let (authority, gateway) = secure("requests_in_flight: 2", &behind(&origin));
     let mut peer = Frames::connect(gateway.address(), &authority, &[]);
     peer.send_all(&[Frame::get(1, "/slow"), Frame::get(3, "/slow"), Frame::get(5, "/hello")]).unwrap();
@@ -237,7 +223,7 @@ fn streams_count_as_requests_in_flight() {
 
 #[test]
 fn streams_above_the_bound_are_refused_and_the_others_served() {
-    let (origin, go) = waiting();
+    let (origin, go) = Origin::waiting();
     let (authority, gateway) = secure("http2_streams: 3", &behind(&origin));
     let mut peer = Frames::connect(gateway.address(), &authority, &[]);
     let settings = peer.await_frame(SETTINGS);
@@ -255,7 +241,7 @@ fn streams_above_the_bound_are_refused_and_the_others_served() {
 
 #[test]
 fn streams_with_large_heads_count_for_more() {
-    let (origin, go) = waiting();
+    let (origin, go) = Origin::waiting();
     let (authority, gateway) = secure("http2_streams: 4", &behind(&origin));
     let mut peer = Frames::connect(gateway.address(), &authority, &[]);
     let field = [&[0x00, 0x01, b'x', 0x7f, 0x89, 0x26][..], &[b'y'; 5_000]].concat();
@@ -357,7 +343,7 @@ fn is_answered(peer: &mut Frames, payload: [u8; 8]) -> bool {
 
 #[test]
 fn resets_of_streams_that_were_begun_end_the_connection_too() {
-    let (origin, _go) = waiting();
+    let (origin, _go) = Origin::waiting();
     let (authority, gateway) = secure("http2_resets: 50/1h", &behind(&origin));
     let mut peer = Frames::connect(gateway.address(), &authority, &[]);
     let mut sent = 0;
@@ -504,7 +490,7 @@ fn what_breaks_the_protocol_is_told() {
 
 #[test]
 fn the_last_descriptors_are_not_for_clients() {
-    let (origin, go) = waiting();
+    let (origin, go) = Origin::waiting();
     let mut gateway = with_limits("", &behind(&origin));
     gateway.get("/hello").expect(200);
     let taken = std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap().count() as u64;

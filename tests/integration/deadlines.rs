@@ -385,6 +385,39 @@ fn http2_streams_without_a_window_are_reset_and_a_deaf_connection_is_let_go() {
     gateway.await_metric("portcullis_requests_in_flight", &[], 0.0);
 }
 
+/// Whoever keeps its window shut is waited for as a reader, not as a writer: its body has its time again once the window opens.
+#[test]
+fn an_http2_body_has_no_clock_while_its_answer_waits_for_a_window() {
+    let origin = Origin::each(|head, peer| {
+        // Answers first, and takes the body then.
+        peer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n");
+        peer.write([b'y'; 100_000]);
+        peer.drain_body(head);
+        true
+    });
+    let (authority, gateway) = start("body_grace: 600ms, write_stall: 20s", "", &origin);
+    let mut wire = Wire::tls(gateway.listener(1), &authority, "h2", None);
+    wire.write(greeting(0));
+    wire.write(frame(HEADERS, END_HEADERS, 1, &block("POST", "/o/duplex")));
+    wire.write(frame(DATA, 0, 1, b"x"));
+    let reset = |read: &[u8]| frames(read).iter().any(|f| f.0 == RST_STREAM);
+    assert!(wire.drip_until(b"", BEAT, Duration::from_secs(3), reset).is_none(), "{:?}", frames(&wire.read));
+    wire.write(frame(WINDOW_UPDATE, 0, 0, &100_000_u32.to_be_bytes()));
+    wire.write(frame(WINDOW_UPDATE, 0, 1, &100_000_u32.to_be_bytes()));
+    wire.write(frame(DATA, END_STREAM, 1, b"x"));
+    let whole = |read: &[u8]| {
+        let data = frames(read).into_iter().filter(|f| f.0 == DATA && f.2 == 1);
+        data.map(|f| f.3.len()).sum::<usize>() == 100_000
+    };
+    assert!(wire.drip_until(b"", BEAT, LIMIT, whole).is_some());
+    // It is its turn again once the window is open: a body that does not go on is too late then.
+    let mut wire = Wire::tls(gateway.listener(1), &authority, "h2", None);
+    wire.write(greeting(200_000));
+    wire.write(frame(WINDOW_UPDATE, 0, 0, &100_000_u32.to_be_bytes()));
+    wire.write(frame(HEADERS, END_HEADERS, 1, &block("POST", "/o/duplex")));
+    assert!(wire.drip_until(b"", BEAT, LIMIT, reset).is_some());
+}
+
 #[test]
 fn a_connection_brings_so_many_requests_and_no_more() {
     let origin = large();
@@ -410,9 +443,15 @@ fn a_connection_brings_so_many_requests_and_no_more() {
         .collect();
     wire.write(more);
     assert!(matches!(wire.drip(b"", BEAT, LIMIT), End::Freed(_)), "it may go on for ever");
-    // A reload is in force for what comes then.
-    let mut connection = crate::harness::Connection::open(gateway.address());
-    assert!(!connection.get("/hello").expect(200).closes());
+    // A reload is in force for the next request, on connections that were there before it too.
+    let mut kept = crate::harness::Connection::open(gateway.address());
+    assert!(!kept.get("/hello").expect(200).closes());
+    let text = gateway.place.read("portcullis.yaml");
+    gateway.reload_whole(&text.replace("requests_per_connection: 3", "requests_per_connection: 2"));
+    assert!(kept.get("/hello").expect(200).closes());
+    let mut new = crate::harness::Connection::open(gateway.address());
+    let closes: Vec<_> = (0..2).map(|_| new.get("/hello").expect(200).closes()).collect();
+    assert_eq!(closes, [false, true]);
 }
 
 #[test]

@@ -75,13 +75,7 @@ fn an_idle_connection_that_stays_silent_ends_at_its_ordinary_time() {
 
 #[test]
 fn while_it_drains_readyz_fails_and_nothing_new_is_accepted() {
-    let (told, tell) = std::sync::mpsc::channel::<()>();
-    let tell = std::sync::Mutex::new(tell);
-    let origin = Origin::each(move |head, peer| {
-        peer.drain_body(head);
-        tell.lock().unwrap().recv().ok();
-        peer.answer(200, "late")
-    });
+    let (origin, told) = Origin::waiting();
     let mut gateway = Running::with(&to(&origin));
     let mut connection = Connection::open(gateway.address());
     connection.write("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n");

@@ -300,6 +300,38 @@ fn trust_is_judged_by_the_address_that_the_header_gives() {
 }
 
 #[test]
+fn connections_are_counted_for_the_address_that_the_header_gives() {
+    let listener = format!("{LISTENER}    proxy_protocol: {{from: [127.0.0.1, 127.0.0.4]}}\n");
+    let text = Place::with_base(ECHO)
+        .replace(LISTENER, &listener)
+        .replace("workers: 2,", "workers: 2, limits: {connections_per_client: 1},");
+    let gateway = Place::new().start_whole(&text);
+    let open = |peer: &str, client: &str| {
+        let mut connection = connect_from(peer, gateway.address());
+        connection.write(format!("PROXY TCP4 {client} 198.51.100.9 1 443\r\n"));
+        connection
+    };
+    // Two clients behind one balancer share no count.
+    let mut first = open("127.0.0.1", "203.0.113.7");
+    first.get("/").expect(200);
+    let mut second = open("127.0.0.1", "203.0.113.8");
+    second.get("/").expect(200);
+    // One client behind two balancers does.
+    open("127.0.0.4", "203.0.113.7").response().expect(503);
+    let message = "as many connections are open as `server.limits.connections_per_client` allows: 1";
+    let line = refusal(&gateway, message);
+    assert_eq!((&line["status"], &line["identity"]["sourceIp"]), (&503.into(), &"203.0.113.7".into()));
+    let labels = [("reason", "connections_per_client")];
+    gateway.await_metric("portcullis_connections_refused_total", &labels, 1.0);
+    first.get("/").expect(200);
+    drop(first);
+    eventually("a place for the client", || {
+        (open("127.0.0.4", "203.0.113.7").try_get("/")?.status == 200).then_some(())
+    });
+    second.get("/").expect(200);
+}
+
+#[test]
 fn a_unix_socket_can_bear_headers_too() {
     let place = Place::new();
     let socket = place.path("gate.sock");

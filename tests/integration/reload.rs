@@ -214,13 +214,7 @@ routes:
 
 #[test]
 fn a_request_in_flight_ends_with_the_configuration_it_began_with() {
-    let (told, tell) = std::sync::mpsc::channel::<()>();
-    let tell = std::sync::Mutex::new(tell);
-    let origin = crate::harness::Origin::each(move |head, peer| {
-        peer.drain_body(head);
-        tell.lock().unwrap().recv().ok();
-        peer.answer(200, "slow")
-    });
+    let (origin, told) = crate::harness::Origin::waiting();
     let gateway = Running::with(&format!(
         "upstreams: {{o: {{servers: ['{}']}}}}\nroutes:\n  - {{name: slow, match: {{path: /slow}}, upstream: o}}\n",
         origin.address()
@@ -230,7 +224,7 @@ fn a_request_in_flight_ends_with_the_configuration_it_began_with() {
     gateway.await_metric("portcullis_requests_in_flight", &[], 1.0);
     gateway.reload(&says("two"));
     told.send(()).unwrap();
-    assert_eq!(connection.response().text(), "slow");
+    assert_eq!(connection.response().text(), "late");
     let line = gateway.access_of("/slow");
     assert_eq!((&line["generation"], &line["route"]), (&1.into(), &"slow".into()));
 }

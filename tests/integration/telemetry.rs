@@ -100,13 +100,7 @@ fn promtool_finds_nothing_to_say() {
 
 #[test]
 fn connections_and_requests_in_flight_are_counted_down_again() {
-    let (told, tell) = std::sync::mpsc::channel::<()>();
-    let tell = std::sync::Mutex::new(tell);
-    let origin = Origin::each(move |head, peer| {
-        peer.drain_body(head);
-        tell.lock().unwrap().recv().ok();
-        peer.answer(200, "late")
-    });
+    let (origin, told) = Origin::waiting();
     let gateway = Running::with(&format!(
         "upstreams: {{o: {{servers: ['{}']}}}}\nroutes:\n  - {{name: o, upstream: o}}\n",
         origin.address()

@@ -23,6 +23,8 @@ pub enum Polled {
     Connections,
     /// `portcullis_connections_refused_total{reason}`
     ConnectionsRefused,
+    /// `portcullis_connections_closed_total{reason}`
+    ConnectionsClosed,
     /// `portcullis_upstream_healthy{upstream,server}`: 1 or 0
     UpstreamHealthy,
     /// `portcullis_retries_total{upstream,reason}`
@@ -60,6 +62,11 @@ impl Polled {
             Self::ConnectionsRefused => Definition {
                 name: "portcullis_connections_refused_total",
                 help: "Client connections closed before their first request.",
+                labels: &["reason"],
+            },
+            Self::ConnectionsClosed => Definition {
+                name: "portcullis_connections_closed_total",
+                help: "Client connections that had been idle, or had brought requests, for as long as they may.",
                 labels: &["reason"],
             },
             Self::UpstreamHealthy => Definition {
@@ -247,6 +254,7 @@ impl Metrics {
             Polled::ConnectionsRefused
                 .definition()
                 .counters(told(Polled::ConnectionsRefused, counts(&self.connections_refused).collect())),
+            Polled::ConnectionsClosed.definition().counters(told(Polled::ConnectionsClosed, Vec::new())),
             Polled::UpstreamHealthy.definition().gauges(told(Polled::UpstreamHealthy, healthy.collect())),
             Polled::Retries.definition().counters(told(Polled::Retries, counts(&self.retries).collect())),
             Polled::CertificateNotAfter.definition().gauges(told(Polled::CertificateNotAfter, Vec::new())),

@@ -1,20 +1,82 @@
-//! An HTTP/2 client that writes frames byte by byte, so that a test can say what no library would.
+//! An HTTP/2 client that says exactly the frames a test tells it to (RFC 9113 §4.1, §6), as no library would.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::io::{self, Read as _, Write as _};
+use std::net::SocketAddr;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
-use openssl::ssl::{SslConnector, SslStream};
+use openssl::ssl::SslStream;
+
+use super::certificates::{Authority, try_handshake};
 
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
+pub(crate) const PRIORITY: u8 = 2;
 pub(crate) const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const GOAWAY: u8 = 7;
+pub(crate) const SETTINGS: u8 = 4;
+pub(crate) const PING: u8 = 6;
+pub(crate) const GOAWAY: u8 = 7;
+pub(crate) const WINDOW_UPDATE: u8 = 8;
 pub(crate) const CONTINUATION: u8 = 9;
-
 pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
+
+/// A frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Frame {
+    pub(crate) kind: u8,
+    pub(crate) flags: u8,
+    pub(crate) stream: u32,
+    pub(crate) payload: Vec<u8>,
+}
+
+impl Frame {
+    pub(crate) fn new(kind: u8, flags: u8, stream: u32, payload: impl Into<Vec<u8>>) -> Self {
+        Self { kind, flags, stream, payload: payload.into() }
+    }
+
+    /// GET of this path, as a whole head.
+    pub(crate) fn get(stream: u32, path: &str) -> Self {
+        Self::new(HEADERS, END_HEADERS | END_STREAM, stream, head(0x82, path))
+    }
+
+    /// POST to this path; its body is still to come.
+    pub(crate) fn post(stream: u32, path: &str) -> Self {
+        Self::new(HEADERS, END_HEADERS, stream, head(0x83, path))
+    }
+
+    /// HEADERS, all fields as literals that are never indexed.
+    pub(crate) fn head(stream: u32, fields: &[(&[u8], &[u8])], end: bool) -> Self {
+        Self::new(HEADERS, END_HEADERS | if end { END_STREAM } else { 0 }, stream, block(fields))
+    }
+
+    /// DATA.
+    pub(crate) fn data(stream: u32, bytes: &[u8], end: bool) -> Self {
+        Self::new(DATA, u8::from(end), stream, bytes)
+    }
+
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut bytes = u32::try_from(self.payload.len()).unwrap().to_be_bytes()[1..].to_vec();
+        bytes.extend([self.kind, self.flags]);
+        bytes.extend(self.stream.to_be_bytes());
+        bytes.extend(&self.payload);
+        bytes
+    }
+
+    /// The number of 32 bits at this place of the payload.
+    pub(crate) fn number(&self, at: usize) -> u32 {
+        u32::from_be_bytes(self.payload[at..at + 4].try_into().unwrap())
+    }
+}
+
+/// A header block without the dynamic table (RFC 7541 §6): method, scheme, path, authority.
+fn head(method: u8, path: &str) -> Vec<u8> {
+    let mut block = vec![method, 0x87, 0x04, u8::try_from(path.len()).unwrap()];
+    block.extend(path.as_bytes());
+    block.extend([0x01, 12]);
+    block.extend(b"gate.example");
+    block
+}
 
 /// How a stream ended for its client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,74 +97,100 @@ impl Ending {
 }
 
 /// One connection.
-#[derive(Debug)]
 pub(crate) struct Frames {
-    wire: SslStream<TcpStream>,
+    stream: SslStream<TcpStream>,
+    read: Vec<u8>,
 }
 
 impl Frames {
-    /// TLS with ALPN `h2`, the preface, and empty settings.
-    pub(crate) fn connect(address: SocketAddr, connector: &SslConnector, name: &str) -> Self {
-        let tcp = TcpStream::connect_timeout(&address, Duration::from_secs(5)).unwrap();
-        tcp.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        tcp.set_nodelay(true).unwrap();
-        let wire = connector.connect(name, tcp).unwrap();
-        assert_eq!(wire.ssl().selected_alpn_protocol(), Some(&b"h2"[..]), "ALPN");
-        let mut own = Self { wire };
-        own.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-        own.send(SETTINGS, 0, 0, b"");
+    /// TLS with ALPN `h2`, the preface, and these settings.
+    pub(crate) fn connect(address: SocketAddr, authority: &Authority, settings: &[(u16, u32)]) -> Self {
+        let settings: Vec<u8> = settings
+            .iter()
+            .flat_map(|(key, value)| [key.to_be_bytes().to_vec(), value.to_be_bytes().to_vec()].concat())
+            .collect();
+        let mut own = Self::connect_with(address, authority, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        own.send(&Frame::new(SETTINGS, 0, 0, settings)).unwrap();
         own
     }
 
-    /// A gateway that has ended the connection is found out by reading.
-    fn write(&mut self, bytes: &[u8]) {
-        self.wire.write_all(bytes).and_then(|()| self.wire.flush()).ok();
+    /// TLS with ALPN `h2`, and these bytes for a preface.
+    pub(crate) fn connect_with(address: SocketAddr, authority: &Authority, preface: &[u8]) -> Self {
+        let connector = authority.connector(|builder| builder.set_alpn_protos(b"\x02h2").unwrap());
+        let mut stream = try_handshake(&connector, address, "gate.example").unwrap();
+        assert_eq!(stream.ssl().selected_alpn_protocol(), Some(&b"h2"[..]), "ALPN");
+        stream.get_ref().set_nodelay(true).unwrap();
+        stream.write_all(preface).unwrap();
+        Self { stream, read: Vec::new() }
     }
 
-    pub(crate) fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        self.send_together(stream, &[(kind, flags, payload)]);
+    pub(crate) fn send(&mut self, frame: &Frame) -> io::Result<()> {
+        self.stream.write_all(&frame.bytes())
     }
 
-    /// Several frames of a stream in one piece, so that whoever reads them finds all of them at once.
-    pub(crate) fn send_together(&mut self, stream: u32, frames: &[(u8, u8, &[u8])]) {
-        let mut bytes = Vec::new();
-        for (kind, flags, payload) in frames {
-            let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-            bytes.extend([&length[1..], &[*kind, *flags], &stream.to_be_bytes(), payload].concat());
+    /// Sends all of them at once, as far as they are taken.
+    pub(crate) fn send_all(&mut self, frames: &[Frame]) -> io::Result<()> {
+        self.stream.write_all(&frames.iter().flat_map(Frame::bytes).collect::<Vec<_>>())
+    }
+
+    /// The next frame; none at the end of the connection.
+    pub(crate) fn next(&mut self) -> Option<Frame> {
+        loop {
+            if let Some(&[a, b, c, kind, flags, s0, s1, s2, s3]) = self.read.first_chunk::<9>() {
+                let length = u32::from_be_bytes([0, a, b, c]) as usize;
+                if self.read.len() >= 9 + length {
+                    let payload = self.read.drain(..9 + length).skip(9).collect();
+                    let stream = u32::from_be_bytes([s0, s1, s2, s3]);
+                    return Some(Frame { kind, flags, stream, payload });
+                }
+            }
+            let mut piece = [0; 16 << 10];
+            match self.stream.read(&mut piece) {
+                Ok(0) | Err(_) => return None,
+                Ok(n) => self.read.extend(&piece[..n]),
+            }
         }
-        self.write(&bytes);
     }
 
-    /// HEADERS, all fields as literals that are never indexed.
-    pub(crate) fn headers(&mut self, stream: u32, fields: &[(&[u8], &[u8])], end: bool) {
-        self.send(HEADERS, END_HEADERS | if end { END_STREAM } else { 0 }, stream, &block(fields));
+    /// The next frame of this kind.
+    pub(crate) fn await_frame(&mut self, kind: u8) -> Frame {
+        loop {
+            let frame = self.next().unwrap_or_else(|| panic!("the end, before a frame of type {kind}"));
+            if frame.kind == kind {
+                return frame;
+            }
+        }
     }
 
-    pub(crate) fn data(&mut self, stream: u32, bytes: &[u8], end: bool) {
-        self.send(DATA, u8::from(end), stream, bytes);
+    /// Reads to the end of the connection: the code of the last GOAWAY, if one came.
+    pub(crate) fn end(&mut self, within: Duration) -> Option<u32> {
+        self.stream.get_ref().set_read_timeout(Some(within)).unwrap();
+        let began = Instant::now();
+        let mut code = None;
+        while let Some(frame) = self.next() {
+            if frame.kind == GOAWAY {
+                code = Some(frame.number(4));
+            }
+        }
+        assert!(began.elapsed() < within, "the connection is still open after {within:?}");
+        code
     }
-
     /// How this stream ends. Only the first answer of a connection can be read: statuses are not looked up in HPACK's table.
     pub(crate) fn ending(&mut self, stream: u32) -> Ending {
         let (mut status, mut body) = (0, Vec::new());
-        while let Some((kind, flags, id, payload)) = self.next() {
-            match kind {
-                SETTINGS if flags & 1 == 0 => self.send(SETTINGS, 1, 0, b""),
-                GOAWAY => {
-                    let code = u32::from_be_bytes(payload[4..8].try_into().unwrap());
-                    if code != 0 {
-                        return Ending::Gone(code);
-                    }
-                }
-                RST_STREAM if id == stream && status == 0 => {
-                    return Ending::Reset(u32::from_be_bytes(payload[..4].try_into().unwrap()));
-                }
-                RST_STREAM if id == stream => break,
-                HEADERS if id == stream && status == 0 => status = status_of(&payload),
-                DATA if id == stream => body.extend(payload),
+        while let Some(frame) = self.next() {
+            let own = frame.stream == stream;
+            match frame.kind {
+                // A gateway that has ended the connection is found out by reading.
+                SETTINGS if frame.flags & 1 == 0 => drop(self.send(&Frame::new(SETTINGS, 1, 0, []))),
+                GOAWAY if frame.number(4) != 0 => return Ending::Gone(frame.number(4)),
+                RST_STREAM if own && status == 0 => return Ending::Reset(frame.number(0)),
+                RST_STREAM if own => break,
+                HEADERS if own && status == 0 => status = status_of(&frame.payload),
+                DATA if own => body.extend(&frame.payload),
                 _ => {}
             }
-            if matches!(kind, DATA | HEADERS) && id == stream && flags & END_STREAM != 0 {
+            if matches!(frame.kind, DATA | HEADERS) && own && frame.flags & END_STREAM != 0 {
                 break;
             }
         }
@@ -110,17 +198,6 @@ impl Frames {
             0 => Ending::Gone(0),
             _ => Ending::Answer { status, body: String::from_utf8_lossy(&body).into_owned() },
         }
-    }
-
-    /// The next frame: kind, flags, stream, payload; none at the end.
-    fn next(&mut self) -> Option<(u8, u8, u32, Vec<u8>)> {
-        let mut head = [0; 9];
-        self.wire.read_exact(&mut head).ok()?;
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-        let mut payload = vec![0; usize::try_from(length).unwrap()];
-        self.wire.read_exact(&mut payload).ok()?;
-        let stream = u32::from_be_bytes(head[5..].try_into().unwrap()) & (u32::MAX >> 1);
-        Some((head[3], head[4], stream, payload))
     }
 }
 

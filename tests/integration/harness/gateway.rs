@@ -192,10 +192,15 @@ impl Running {
         self.place.write("portcullis.yaml", Place::with_base(rest));
     }
 
-    /// Saves another configuration and waits until it is in force.
+    /// Saves another configuration (base + `rest`) and waits until it is in force.
     pub(crate) fn reload(&self, rest: &str) {
+        self.reload_whole(&Place::with_base(rest));
+    }
+
+    /// The same, with exactly this configuration.
+    pub(crate) fn reload_whole(&self, text: &str) {
         let before = self.generation();
-        self.save(rest);
+        self.place.write("portcullis.yaml", text);
         self.signal(Signal::HUP);
         eventually(&format!("generation {} and more; said:\n{}", before + 1.0, self.said()), || {
             (self.generation() > before).then_some(())

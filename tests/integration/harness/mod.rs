@@ -1,10 +1,9 @@
 //! What the tests stand on: a real gateway process, real clients, real origins.
 
-pub(crate) mod abuser;
 mod access;
 mod certificates;
 mod exchange;
-mod frames;
+pub(crate) mod frames;
 mod gateway;
 mod http2;
 mod ledger;
@@ -17,9 +16,6 @@ pub(crate) mod wire;
 
 pub(crate) use certificates::{Authority, Pair, try_handshake};
 pub(crate) use exchange::{Connection, Response, connect_from, get};
-pub(crate) use frames::{
-    CONTINUATION, DATA, END_HEADERS, END_STREAM, Ending, Frames, HEADERS, RST_STREAM, block,
-};
 pub(crate) use gateway::Running;
 pub(crate) use http2::Http2;
 pub(crate) use ledger::Ledger;

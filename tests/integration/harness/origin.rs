@@ -85,6 +85,18 @@ impl Origin {
         Self::serve(loop_of(answer))
     }
 
+    /// Answers `late`, each request once it is told to; and how to tell it.
+    pub(crate) fn waiting() -> (Self, Sender<()>) {
+        let (go, gone) = std::sync::mpsc::channel();
+        let gone = Mutex::new(gone);
+        let origin = Self::each(move |head, peer| {
+            peer.drain_body(head);
+            gone.lock().unwrap().recv().ok();
+            peer.answer(200, "late")
+        });
+        (origin, go)
+    }
+
     /// Answers with the exact head it received as the body.
     pub(crate) fn echo() -> Self {
         Self::serve(Self::echoing())
