@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect;
 use schemars::JsonSchema;
@@ -141,6 +141,51 @@ impl Failure {
     }
 }
 
+/// What is asked, and how patiently.
+#[derive(Clone, Debug)]
+pub struct Request {
+    method: Method,
+    url: Box<str>,
+    headers: HeaderMap,
+    body: Bytes,
+    within: Option<Duration>,
+    follows: bool,
+}
+
+impl Request {
+    /// GET; redirects are followed as the rules allow.
+    pub fn get(url: impl Into<Box<str>>) -> Self {
+        let (method, url) = (Method::GET, url.into());
+        Self { method, url, headers: HeaderMap::new(), body: Bytes::new(), within: None, follows: true }
+    }
+
+    /// POST; a redirect is an answer like any other.
+    pub fn post(url: impl Into<Box<str>>, body: impl Into<Bytes>) -> Self {
+        Self { method: Method::POST, body: body.into(), follows: false, ..Self::get(url) }
+    }
+
+    /// With a header field, beside those of the same name.
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.append(name, value);
+        self
+    }
+
+    /// Within this time, where `server.egress.timeout` allows as much.
+    #[must_use]
+    pub fn within(mut self, time: Duration) -> Self {
+        self.within = Some(time);
+        self
+    }
+
+    /// Without following redirects: one is an answer like any other.
+    #[must_use]
+    pub fn unfollowed(mut self) -> Self {
+        self.follows = false;
+        self
+    }
+}
+
 /// What was fetched, of whatever status.
 #[derive(Clone, Debug)]
 pub struct Fetched {
@@ -208,27 +253,40 @@ impl Egress {
     /// # Errors
     /// What the rules forbid, and what failed.
     pub async fn get(&self, url: &str) -> Result<Fetched, Failure> {
-        let late = |_| {
-            let message = format!("not done within {:?} (`server.egress.timeout`)", self.policy.timeout);
-            Failure::new(Reason::Timeout, message)
-        };
-        tokio::time::timeout(self.policy.timeout, self.follow(url)).await.map_err(late)?
+        self.send(Request::get(url)).await
     }
 
-    async fn follow(&self, url: &str) -> Result<Fetched, Failure> {
-        let mut target = self.policy.url(url)?;
+    /// Asks, within the time and the bytes allowed. Whatever the status, an answer is an answer.
+    ///
+    /// # Errors
+    /// What the rules forbid, and what failed.
+    pub async fn send(&self, request: Request) -> Result<Fetched, Failure> {
+        let most = self.policy.timeout;
+        let within = request.within.map_or(most, |time| time.min(most));
+        let late = |_| {
+            let key = if within == most { " (`server.egress.timeout`)" } else { "" };
+            Failure::new(Reason::Timeout, format!("not done within {within:?}{key}"))
+        };
+        tokio::time::timeout(within, self.follow(&request)).await.map_err(late)?
+    }
+
+    async fn follow(&self, request: &Request) -> Result<Fetched, Failure> {
+        let mut target = self.policy.url(&request.url)?;
         for redirects in 0..=REDIRECTS_MAX {
             let client = match target.scheme {
                 Scheme::Https => &self.secure,
                 Scheme::Http => &self.plain,
             };
-            let response = client.get(target.url.clone()).send().await.map_err(failure)?;
+            let asked =
+                client.request(request.method.clone(), target.url.clone()).headers(request.headers.clone());
+            let asked = if request.body.is_empty() { asked } else { asked.body(request.body.clone()) };
+            let response = asked.send().await.map_err(failure)?;
             let address = response
                 .remote_addr()
                 .ok_or_else(|| Failure::new(Reason::Connect, "the connection's address is not known"))?;
             // The same judgement again, on what the socket says.
             self.policy.address(&target.host, target.scheme, address.ip())?;
-            match leads_on(response.status(), response.headers()) {
+            match leads_on(response.status(), response.headers()).filter(|_| request.follows) {
                 Some(location) => target = target.redirect(&location, &self.policy)?,
                 None => return self.read(response, address, redirects).await,
             }

@@ -46,6 +46,15 @@ pub struct Context<'a> {
     pub build: &'a mut Build,
 }
 
+impl Context<'_> {
+    /// The client for what a policy asks others: one for equal rules, whatever reloads come. Why there is none, where TLS cannot be
+    /// set up. Used on [`Live::runtime`], never on a worker.
+    pub fn fetcher(&self) -> Arc<Result<egress::Egress, String>> {
+        self.live
+            .find_or("egress", &format!("{:?}", self.egress), || egress::Egress::new(Arc::clone(self.egress)))
+    }
+}
+
 /// A policy: one kind of credential, and what makes it valid.
 #[derive(Debug)]
 pub struct Auth {
