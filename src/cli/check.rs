@@ -4,8 +4,8 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use crate::config::{self, Build};
-use crate::gateway::Gateway;
 use crate::gateway::document::Document;
+use crate::gateway::{Gateway, state_directory};
 use crate::state::Live;
 
 /// Loads and compiles a configuration without serving it. What is wrong goes to `err`; one line of summary to `out`.
@@ -18,7 +18,8 @@ pub(super) fn check(path: &Path, out: &mut dyn Write, err: &mut dyn Write) -> io
     let mut build = Build::default();
     let environment = |name: &str| std::env::var(name).ok();
     let counted = config::load_then(path, &environment, &mut build, |document: &Document, build| {
-        Gateway::compile(document, &Live::default(), 1, build)?;
+        let live = Live::new(state_directory(document, build));
+        Gateway::compile(document, &live, 1, build)?;
         Some((document.routes.len(), document.upstreams.len()))
     });
     // Nobody may be listening there; the verdict stands all the same.

@@ -3,6 +3,7 @@
 mod check;
 mod explain;
 mod fetch;
+mod keys;
 mod run;
 mod schema;
 
@@ -47,6 +48,8 @@ enum Command {
     Explain(Explain),
     /// Fetch a URL by the rules of `server.egress`, as the gateway would, and tell what comes
     Fetch(Fetch),
+    /// Make, show, end, rotate and import API keys; gateways that run know within a second
+    Keys(keys::Keys),
     /// Print the JSON Schema of the configuration, for editors
     Schema,
     /// Print the version
@@ -124,6 +127,7 @@ pub fn main() -> ExitCode {
         Command::Check(file) => check::check(&file.path(), &mut out, &mut err).unwrap_or(1),
         Command::Explain(asked) => explain::explain(&asked, &mut out, &mut err),
         Command::Fetch(asked) => fetch::fetch(&asked, &mut out, &mut err),
+        Command::Keys(asked) => keys::keys(&asked, &mut out, &mut err),
         Command::Schema => schema::schema(&mut out).unwrap_or(1),
         Command::Version => {
             let written = writeln!(out, "portcullis {VERSION}");
@@ -142,6 +146,7 @@ impl Command {
             Self::Check(file) => Some(file),
             Self::Explain(asked) => Some(&asked.file),
             Self::Fetch(asked) => Some(&asked.file),
+            Self::Keys(asked) => Some(asked.file()),
             Self::Schema | Self::Version => None,
         }
     }

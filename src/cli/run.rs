@@ -13,6 +13,7 @@ use crate::descriptors;
 use crate::gateway::document::Document;
 use crate::gateway::{Gateway, ListenAddress, state_directory};
 use crate::observe::{Metrics, Polled, Sample, Settings};
+use crate::policy::auth::api_key::Keys;
 use crate::proxy::Gate;
 use crate::server::{BackOffice, Closed, Counts, Loaded, Options, Refused, Server, Unserved, privileges};
 use crate::state::Live;
@@ -66,13 +67,13 @@ fn serve(
     let counts = Arc::new(Counts::default());
     let current: Current = Arc::new(Mutex::new(Arc::clone(&gateway)));
     let metrics = Metrics::of(&live);
-    poll(&metrics, &counts, &current);
+    poll(&metrics, &counts, &current, &live);
     let files = match asked.to {
         Some(_) => Vec::new(),
         None => watched(build),
     };
     let options = Options {
-        settle: settle(&gateway, asked.to.is_none(), files.clone()),
+        settle: settle(&gateway, &live, asked.to.is_none(), files.clone()),
         gateway,
         files,
         reload: reload(asked, live),
@@ -162,10 +163,11 @@ fn reload(asked: &Run, live: Arc<Live>) -> crate::server::Reload {
 /// What `--to` serves `keeps` nothing: a first try leaves no directory behind.
 fn settle(
     gateway: &Arc<Gateway>,
+    live: &Arc<Live>,
     keeps: bool,
     files: Vec<PathBuf>,
 ) -> Box<dyn FnOnce() -> Result<(), String> + Send> {
-    let gateway = Arc::clone(gateway);
+    let (gateway, live) = (Arc::clone(gateway), Arc::clone(live));
     Box::new(move || {
         let settings = &gateway.settings;
         let state = keeps.then_some(&*settings.state);
@@ -188,6 +190,7 @@ fn settle(
                 "the access log `{log}` cannot be written{writer}: {cause}; give it to that user"
             ));
         }
+        live.settle()?;
         gateway.telling().start();
         Ok(())
     })
@@ -238,8 +241,10 @@ fn leave_root(
 }
 
 /// What other rooms count, told at every scrape.
-fn poll(metrics: &Metrics, counts: &Arc<Counts>, current: &Current) {
+fn poll(metrics: &Metrics, counts: &Arc<Counts>, current: &Current, live: &Arc<Live>) {
     let (counts, current) = (Arc::clone(counts), Arc::clone(current));
+    // The metrics are one of its things: it must not be held by them.
+    let live = Arc::downgrade(live);
     metrics.poll(move |samples| {
         let mut tell = |family, labels: &[&str], value: f64| {
             samples.push(Sample {
@@ -260,6 +265,11 @@ fn poll(metrics: &Metrics, counts: &Arc<Counts>, current: &Current) {
         for expiry in counts.expiries() {
             tell(Polled::CertificateNotAfter, &[&expiry.listener, &expiry.name], seconds(expiry.not_after));
         }
+        if let Some(keys) = live.upgrade().and_then(|live| Keys::figures(&live)) {
+            tell(Polled::ApiKeys, &[], size(keys.keys));
+            tell(Polled::ApiKeyBytes, &[], size(keys.bytes));
+            tell(Polled::ApiKeysStale, &[], if keys.stale { 1.0 } else { 0.0 });
+        }
         for upstream in &in_force(&current).upstreams {
             for (server, healthy) in upstream.servers() {
                 tell(Polled::UpstreamHealthy, &[upstream.name(), server], if healthy { 1.0 } else { 0.0 });
@@ -276,6 +286,11 @@ fn poll(metrics: &Metrics, counts: &Arc<Counts>, current: &Current) {
 /// Prometheus knows doubles only; a count that large loses its last digits.
 #[expect(clippy::cast_precision_loss, reason = "Prometheus knows doubles only")]
 fn count(number: u64) -> f64 {
+    number as f64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus knows doubles only; what fits into memory fits")]
+fn size(number: usize) -> f64 {
     number as f64
 }
 

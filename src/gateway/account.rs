@@ -1,7 +1,11 @@
 //! The user that the gateway becomes when it is started as root.
 
-use nix::unistd::User;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
+use nix::unistd::{Uid, User};
+
+use super::document::Document;
 use crate::config::{Build, OrNone, Spanned};
 
 /// A user of this machine, found at load.
@@ -13,6 +17,20 @@ pub struct Account {
     pub uid: u32,
     /// Its primary group.
     pub gid: u32,
+}
+
+impl Account {
+    /// That of `server.user`. None for `none`, and when `build.errors` says why.
+    pub fn of(document: &Document, build: &mut Build) -> Option<Self> {
+        compile(&document.server.user, build)
+    }
+
+    /// Whose a file or directory is. None for root's, for one that is not there, and for a user without a name.
+    pub fn owner_of(path: &Path) -> Option<Self> {
+        let uid = std::fs::metadata(path).ok()?.uid();
+        let user = User::from_uid(Uid::from_raw(uid)).ok().flatten().filter(|user| !user.uid.is_root())?;
+        Some(Self { name: user.name.into(), uid: user.uid.as_raw(), gid: user.gid.as_raw() })
+    }
 }
 
 /// Looks `server.user` up. None for `none`, and when `build.errors` says why.

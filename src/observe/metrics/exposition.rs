@@ -31,6 +31,12 @@ pub enum Polled {
     Retries,
     /// `portcullis_certificate_not_after_seconds{listener,name}`: seconds since 1970
     CertificateNotAfter,
+    /// `portcullis_api_keys`
+    ApiKeys,
+    /// `portcullis_api_key_bytes`
+    ApiKeyBytes,
+    /// `portcullis_api_keys_stale`: 1 or 0
+    ApiKeysStale,
 }
 
 /// A figure that somebody else keeps.
@@ -83,6 +89,21 @@ impl Polled {
                 name: "portcullis_certificate_not_after_seconds",
                 help: "When a certificate expires, in seconds since 1970.",
                 labels: &["listener", "name"],
+            },
+            Self::ApiKeys => Definition {
+                name: "portcullis_api_keys",
+                help: "API keys in memory, old, expired and revoked ones too.",
+                labels: &[],
+            },
+            Self::ApiKeyBytes => Definition {
+                name: "portcullis_api_key_bytes",
+                help: "Bytes of memory that API keys take.",
+                labels: &[],
+            },
+            Self::ApiKeysStale => Definition {
+                name: "portcullis_api_keys_stale",
+                help: "Whether the store of API keys cannot be read (1), so that those known before are served.",
+                labels: &[],
             },
         }
     }
@@ -258,6 +279,9 @@ impl Metrics {
             Polled::UpstreamHealthy.definition().gauges(told(Polled::UpstreamHealthy, healthy.collect())),
             Polled::Retries.definition().counters(told(Polled::Retries, counts(&self.retries).collect())),
             Polled::CertificateNotAfter.definition().gauges(told(Polled::CertificateNotAfter, Vec::new())),
+            Polled::ApiKeys.definition().gauges(told(Polled::ApiKeys, Vec::new())),
+            Polled::ApiKeyBytes.definition().gauges(told(Polled::ApiKeyBytes, Vec::new())),
+            Polled::ApiKeysStale.definition().gauges(told(Polled::ApiKeysStale, Vec::new())),
         ]
     }
 }

@@ -1,40 +1,156 @@
-//! SKELETON
+//! API keys: made by `portcullis keys`, kept as their SHA-256, looked up in memory.
+//!
+//! To a client a key that was never made, one that is revoked or has expired, and one used from a wrong address are the same: what
+//! it holds opens nothing. The log has the reason. A good key on a route that it is not for is told apart (403): its holder has
+//! proved who he is.
 
+mod keeper;
+mod records;
+mod table;
+mod text;
+
+use std::fmt;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
-use schemars::JsonSchema;
-use serde::Deserialize;
+use serde_json::{Map, Value};
 
-use super::{Asked, Context, Judgement, Place};
+pub use super::config::PlaceConfig as Config;
+pub use keeper::{Figures, Keys};
+pub use records::{Description, Foreign, Listed, Made, Unchanged, create, import, list, revoke, rotate};
+
+use super::{Asked, Context, Denial, Judgement, Place, Presented};
 use crate::config::Spanned;
+use crate::identity::{Identity, Method};
+use crate::reply::Kind;
+use table::{Found, Hash, Standing};
 
-pub(super) const REASONS: &[&str] = &[];
+pub(super) const REASONS: &[&str] =
+    &["unknown_key", "revoked_key", "expired_key", "replaced_key", "key_address", "key_route"];
 
-/// As written.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Config {}
+/// Identities that are kept, a policy: about 500 bytes each.
+const IDENTITIES: usize = 4096;
 
 /// Compiled.
-#[derive(Debug)]
 pub(super) struct ApiKey {
+    name: Arc<str>,
     place: Place,
+    keys: Arc<Keys>,
+    /// Identities of keys used lately, so that none is built twice. Whether the key is good is asked each time.
+    identities: quick_cache::sync::Cache<Hash, Remembered>,
+}
+
+/// An identity, and of which state of its key it is.
+#[derive(Clone)]
+struct Remembered {
+    epoch: u32,
+    change: u32,
+    identity: Arc<Identity>,
 }
 
 impl ApiKey {
     pub(super) fn compile(
-        _name: &Arc<str>,
-        _config: &Spanned<Config>,
-        _context: &mut Context<'_>,
+        name: &Arc<str>,
+        config: &Spanned<Config>,
+        context: &mut Context<'_>,
     ) -> Option<Self> {
-        None
+        let place = Place::of(&config.value, &config.path, &config.site, context.build)?;
+        let keys = Keys::of(context.live);
+        let directory = context.live.directory().to_path_buf();
+        if context.live.runtime().is_some() {
+            let (keys, site) = (Arc::clone(&keys), config.site.clone());
+            let path = config.path.clone();
+            let opened = context.live.open_settled(move || {
+                keys.open(&directory).map_err(|unusable| format!("{site}: {path}: API keys: {unusable}"))
+            });
+            if let Err(cause) = opened {
+                context.build.errors.push(&config.site, &*config.path, cause, "nothing has changed so far");
+                return None;
+            }
+        } else if !directory.as_os_str().is_empty()
+            && let Err(unusable) = keys.look(&directory)
+        {
+            let cause = format!("the API keys cannot be read: {}", unusable.cause);
+            context.build.errors.push(&config.site, &*config.path, cause, unusable.cure);
+            return None;
+        }
+        let identities = quick_cache::sync::Cache::new(IDENTITIES);
+        Some(Self { name: Arc::clone(name), place, keys, identities })
     }
 
     pub(super) fn place(&self) -> &Place {
         &self.place
     }
 
-    pub(super) fn judge(&self, _asked: &Asked<'_>) -> Judgement {
-        Judgement::Absent
+    pub(super) fn judge(&self, asked: &Asked<'_>) -> Judgement {
+        let key = match self.place.find(asked.request, false) {
+            Presented::Absent => return Judgement::Absent,
+            Presented::Malformed(why) => return invalid("malformed", why),
+            Presented::One(key) => key,
+        };
+        if !text::LENGTHS.contains(&key.len()) {
+            return invalid("unknown_key", "no key has the length of this one");
+        }
+        let hash = text::hash(key.as_bytes());
+        let Some(found) = self.keys.find(&hash) else {
+            return invalid("unknown_key", "there is no such key");
+        };
+        let now = asked.now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let [id, ..] = found.texts();
+        match found.standing(now) {
+            Standing::Good => {}
+            Standing::Revoked => return invalid("revoked_key", format!("the key `{id}` is revoked")),
+            Standing::Expired => return invalid("expired_key", format!("the key `{id}` has expired")),
+            Standing::Replaced => {
+                return invalid(
+                    "replaced_key",
+                    format!("the key is an old one of `{id}`, and its overlap is over"),
+                );
+            }
+        }
+        let Some(grants) = found.grants() else { return invalid("unknown_key", "there is no such key") };
+        if !grants.allows_address(asked.request.client_ip()) {
+            return invalid("key_address", format!("the key `{id}` is not for the client's address"));
+        }
+        if !grants.allows_route(asked.route) {
+            let message = format!("the key `{id}` is not for the route `{}`", asked.route);
+            return Judgement::Refused(Denial::new(Kind::AccessDenied, "key_route", message));
+        }
+        found.note_use(keeper::minute(asked.now));
+        Judgement::Known(self.identity(&hash, &found))
     }
+
+    fn identity(&self, hash: &Hash, found: &Found) -> Arc<Identity> {
+        let (epoch, change) = (self.keys.epoch(), found.change());
+        if let Some(known) = self.identities.get(hash)
+            && (known.epoch, known.change) == (epoch, change)
+        {
+            return known.identity;
+        }
+        let [id, name, owner] = found.texts();
+        let mut identity = Identity::new(owner, Method::ApiKey, Arc::clone(&self.name));
+        identity.key_id = Some(id.into());
+        if let Some(grants) = found.grants() {
+            identity.plan.clone_from(&grants.plan);
+            identity.scopes.clone_from(&grants.scopes);
+        }
+        identity.claims = Map::from_iter([
+            ("name".to_owned(), Value::from(name)),
+            ("owner".to_owned(), Value::from(owner)),
+        ]);
+        let identity = Arc::new(identity);
+        self.identities.insert(*hash, Remembered { epoch, change, identity: Arc::clone(&identity) });
+        identity
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiKey").field("name", &self.name).field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+/// One answer for whatever opens nothing.
+fn invalid(reason: &'static str, message: impl Into<std::borrow::Cow<'static, str>>) -> Judgement {
+    Judgement::Refused(Denial::new(Kind::InvalidApiKey, reason, message))
 }

@@ -1,0 +1,392 @@
+//! `portcullis keys`: makes, shows, ends and changes API keys, in the store that gateways read.
+
+mod describe;
+mod import;
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::{ConfigFile, USAGE};
+use crate::config::Build;
+use crate::config::units::Time;
+use crate::gateway::{Account, state_directory};
+use crate::policy::auth::api_key::{self, Listed, Made};
+use crate::server::privileges;
+use crate::state::{Access, Store, Unusable};
+use describe::{Told, Words, time};
+
+#[derive(Debug, Args)]
+pub(super) struct Keys {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Make a key, and print it this once: only its SHA-256 is kept
+    Create(Create),
+    /// Show all keys: what they are for, never the keys themselves
+    List(List),
+    /// End a key, and old ones of its id; gateways know within a second
+    Revoke(Revoke),
+    /// Give an id a new key, and print it this once; the old one is good for the overlap
+    Rotate(Rotate),
+    /// Take over keys made elsewhere, from CSV with a line of names (key or sha256, name, owner, scopes, plan, expires,
+    /// addresses, routes) or JSON with an object a line: all of them, or none
+    Import(Import),
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct Create {
+    #[command(flatten)]
+    common: Common,
+    /// What the key is for
+    #[arg(long, value_name = "TEXT")]
+    name: String,
+    /// Whose it is: the identity of requests that bear it
+    #[arg(long, value_name = "TEXT")]
+    owner: String,
+    /// What it may do: `orders:read,orders:write`
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    scopes: Vec<String>,
+    /// Its usage plan
+    #[arg(long, value_name = "NAME")]
+    plan: Option<String>,
+    /// When it ends: `90d`, `2027-01-31`, or a time such as `2027-01-31T12:00:00Z` [default: never]
+    #[arg(long, value_name = "WHEN")]
+    expires: Option<String>,
+    /// Addresses and CIDRs that it may be used from [default: all]
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    addresses: Vec<String>,
+    /// Routes that it opens, by name [default: all that ask for a key]
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    routes: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+struct List {
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+struct Revoke {
+    #[command(flatten)]
+    common: Common,
+    /// Which key
+    #[arg(long, value_name = "ID")]
+    id: String,
+}
+
+#[derive(Debug, Args)]
+struct Rotate {
+    #[command(flatten)]
+    common: Common,
+    /// Which key
+    #[arg(long, value_name = "ID")]
+    id: String,
+    /// How long the old key is good beside the new one; `0s` ends it at once
+    #[arg(long, value_name = "TIME", default_value = "24h")]
+    overlap: String,
+}
+
+#[derive(Debug, Args)]
+struct Import {
+    #[command(flatten)]
+    common: Common,
+    /// The file; `-` is standard input
+    #[arg(value_name = "FILE", default_value = "-")]
+    from: PathBuf,
+}
+
+/// Why nothing was done: the exit status, what is wrong, what to do.
+#[derive(Debug)]
+struct Failed {
+    status: u8,
+    cause: String,
+    cure: Option<String>,
+}
+
+impl Failed {
+    fn new(cause: impl Into<String>) -> Self {
+        Self { status: 1, cause: cause.into(), cure: None }
+    }
+
+    fn usage((cause, cure): Told) -> Self {
+        Self { status: USAGE, cause, cure: Some(cure) }
+    }
+}
+
+impl From<Unusable> for Failed {
+    fn from(unusable: Unusable) -> Self {
+        Self { status: 1, cause: unusable.cause, cure: Some(unusable.cure.to_owned()) }
+    }
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Self::new(format!("the answer cannot be written: {error}"))
+    }
+}
+
+/// What of the configuration matters here.
+struct Place {
+    directory: PathBuf,
+    user: Option<Account>,
+    routes: BTreeSet<String>,
+}
+
+impl Keys {
+    pub(super) fn file(&self) -> &ConfigFile {
+        &self.common().file
+    }
+
+    fn common(&self) -> &Common {
+        match &self.verb {
+            Verb::Create(asked) => &asked.common,
+            Verb::List(asked) => &asked.common,
+            Verb::Revoke(asked) => &asked.common,
+            Verb::Rotate(asked) => &asked.common,
+            Verb::Import(asked) => &asked.common,
+        }
+    }
+}
+
+/// 0: done; 64: usage or configuration; 1: anything else, and nothing was changed.
+pub(super) fn keys(asked: &Keys, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+    let mut build = Build::default();
+    let place = asked.file().compile(&mut build, |document, build| {
+        let routes = document.routes.iter().map(|route| route.name.value.clone()).collect();
+        let user = Account::of(document, build);
+        Some(Place { directory: state_directory(document, build), user, routes })
+    });
+    let Some(place) = place.filter(|_| build.errors.is_empty()) else {
+        let _ = write!(err, "{}", build.errors.render(&build.sources));
+        return USAGE;
+    };
+    match run(asked, &place, out, err) {
+        Ok(()) => 0,
+        Err(failed) => {
+            let _ = writeln!(err, "error: {}", failed.cause);
+            if let Some(cure) = failed.cure {
+                let _ = writeln!(err, "  = help: {cure}");
+            }
+            failed.status
+        }
+    }
+}
+
+fn run(asked: &Keys, place: &Place, out: &mut dyn Write, err: &mut dyn Write) -> Result<(), Failed> {
+    let now = now();
+    let json = asked.common().json;
+    match &asked.verb {
+        Verb::Create(asked) => {
+            let Create { common: _, name, owner, scopes, plan, expires, addresses, routes } = asked;
+            let words = Words {
+                name: Some(name.clone()),
+                owner: Some(owner.clone()),
+                plan: plan.clone(),
+                scopes: scopes.clone(),
+                addresses: addresses.clone(),
+                routes: routes.clone(),
+                expires: expires.clone(),
+            };
+            let description = words.check(&place.routes, now).map_err(Failed::usage)?;
+            if description.expires.is_some_and(|at| at <= now) {
+                let cure = "name a time to come, or leave `--expires` out";
+                return Err(Failed::usage((
+                    "the key would have expired already".to_owned(),
+                    cure.to_owned(),
+                )));
+            }
+            let mut store = open(place)?;
+            let made =
+                api_key::create(&mut store, &description, now).map_err(|why| Failed::new(why.to_string()))?;
+            tell(&made, json, out)?;
+            writeln!(err, "keep the key now: only its SHA-256 is stored, and it is not shown again")?;
+        }
+        Verb::Rotate(asked) => {
+            let overlap = Time::parse(&asked.overlap).ok_or_else(|| {
+                let cause = format!("`{}` is not a duration", asked.overlap);
+                Failed::usage((cause, "write such as `24h`, `30m` or `0s`".to_owned()))
+            })?;
+            let overlap = i64::try_from(overlap.0.as_secs()).unwrap_or(i64::MAX);
+            let mut store = open(place)?;
+            let made = api_key::rotate(&mut store, &asked.id, overlap, now)
+                .map_err(|why| Failed::new(format!("`{}`: {why}", asked.id)))?;
+            tell(&made, json, out)?;
+            let until = time(now.saturating_add(overlap));
+            writeln!(err, "keep the new key now: it is not shown again; the old one is good until {until}")?;
+        }
+        Verb::Revoke(asked) => {
+            let mut store = open(place)?;
+            let changed = api_key::revoke(&mut store, &asked.id, now)
+                .map_err(|why| Failed::new(format!("`{}`: {why}", asked.id)))?;
+            if json {
+                writeln!(out, "{}", json!({"id": asked.id, "revoked": true}))?;
+            } else if changed {
+                writeln!(out, "`{}` is revoked; gateways refuse it within a second", asked.id)?;
+            } else {
+                writeln!(out, "`{}` was revoked already", asked.id)?;
+            }
+        }
+        Verb::List(_) => list(place, json, now, out)?,
+        Verb::Import(asked) => {
+            // Opened as who started this: the state's owner may not be able to.
+            let mut source = import::Source::open(&asked.from).map_err(Failed::new)?;
+            let mut store = open(place)?;
+            let keys = source.keys(&place.routes, now);
+            let taken = api_key::import(&mut store, keys, now);
+            let number = taken.map_err(|(_, why)| {
+                let cause = match why {
+                    Ok(unchanged) => format!("{}: {unchanged}", source.place()),
+                    Err(cause) => cause,
+                };
+                Failed {
+                    cure: Some("nothing was imported; mend it and import all again".into()),
+                    ..Failed::new(cause)
+                }
+            })?;
+            if json {
+                writeln!(out, "{}", json!({"imported": number}))?;
+            } else {
+                writeln!(out, "{number} keys imported")?;
+            }
+        }
+    }
+    out.flush()?;
+    Ok(())
+}
+
+fn tell(made: &Made, json: bool, out: &mut dyn Write) -> io::Result<()> {
+    let (id, key) = (&made.id, &*made.key);
+    if json {
+        writeln!(out, "{}", json!({"id": id, "key": key}))?;
+    } else {
+        writeln!(out, "id   {id}\nkey  {key}")?;
+    }
+    out.flush()
+}
+
+fn list(place: &Place, json: bool, now: i64, out: &mut dyn Write) -> Result<(), Failed> {
+    step_down(place)?;
+    let mut first = true;
+    let mut each = |listed: Listed| -> Result<(), Failed> {
+        if json {
+            write!(out, "{}\n  {}", if first { "[" } else { "," }, as_json(&listed, now))?;
+        } else {
+            if first {
+                writeln!(
+                    out,
+                    "{}",
+                    line(["ID", "STATE", "NAME", "OWNER", "PLAN", "SCOPES", "EXPIRES", "LAST USED"])
+                )?;
+            }
+            let Listed { id, description, last_used, .. } = &listed;
+            let scopes = description.scopes.join(",");
+            let at = |seconds: Option<i64>| seconds.map_or_else(|| "-".to_owned(), time);
+            let (expires, last_used) = (at(description.expires), at(*last_used));
+            let dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+            writeln!(
+                out,
+                "{}",
+                line([
+                    id,
+                    state(&listed, now),
+                    &description.name,
+                    &description.owner,
+                    description.plan.as_deref().unwrap_or("-"),
+                    &dash(&scopes),
+                    &expires,
+                    &last_used
+                ])
+            )?;
+        }
+        first = false;
+        Ok(())
+    };
+    if let Some(mut store) = Store::open(&place.directory, Access::Look)? {
+        api_key::list(&mut store, now, &mut each)?;
+    }
+    match (json, first) {
+        (true, true) => writeln!(out, "[]")?,
+        (true, false) => writeln!(out, "\n]")?,
+        (false, true) => writeln!(out, "no keys")?,
+        (false, false) => {}
+    }
+    out.flush()?;
+    Ok(())
+}
+
+fn line(cells: [&str; 8]) -> String {
+    let [id, state, name, owner, plan, scopes, expires, used] = cells;
+    format!("{id:12}  {state:8}  {name:20}  {owner:20}  {plan:10}  {scopes:20}  {expires:20}  {used}")
+}
+
+fn state(listed: &Listed, now: i64) -> &'static str {
+    match (listed.revoked, listed.description.expires) {
+        (Some(_), _) => "revoked",
+        (None, Some(expires)) if expires <= now => "expired",
+        (None, _) => "active",
+    }
+}
+
+fn as_json(listed: &Listed, now: i64) -> serde_json::Value {
+    let Listed { id, description, created, revoked, overlap, last_used } = listed;
+    json!({
+        "id": id,
+        "state": state(listed, now),
+        "name": description.name,
+        "owner": description.owner,
+        "plan": description.plan,
+        "scopes": description.scopes,
+        "addresses": description.addresses,
+        "routes": description.routes,
+        "created": time(*created),
+        "expires": description.expires.map(time),
+        "revoked": revoked.map(time),
+        "overlapUntil": overlap.map(time),
+        "lastUsed": last_used.map(time),
+    })
+}
+
+fn open(place: &Place) -> Result<Store, Failed> {
+    step_down(place)?;
+    let store = Store::open(&place.directory, Access::Change)?;
+    store.ok_or_else(|| Failed::new("the store cannot be opened"))
+}
+
+/// Root becomes the user that the state is of: what is made is the gateway's then, and no link that this user has put there leads
+/// root astray.
+fn step_down(place: &Place) -> Result<(), Failed> {
+    if !privileges::is_root() {
+        return Ok(());
+    }
+    let account = place.user.clone().or_else(|| Account::owner_of(&place.directory));
+    let Some(account) = account else { return Ok(()) };
+    privileges::prepare(&account, Some(&place.directory), None, std::iter::empty::<&Path>());
+    privileges::become_user(&account).map_err(|cause| {
+        let name = &account.name;
+        Failed::new(format!("the state is of `{name}`, and this process has not become that user: {cause}"))
+    })
+}
+
+/// Seconds since 1970.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    i64::try_from(since).unwrap_or(i64::MAX)
+}
