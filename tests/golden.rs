@@ -163,6 +163,22 @@ fn with_alternatives(text: &str) -> String {
     lines.join("\n")
 }
 
+/// What an example is warned of because it shows a key that is better not used.
+const WARNED: &[(&str, &str)] = &[("auth-keys.yaml", "a credential in the query stands in histories")];
+
+/// What is said of a published configuration, but for the one warning that it may have.
+fn said_of(path: &Path) -> String {
+    let said = check_file(path);
+    let known = WARNED.iter().find(|(name, _)| path.ends_with(name));
+    match known {
+        Some((_, warning)) if said.starts_with("warning: ") && said.contains(warning) => {
+            let rest = said.matches("warning: ").count() != 1 || said.contains("error: ");
+            if rest { said } else { String::new() }
+        }
+        _ => said,
+    }
+}
+
 #[test]
 fn published_configurations_are_accepted_as_they_are() {
     let directory = published();
@@ -171,7 +187,7 @@ fn published_configurations_are_accepted_as_they_are() {
     files.extend(yaml_files(&format!("{conf}/examples")));
     assert!(files.len() >= 10, "{files:?}");
     for path in files {
-        assert_eq!(check_file(&path), "", "{}", path.display());
+        assert_eq!(said_of(&path), "", "{}", path.display());
     }
 }
 
@@ -185,7 +201,7 @@ fn what_published_configurations_comment_out_is_accepted_where_its_files_are() {
         let whole = with_alternatives(&text);
         changed += usize::from(whole.trim_end() != text.trim_end());
         fs::write(&path, whole).unwrap();
-        assert_eq!(check_file(&path), "", "{}", path.display());
+        assert_eq!(said_of(&path), "", "{}", path.display());
     }
     assert_eq!(changed, 2, "examples/tls.yaml and examples/upstream-tls.yaml have alternatives");
 }

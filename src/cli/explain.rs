@@ -40,7 +40,7 @@ pub(super) fn explain(asked: &Explain, out: &mut dyn Write, err: &mut dyn Write)
             .map_err(std::io::Error::other)
             .and_then(|text| writeln!(out, "{text}"))
     } else {
-        tell(&explanation, &asked.method, &asked.url, out)
+        tell(&explanation, &asked.method, out)
     };
     match (written, explanation.error) {
         (Err(_), _) => 1,
@@ -64,8 +64,8 @@ fn question(asked: &Explain) -> Result<Question, String> {
     Ok(Question { method, url: asked.url.clone(), headers, client: Some(asked.client) })
 }
 
-fn tell(explanation: &Explanation, method: &str, url: &str, out: &mut dyn Write) -> std::io::Result<()> {
-    writeln!(out, "{method} {url} by listener {}", explanation.listener)?;
+fn tell(explanation: &Explanation, method: &str, out: &mut dyn Write) -> std::io::Result<()> {
+    writeln!(out, "{method} {} by listener {}", explanation.url, explanation.listener)?;
     let width = explanation.steps.iter().map(|step| step.step.len()).max().unwrap_or(0);
     for step in &explanation.steps {
         let site = step.site.as_ref().map(|site| format!("  [{site}]")).unwrap_or_default();

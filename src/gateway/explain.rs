@@ -1,5 +1,6 @@
 //! What would become of a request, without a network: the same [`Passage`] as in traffic, with a recorder.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -36,6 +37,8 @@ pub struct Explanation {
     pub outcome: &'static str,
     /// The status of our own answer; none where the upstream decides.
     pub status: Option<u16>,
+    /// What was asked for, without credentials that stand in its query.
+    pub url: String,
     /// The listener the request was taken to come in by.
     pub listener: Box<str>,
     /// The way, step by step.
@@ -173,7 +176,28 @@ pub async fn explain(gateway: &Arc<Gateway>, question: &Question) -> Result<Expl
     let mut passage = Passage::new(Arc::clone(gateway), &connection, Instant::now(), SystemTime::now());
     passage.effects = Effects::recording();
     let admission = passage.admit(&arrival).await;
-    Ok(tell(gateway, passage, &admission, &arrival, listener))
+    let mut explanation = tell(gateway, passage, &admission, &arrival, listener);
+    explanation.url.clone_from(&question.url);
+    hide_credentials(gateway, &mut explanation);
+    Ok(explanation)
+}
+
+/// What is explained is passed around: a credential in the query, where the route that won asks for one there, is not shown.
+fn hide_credentials(gateway: &Gateway, explanation: &mut Explanation) {
+    let entry = gateway.entries.iter().find(|entry| Some(&entry.facts.name) == explanation.route.as_ref());
+    let Some(auth) = entry.and_then(|entry| entry.auth.as_ref()) else { return };
+    let hide = |text: &mut String| {
+        let Some((front, query)) = text.split_once('?') else { return };
+        if let Cow::Owned(rest) = auth.scrub_query(query) {
+            *text = if rest.is_empty() { front.to_owned() } else { format!("{front}?{rest}") };
+        }
+    };
+    hide(&mut explanation.url);
+    explanation
+        .steps
+        .iter_mut()
+        .filter(|told| &*told.step == "canonical")
+        .for_each(|told| hide(&mut told.detail));
 }
 
 fn tell(
@@ -216,6 +240,7 @@ fn tell(
             (None, None) => "forward",
         },
         status: reply.as_ref().map(|reply| reply.status.as_u16()),
+        url: String::new(),
         listener: (*listener.name).into(),
         steps: passage.effects.steps.take().unwrap_or_default().into_iter().map(Told::from).collect(),
         route: passage.record.route.as_ref().map(|route| route.name.clone()),

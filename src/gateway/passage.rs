@@ -269,7 +269,7 @@ impl Passage {
         let body = serde_json::json!({
             "method": arrival.method.as_str(),
             "path": target.map_or("", Target::path),
-            "query": target.and_then(Target::query).unwrap_or(""),
+            "query": target.and_then(|target| admitted.query(target)).unwrap_or_default(),
             "protocol": arrival.protocol.as_str(),
             "host": target.map_or("", Target::host),
             "client": self.record.client.map(|client| client.to_string()),

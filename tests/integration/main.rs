@@ -14,6 +14,8 @@ mod harness;
 
 mod access_lists;
 mod access_log;
+mod api_keys;
+mod basic;
 mod canonical;
 mod conformance;
 mod conformance_connection;

@@ -125,6 +125,13 @@ impl Passage {
     }
 }
 
+impl Admitted {
+    /// The query as the upstream sees it.
+    pub(super) fn query<'t>(&self, target: &'t Target) -> Option<Cow<'t, str>> {
+        self.route().and_then(|route| query(route, target))
+    }
+}
+
 /// Whether a request may go on asking for the protocol it names: one that the route lists.
 fn upgrade(route: &Route, fields: &impl Fields) -> Upgrade {
     let asked = fields.fields().get(http::header::UPGRADE).and_then(|value| value.to_str().ok());

@@ -112,8 +112,8 @@ impl ApiKey {
         if !grants.allows_address(asked.request.client_ip()) {
             return invalid("key_address", format!("the key `{id}` is not for the client's address"));
         }
-        if !grants.allows_route(asked.route) {
-            let message = format!("the key `{id}` is not for the route `{}`", asked.route);
+        if !grants.allows_route(&asked.route.name) {
+            let message = format!("the key `{id}` is not for the route `{}`", asked.route.name);
             return Judgement::Refused(Denial::new(Kind::AccessDenied, "key_route", message));
         }
         found.note_use(keeper::minute(asked.now));
