@@ -79,10 +79,9 @@ fn a_key_opens_within_a_second_and_ends_within_one_without_a_reload() {
     let (id, key) = create(&gateway.place, &["--scopes", "orders:read,orders:write", "--plan", "gold"]);
     assert!(key.starts_with(&format!("pk_{id}_")) && key.len() == 59, "{key}");
     assert_eq!(soon(&gateway, &key, 200).text(), "orders");
-    let line = gateway.access_lines("access.log", 1).into_iter().find(|line| line.contains("\"status\":200"));
-    let line: Value =
-        serde_json::from_str(&line.unwrap_or_else(|| gateway.access_of("/orders/1").to_string())).unwrap();
-    assert!(line["identity"]["apiKeyId"] == *id || gateway.place.read("access.log").contains(&id), "{line}");
+    eventually("the id of the key in the access log", || {
+        gateway.place.read("access.log").contains(&format!("\"apiKeyId\":\"{id}\"")).then_some(())
+    });
     assert_eq!(gateway.get("/open").status, 200);
     let revoked = keys(&gateway.place, &["revoke", "--id", &id]);
     assert_eq!(revoked.status.code(), Some(0), "{}", told(&revoked));
@@ -205,7 +204,7 @@ routes:
         ("/header".to_owned(), format!("x-api-key: {key}\r\n"), "GET /header HTTP"),
         (format!("/query?a=1&key={key}&b=2"), String::new(), "GET /query?a=1&b=2 HTTP"),
         (format!("/query?k%65y={key}"), String::new(), "GET /query HTTP"),
-        (format!("/query?a&%6B%45%79=x&key={escaped}"), String::new(), "GET /query?a&%6BEy=x HTTP"),
+        (format!("/query?a&%6B%45%79=x&key={escaped}"), String::new(), "GET /query?a&%6B%45%79=x HTTP"),
         ("/cookie".to_owned(), format!("Cookie: a=1; key={key}; b=2\r\n"), "a=1; b=2"),
         (format!("/any?key={key}&c=3"), String::new(), "GET /any?c=3 HTTP"),
         ("/any".to_owned(), format!("Cookie: key={key}\r\n"), "GET /any HTTP"),

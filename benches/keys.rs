@@ -1,0 +1,189 @@
+//! What an API key and a remembered password cost a request: `Auth::judge`, from the field to the identity.
+//!
+//! `cargo bench --bench keys`: among a million keys, which are made first (half a minute). `cargo test --benches` runs each once,
+//! among a thousand. Either tells what the keys take of memory, and how long the whole of them takes to be read.
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a bench may stop, and tells its figures")]
+
+use std::collections::BTreeMap;
+use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Instant, SystemTime};
+
+use base64::Engine as _;
+use divan::Bencher;
+use futures_util::FutureExt as _;
+use http::{HeaderMap, HeaderValue, Method};
+use portcullis::canonical::{self, Target};
+use portcullis::client::Client;
+use portcullis::config::{Build, Site, Spanned, load_text};
+use portcullis::policy::auth::api_key::{self, Description, Foreign, Keys};
+use portcullis::policy::auth::{Asked, Auth, Config, Context, Judgement};
+use portcullis::record::RouteFacts;
+use portcullis::request::{Connection, Fate, Protocol, Request};
+use portcullis::state::{Access, Live, Store};
+
+static STATE: std::sync::OnceLock<tempfile::TempDir> = std::sync::OnceLock::new();
+
+fn main() {
+    let state = tempfile::tempdir().unwrap();
+    let began = Instant::now();
+    let mut store = Store::open(state.path(), Access::Change).unwrap().unwrap();
+    let keys = (0..count()).map(|number| {
+        let description = Description {
+            name: format!("key {number}"),
+            owner: format!("owner {}", number % 1000),
+            plan: Some("gold".into()),
+            scopes: vec!["orders:read".into(), "orders:write".into()],
+            ..Description::default()
+        };
+        Ok::<_, ()>(Foreign::by_key(&key(number), description).unwrap())
+    });
+    assert_eq!(api_key::import(&mut store, keys, 0).unwrap(), count());
+    drop(store);
+    let imported = began.elapsed();
+    STATE.set(state).unwrap();
+    let (live, began) = (live(), Instant::now());
+    auth("api_key: {header: x-api-key}", &live);
+    let read = began.elapsed();
+    let figures = Keys::figures(&live).unwrap();
+    assert_eq!(figures.keys, count());
+    let each = figures.bytes / figures.keys;
+    println!("{} keys: imported in {imported:.2?}, read in {read:.2?}, {each} bytes each", figures.keys);
+    divan::main();
+}
+
+/// A million, where somebody measures.
+fn count() -> usize {
+    if std::env::args().any(|argument| argument == "--bench") { 1_000_000 } else { 1_000 }
+}
+
+fn key(number: usize) -> String {
+    format!("pk_{number:012}_0123456789012345678901234567890123456789012")
+}
+
+fn live() -> Live {
+    Live::new(STATE.get().unwrap().path())
+}
+
+fn auth(policy: &str, live: &Live) -> Auth {
+    let mut build = Build::default();
+    let config: Config = load_text("bench", policy, &|_| None, &mut build).unwrap();
+    let egress = Arc::default();
+    let config = Spanned::unwritten(config);
+    let mut context = Context { live, egress: &egress, build: &mut build };
+    Auth::compile("bench", &config, &mut context).unwrap()
+}
+
+/// What a request is made of.
+struct Room {
+    target: Target,
+    client: Client,
+    connection: Connection,
+    route: RouteFacts,
+}
+
+impl Room {
+    fn new() -> Self {
+        let headers = HeaderMap::from_iter([(http::header::HOST, HeaderValue::from_static("a.test"))]);
+        let target =
+            canonical::target(&Method::GET, b"/orders/1", None, &headers, Protocol::Http11, 8192).unwrap();
+        let connection = Connection {
+            listener: "bench".into(),
+            peer: None,
+            local: None,
+            tls: None,
+            redirect: None,
+            worker: 0,
+            tunnel: AtomicBool::new(false),
+            leaving: Arc::default(),
+            head_began: std::sync::Mutex::default(),
+            fate: Fate::default(),
+        };
+        let client = Client { address: [192, 0, 2, 1].into(), peer_trusted: false, https: false };
+        let route = RouteFacts {
+            index: 0,
+            name: "orders".into(),
+            resource_path: "/orders/{id}".into(),
+            labels: BTreeMap::new(),
+            site: Site::new("bench", 1, 1),
+        };
+        Self { target, client, connection, route }
+    }
+
+    fn request<'a>(&'a self, headers: &'a HeaderMap) -> Request<'a> {
+        Request {
+            method: &Method::GET,
+            target: &self.target,
+            headers,
+            client: &self.client,
+            protocol: Protocol::Http11,
+            connection: &self.connection,
+        }
+    }
+
+    fn judge(&self, auth: &Auth, headers: &HeaderMap) -> Judgement {
+        let request = self.request(headers);
+        let now = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000);
+        let asked = Asked { request: &request, route: &self.route, parameters: &[], now };
+        auth.judge(&asked).now_or_never().unwrap()
+    }
+}
+
+fn headers(name: &'static str, value: &str) -> HeaderMap {
+    HeaderMap::from_iter([(http::HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())])
+}
+
+/// Keys without an order that a cache could learn.
+fn judge_keys(bencher: Bencher<'_, '_>, different: usize, key: impl Fn(usize) -> String) {
+    let auth = auth("api_key: {header: x-api-key}", &live());
+    let room = Room::new();
+    let stride = count() / different.min(count());
+    let requests: Vec<_> = (0..different.min(count()))
+        .map(|at| headers("x-api-key", &key((at * 7919) % (count() / stride) * stride)))
+        .collect();
+    let mut next = requests.iter().cycle();
+    bencher.bench_local(|| black_box(room.judge(&auth, next.next().unwrap())));
+}
+
+/// The identities of these are remembered.
+#[divan::bench]
+fn a_thousand_keys_of_all(bencher: Bencher<'_, '_>) {
+    judge_keys(bencher, 1000, key);
+}
+
+/// Of most of these, identities are made anew.
+#[divan::bench]
+fn all_keys_in_turn(bencher: Bencher<'_, '_>) {
+    judge_keys(bencher, 100_000, key);
+}
+
+#[divan::bench]
+fn unknown_keys(bencher: Bencher<'_, '_>) {
+    judge_keys(bencher, 1000, |number| key(number).replace("pk_", "no_"));
+}
+
+#[divan::bench]
+fn a_remembered_password(bencher: Bencher<'_, '_>) {
+    let users = STATE.get().unwrap().path().join("users");
+    std::fs::write(&users, "alice:$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW\n").unwrap();
+    let auth = auth(&format!("basic: {{file: '{}'}}", users.display()), &live());
+    let room = Room::new();
+    let credential = base64::engine::general_purpose::STANDARD.encode("alice:U*U");
+    let headers = headers("authorization", &format!("Basic {credential}"));
+    // The first is hashed, on another thread.
+    prove(&room, &auth, &headers);
+    bencher.bench_local(|| {
+        let judged = room.judge(&auth, &headers);
+        assert!(matches!(judged, Judgement::Known(_)));
+        judged
+    });
+}
+
+fn prove(room: &Room, auth: &Auth, headers: &HeaderMap) {
+    let request = room.request(headers);
+    let asked = Asked { request: &request, route: &room.route, parameters: &[], now: SystemTime::now() };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    assert!(matches!(runtime.block_on(auth.judge(&asked)), Judgement::Known(_)));
+}
