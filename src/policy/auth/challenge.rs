@@ -31,7 +31,9 @@ impl Challenge {
                 text.extend(value.chars().filter(|c| !matches!(c, '"' | '\\') && (' '..='~').contains(c)));
                 text.push('"');
             };
-            if let Some(error) = denial.error {
+            // What is wrong with a proof is nothing that a bearer could mend.
+            let of_proofs = denial.error.is_some_and(|error| error.contains("dpop"));
+            if let Some(error) = denial.error.filter(|_| !of_proofs || self.scheme == "DPoP") {
                 add("error", error);
                 add("error_description", description(error));
             }

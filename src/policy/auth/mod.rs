@@ -203,6 +203,7 @@ impl Auth {
         let bearer = |place: &Place| matches!(place, Place::Bearer).then_some("Bearer");
         let schemes: &[&'static str] = match &self.way {
             Way::Jwt(jwt) => match (bearer(jwt.place()), jwt.takes_proofs()) {
+                (Some(_), true) if jwt.needs_proofs() => &["DPoP"],
                 (Some(_), true) => &["Bearer", "DPoP"],
                 (Some(_), false) => &["Bearer"],
                 (None, _) => &["Token"],
@@ -219,7 +220,11 @@ impl Auth {
         if matches!(self.way, Way::Basic(_)) {
             parameters.push_str(", charset=\"UTF-8\"");
         }
-        schemes.iter().map(|scheme| Challenge { scheme, parameters: parameters.clone() }).collect()
+        let of = |scheme: &'static str| match scheme {
+            "DPoP" => format!("{parameters}, algs=\"{}\"", jwt::proof_algorithms()),
+            _ => parameters.clone(),
+        };
+        schemes.iter().map(|scheme| Challenge { scheme, parameters: of(scheme) }).collect()
     }
 
     /// The tokens' judge, where it is one.

@@ -338,9 +338,12 @@ async fn tokens<'s>(
         }
         Presented::One(token) => token,
     };
-    let issuer = jwt::issuer_of(&token);
-    let meant =
-        judges.iter().find(|judge| judge.as_jwt().is_some_and(|jwt| issuer.as_deref() == Some(jwt.issuer())));
+    // A token that a judge has seen before need not be taken apart to find its judge.
+    let by = |is: &dyn Fn(&jwt::Jwt) -> bool| judges.iter().find(|judge| judge.as_jwt().is_some_and(is));
+    let meant = by(&|jwt| jwt.remembers(&token)).or_else(|| {
+        let issuer = jwt::issuer_of(&token)?;
+        by(&|jwt| *jwt.issuer() == *issuer)
+    });
     match (meant, opaque) {
         (Some(judge), _) | (None, Some(judge)) => (judge, judge.judge(asked).await),
         (None, None) => {

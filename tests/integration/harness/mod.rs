@@ -11,6 +11,7 @@ mod metrics;
 mod nginx;
 mod origin;
 mod place;
+pub(crate) mod tokens;
 mod tools;
 pub(crate) mod wire;
 

@@ -61,3 +61,35 @@ pub(super) fn certificate(bound: &[u8; 32], request: &Request<'_>) -> Result<(),
 fn certificate_hash(_tls: &crate::request::TlsFacts) -> Option<[u8; 32]> {
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_way_of_confirming_that_is_not_known_is_refused() {
+        let hash = URL_SAFE_NO_PAD.encode([7; 32]);
+        let good = |claim: Value| Confirmation::parse(Some(&claim)).unwrap();
+        assert_eq!(Confirmation::parse(None).unwrap(), Confirmation::default());
+        assert_eq!(good(json!({"x5t#S256": hash})).certificate, Some([7; 32]));
+        assert_eq!(good(json!({"jkt": hash})).key.as_deref(), Some(&*hash));
+        let both = good(json!({"jkt": hash, "x5t#S256": hash}));
+        assert!(both.key.is_some() && both.certificate.is_some());
+        for claim in [
+            json!({}),
+            json!(null),
+            json!("x"),
+            json!({"jwk": {"kty": "EC"}}),
+            json!({"kid": "k"}),
+            json!({"jkt": hash, "jku": "https://evil.example"}),
+            json!({"jkt": "short"}),
+            json!({"jkt": format!("{hash}=")}),
+            json!({"jkt": 1}),
+            json!({"x5t#S256": ""}),
+        ] {
+            assert_eq!(Confirmation::parse(Some(&claim)).unwrap_err().reason, "binding", "{claim}");
+        }
+    }
+}

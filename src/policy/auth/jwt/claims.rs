@@ -222,3 +222,190 @@ fn find<'c>(claims: &'c Map<String, Value>, name: &str) -> Option<&'c Value> {
         steps.try_fold(first, |value, step| value.get(step))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::tokens::{self, AUDIENCE, ISSUER};
+    use super::*;
+
+    fn rules() -> Rules {
+        Rules {
+            policy: "auth.staff".into(),
+            issuer: ISSUER.into(),
+            audiences: Box::new([AUDIENCE.into(), "billing".into()]),
+            audience_claim: AudienceClaim::Aud,
+            kind: TokenKind::AccessToken,
+            leeway: Duration::from_secs(30),
+            max_age: None,
+            subject_claim: "sub".into(),
+            scope_claims: Box::new(["scope".into(), "scp".into()]),
+            groups_claim: "realm_access.roles".into(),
+            plan_claim: Some("plan".into()),
+        }
+    }
+
+    fn told_by(rules: &Rules, kind: Option<&str>, other: &Value) -> &'static str {
+        let claims = tokens::claims(other).as_object().unwrap().clone();
+        rules.check(kind, claims, SystemTime::now()).map_or_else(|denial| denial.reason, |_| "good")
+    }
+
+    fn told(other: &Value) -> &'static str {
+        told_by(&rules(), Some("at+jwt"), other)
+    }
+
+    #[test]
+    fn claims_must_be_there_and_of_their_type() {
+        let now = tokens::now();
+        let rows = [
+            (json!({}), "good"),
+            (json!({"iss": null}), "claims"),
+            (json!({"iss": 1}), "claims"),
+            (json!({"iss": [ISSUER]}), "claims"),
+            (json!({"iss": "https://id.example.com/"}), "issuer"),
+            (json!({"iss": "HTTPS://id.example.com"}), "issuer"),
+            (json!({"iss": ""}), "issuer"),
+            (json!({"aud": null}), "claims"),
+            (json!({"aud": 1}), "claims"),
+            (json!({"aud": []}), "claims"),
+            (json!({"aud": {}}), "claims"),
+            (json!({"aud": [AUDIENCE, 1]}), "claims"),
+            (json!({"aud": [[AUDIENCE]]}), "claims"),
+            (json!({"aud": ""}), "audience"),
+            (json!({"aud": "Orders"}), "audience"),
+            (json!({"aud": "orders billing"}), "audience"),
+            (json!({"aud": ["other"]}), "audience"),
+            (json!({"aud": ["other", "billing"]}), "good"),
+            (json!({"sub": null}), "claims"),
+            (json!({"sub": ""}), "claims"),
+            (json!({"sub": 7}), "claims"),
+            (json!({"exp": null}), "claims"),
+            (json!({"exp": "9999999999"}), "claims"),
+            (json!({"exp": true}), "claims"),
+            (json!({"exp": [now + 100]}), "claims"),
+            (json!({"exp": -1}), "claims"),
+            (json!({"exp": 1e300}), "claims"),
+            (json!({"exp": u64::MAX}), "claims"),
+            (json!({"exp": now * 1000}), "claims"),
+            (json!({"exp": 0}), "expired"),
+            (json!({"exp": now - 31}), "expired"),
+            (json!({"exp": now - 20}), "good"),
+            (json!({"exp": now as f64 + 100.5}), "good"),
+            (json!({"exp": now as f64 - 31.5}), "expired"),
+            (json!({"nbf": now + 20}), "good"),
+            (json!({"nbf": now + 60}), "not_yet_valid"),
+            (json!({"nbf": "0"}), "claims"),
+            (json!({"iat": now + 60}), "not_yet_valid"),
+            (json!({"iat": "0"}), "claims"),
+            (json!({"iat": null}), "good"),
+            (json!({"jti": 1}), "claims"),
+            (json!({"jti": null}), "good"),
+            (json!({"cnf": "x"}), "binding"),
+        ];
+        for (other, expected) in rows {
+            assert_eq!(told(&other), expected, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_too_old_by_its_age() {
+        let now = tokens::now();
+        let rules = Rules { max_age: Some(Duration::from_secs(300)), ..rules() };
+        for (other, expected) in [
+            (json!({"iat": now - 320}), "good"),
+            (json!({"iat": now - 331}), "too_old"),
+            (json!({"iat": 0}), "too_old"),
+            (json!({"iat": null}), "claims"),
+        ] {
+            assert_eq!(told_by(&rules, None, &other), expected, "{other}");
+        }
+        // What is remembered ends by its age too.
+        let claims = tokens::claims(&json!({"iat": now - 100, "exp": now + 1000}));
+        let accepted = rules.check(None, claims.as_object().unwrap().clone(), SystemTime::now()).unwrap();
+        assert!((accepted.until - (now + 230) as f64).abs() < 1e-6, "{}", accepted.until);
+    }
+
+    #[test]
+    fn another_kind_of_token_is_no_access_token() {
+        let none = json!({});
+        for (kind, access, at_jwt) in [
+            (None, "good", "token_type"),
+            (Some("JWT"), "good", "token_type"),
+            (Some("jwt"), "good", "token_type"),
+            (Some("at+jwt"), "good", "good"),
+            (Some("AT+JWT"), "good", "good"),
+            (Some("id+jwt"), "token_type", "token_type"),
+            (Some("logout+jwt"), "token_type", "token_type"),
+            (Some("dpop+jwt"), "token_type", "token_type"),
+            (Some(""), "token_type", "token_type"),
+        ] {
+            assert_eq!(told_by(&rules(), kind, &none), access, "{kind:?}");
+            assert_eq!(
+                told_by(&Rules { kind: TokenKind::AtJwt, ..rules() }, kind, &none),
+                at_jwt,
+                "{kind:?}"
+            );
+            assert_eq!(told_by(&Rules { kind: TokenKind::Any, ..rules() }, kind, &none), "good", "{kind:?}");
+        }
+        for id_token in [
+            json!({"nonce": "n"}),
+            json!({"at_hash": "x"}),
+            json!({"c_hash": "x"}),
+            json!({"token_use": "id"}),
+            json!({"typ": "ID"}),
+            json!({"typ": "Refresh"}),
+        ] {
+            assert_eq!(told_by(&rules(), Some("JWT"), &id_token), "token_type", "{id_token}");
+        }
+        assert_eq!(told(&json!({"token_use": "access", "typ": "Bearer"})), "good");
+    }
+
+    #[test]
+    fn the_audience_may_be_the_client() {
+        let rules = Rules {
+            audience_claim: AudienceClaim::ClientId,
+            audiences: Box::new(["shop".into()]),
+            ..rules()
+        };
+        for (other, expected) in [
+            (json!({"aud": null}), "good"),
+            (json!({"client_id": "other"}), "audience"),
+            (json!({"client_id": ["shop"]}), "claims"),
+            (json!({"client_id": null, "aud": "shop"}), "claims"),
+        ] {
+            assert_eq!(told_by(&rules, None, &other), expected, "{other}");
+        }
+    }
+
+    #[test]
+    fn an_identity_has_what_the_token_says_of_it() {
+        let identity = |other: Value| {
+            let claims = tokens::claims(&other).as_object().unwrap().clone();
+            rules().check(None, claims, SystemTime::now()).unwrap().identity
+        };
+        let scopes = |other: Value| identity(other).scopes.join("|");
+        assert_eq!(scopes(json!({})), "orders:read|orders:write");
+        for (other, expected) in [
+            (json!({"scope": " a  b "}), "a|b"),
+            (json!({"scope": ["a", "b c"]}), "a|b c"),
+            (json!({"scope": null, "scp": "a b"}), "a|b"),
+            (json!({"scope": null, "scp": ["a"]}), "a"),
+            (json!({"scope": ["a", 1], "scp": "b"}), ""),
+            (json!({"scope": {"a": true}}), ""),
+            (json!({"scope": 1}), ""),
+            (json!({"scope": null}), ""),
+        ] {
+            assert_eq!(scopes(other.clone()), expected, "{other}");
+        }
+        let whole = identity(json!({"realm_access": {"roles": ["x", "y"]}, "plan": "gold", "azp": "app"}));
+        assert_eq!((&*whole.id, whole.issuer.as_deref(), whole.method), ("alice", Some(ISSUER), Method::Jwt));
+        assert_eq!(whole.groups.join("|"), "x|y");
+        assert_eq!((whole.plan.as_deref(), whole.caller.as_deref()), (Some("gold"), Some("shop")));
+        assert_eq!(whole.claims["realm_access"]["roles"][1], "y");
+        assert_eq!(&*whole.policy, "auth.staff");
+        let literal = identity(json!({"realm_access.roles": "z", "realm_access": {"roles": ["x"]}}));
+        assert_eq!(literal.groups.join("|"), "z");
+        assert_eq!(identity(json!({"realm_access": "x"})).groups.len(), 0);
+    }
+}

@@ -59,7 +59,9 @@ impl KeySet {
                 Some(jwk) => Key::parse(jwk),
             };
             let cause = match parsed {
-                Ok(key) if found.iter().any(|(_, other)| is_repeated(other, &key)) => "it stands there twice",
+                Ok(key) if found.iter().any(|(_, other)| other.fingerprint() == key.fingerprint()) => {
+                    "it stands there twice"
+                }
                 Ok(key) => {
                     found.push((index, key));
                     continue;
@@ -118,6 +120,11 @@ impl KeySet {
         self.keys.len()
     }
 
+    #[cfg(test)]
+    pub(super) fn fingerprints(&self) -> impl Iterator<Item = &Fingerprint> {
+        self.keys.iter().map(Key::fingerprint)
+    }
+
     /// Whether a key of some verdict is still there.
     pub(super) fn has(&self, fingerprint: &Fingerprint) -> bool {
         self.keys.iter().any(|key| key.fingerprint() == fingerprint)
@@ -148,11 +155,6 @@ impl fmt::Debug for KeySet {
     }
 }
 
-/// The same key for the same algorithms under the same name.
-fn is_repeated(one: &Key, other: &Key) -> bool {
-    one.fingerprint() == other.fingerprint() && one.kid() == other.kid()
-}
-
 /// A `kid` as a log can bear it.
 fn shown(kid: &Value) -> Option<Box<str>> {
     Some(
@@ -163,4 +165,178 @@ fn shown(kid: &Value) -> Option<Box<str>> {
             .collect::<String>()
             .into(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::tokens::{self, SigningKey, part};
+    use super::*;
+
+    fn set(keys: &[Value]) -> KeySet {
+        KeySet::parse(json!({"keys": keys}).to_string().as_bytes()).unwrap()
+    }
+
+    fn with(jwk: &Value, other: &Value) -> Value {
+        let mut jwk = jwk.clone();
+        for (name, value) in other.as_object().unwrap() {
+            jwk[name] = value.clone();
+        }
+        jwk
+    }
+
+    /// Why a key of a set that has a good one beside it is left out; `good` where it is not.
+    fn told(jwk: &Value) -> String {
+        let good = SigningKey::new("ES256", "beside").jwk();
+        let set = set(&[good, jwk.clone()]);
+        match set.complaints() {
+            [] => "good".to_owned(),
+            [complaint] => {
+                assert_eq!((complaint.index, set.len()), (1, 1), "the other key counts");
+                complaint.cause.to_owned()
+            }
+            more => format!("{more:?}"),
+        }
+    }
+
+    #[test]
+    fn keys_of_every_kind_are_read() {
+        for algorithm in Algorithm::ALL.into_iter().filter(|algorithm| !algorithm.is_symmetric()) {
+            let key = SigningKey::new(algorithm.as_str(), "k");
+            assert_eq!(told(&key.jwk()), "good", "{algorithm:?}");
+            let mut plain = key.public();
+            plain["key_ops"] = json!(["verify"]);
+            plain["x5c"] = json!(["ignored"]);
+            assert_eq!(told(&plain), "good", "{algorithm:?} without name and algorithm");
+            // A key with `alg` is for that alone, one without for all of its kind.
+            let of_kind = |set: &KeySet| {
+                Algorithm::ALL.into_iter().filter(|a| set.candidates(None, *a).next().is_some()).count()
+            };
+            assert_eq!(of_kind(&set(&[key.jwk()])), 1);
+            let expected = Algorithm::ALL.into_iter().filter(|a| a.family() == algorithm.family()).count();
+            assert_eq!(of_kind(&set(&[plain])), expected, "{algorithm:?}");
+        }
+    }
+
+    #[test]
+    fn what_will_not_do_is_left_out_and_told() {
+        let rsa = SigningKey::new("RS256", "rsa").jwk();
+        let ec = SigningKey::new("ES256", "ec").jwk();
+        let ed = SigningKey::new("EdDSA", "ed").jwk();
+        let modulus = |bytes: usize| part([&[0x80], vec![0xff; bytes - 1].as_slice()].concat());
+        let rows = [
+            (SigningKey::secret("HS256", &[1; 32]).jwk(), "symmetric"),
+            (with(&rsa, &json!({"d": "AQAB"})), "private"),
+            (with(&ec, &json!({"d": "AQAB"})), "private"),
+            (with(&ec, &json!({"k": "AQAB"})), "private"),
+            (with(&ec, &json!({"use": "enc"})), "`use`"),
+            (with(&ec, &json!({"use": 1})), "a text"),
+            (with(&ec, &json!({"key_ops": ["sign"]})), "`key_ops`"),
+            (with(&ec, &json!({"key_ops": "verify"})), "`key_ops`"),
+            (with(&ec, &json!({"kid": 7})), "a text"),
+            (with(&ec, &json!({"kid": "x".repeat(513)})), "`kid` is too long"),
+            (with(&ec, &json!({"alg": "ES384"})), "its kind of key"),
+            (with(&ec, &json!({"alg": "HS256"})), "its kind of key"),
+            (with(&rsa, &json!({"alg": "ES256"})), "its kind of key"),
+            (with(&rsa, &json!({"alg": "RSA-OAEP"})), "`alg` is not known"),
+            (with(&rsa, &json!({"alg": "none"})), "`alg` is not known"),
+            (with(&rsa, &json!({"n": modulus(128)})), "2048 bits"),
+            (
+                with(
+                    &rsa,
+                    &json!({"n": part([0, 0x7f].into_iter().chain([0xff; 255]).collect::<Vec<u8>>())}),
+                ),
+                "2048 bits",
+            ),
+            (with(&rsa, &json!({"n": modulus(1025)})), "8192"),
+            (with(&rsa, &json!({"e": part([1])})), "exponent"),
+            (with(&rsa, &json!({"e": part([4])})), "exponent"),
+            (with(&rsa, &json!({"e": ""})), "exponent"),
+            (with(&rsa, &json!({"e": part([0xff; 5])})), "exponent"),
+            (with(&rsa, &json!({"e": "AQAB=="})), "base64url"),
+            (with(&rsa, &json!({"n": null})), "a text"),
+            (with(&ec, &json!({"crv": "secp256k1"})), "curve"),
+            (with(&ec, &json!({"crv": "P-384"})), "as long as its curve"),
+            (with(&ec, &json!({"x": part([1; 32])})), "make no key"),
+            (with(&ec, &json!({"x": part([0; 32]), "y": part([0; 32])})), "make no key"),
+            (with(&ec, &json!({"x": part([1; 31])})), "as long as its curve"),
+            (with(&ed, &json!({"crv": "Ed448"})), "curve is not Ed25519"),
+            (with(&ed, &json!({"crv": "X25519"})), "curve is not Ed25519"),
+            (with(&ed, &json!({"x": part([1; 31])})), "32 bytes"),
+            (json!({"kty": "EC"}), "no `crv`"),
+            (json!({"kty": "rsa"}), "`kty` is not known"),
+            (json!({}), "no `kty`"),
+            (json!("text"), "no object"),
+        ];
+        for (jwk, expected) in rows {
+            assert!(told(&jwk).contains(expected), "{jwk}: {}", told(&jwk));
+        }
+    }
+
+    #[test]
+    fn of_two_keys_of_one_name_neither_counts() {
+        let (one, two) = (SigningKey::new("ES256", "a").jwk(), SigningKey::new("ES256", "a").jwk());
+        let other = SigningKey::new("ES256", "b").jwk();
+        let set = set(&[one.clone(), other.clone(), two]);
+        assert_eq!(set.len(), 1);
+        assert!(!set.knows(Some("a")) && set.knows(Some("b")));
+        let indices: Vec<_> = set.complaints().iter().map(|complaint| complaint.index).collect();
+        assert_eq!(indices, [0, 2]);
+        // The very same key twice is one key.
+        let repeated = self::set(&[one.clone(), other, one]);
+        assert_eq!((repeated.len(), repeated.complaints().len()), (2, 1));
+    }
+
+    #[test]
+    fn what_is_no_set() {
+        for text in
+            ["", "[]", "{}", "{\"keys\": {}}", "{\"keys\": [], \"keys\": []}", "<html>", "{\"keys\": []} x"]
+        {
+            assert!(KeySet::parse(text.as_bytes()).is_err(), "{text}");
+        }
+        assert!(KeySet::parse(b"{\"keys\": []}").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_set_is_bounded() {
+        let key = SigningKey::new("ES256", "k");
+        let many: Vec<_> = (0..200).map(|n| with(&key.jwk(), &json!({"kid": format!("k{n}")}))).collect();
+        let set = set(&many);
+        assert_eq!((set.len(), set.complaints().len()), (KEYS_MAX, 200 - KEYS_MAX));
+        // A token that names no key costs so many verifications at most.
+        assert_eq!(set.candidates(None, Algorithm::ES256).count(), UNNAMED_MAX);
+        assert_eq!(set.candidates(Some("k7"), Algorithm::ES256).count(), 1);
+        assert_eq!(set.candidates(Some("k200"), Algorithm::ES256).count(), 0);
+        assert_eq!(set.candidates(Some("k7"), Algorithm::ES384).count(), 0);
+    }
+
+    #[test]
+    fn a_key_without_a_name_may_be_meant_by_any_name_that_no_key_has() {
+        let (named, plain) = (SigningKey::new("ES256", "a").jwk(), SigningKey::new("ES256", "").public());
+        let set = set(&[named, plain]);
+        let kids = |kid| set.candidates(kid, Algorithm::ES256).map(Key::kid).collect::<Vec<_>>();
+        assert_eq!(kids(Some("a")), [Some("a")]);
+        assert_eq!(kids(Some("b")), [None]);
+        assert_eq!(kids(None), [Some("a"), None]);
+    }
+
+    #[test]
+    fn the_generation_is_that_of_the_keys() {
+        let (one, two) = (SigningKey::new("ES256", "a"), SigningKey::new("ES256", "b"));
+        let generation = |text: String| KeySet::parse(text.as_bytes()).unwrap().generation();
+        let both = generation(tokens::jwks(&[&one, &two]));
+        assert_eq!(both, generation(tokens::jwks(&[&two, &one])), "whatever their order");
+        assert_ne!(both, generation(tokens::jwks(&[&one])));
+        assert_ne!(KeySet::of_secret(&[1; 32]).generation(), KeySet::of_secret(&[2; 32]).generation());
+        let renamed = json!({"keys": [with(&one.jwk(), &json!({"kid": "c"}))]}).to_string();
+        assert_ne!(generation(tokens::jwks(&[&one])), generation(renamed));
+    }
+
+    #[test]
+    fn a_complaint_shows_what_a_log_can_bear() {
+        let key = with(&SigningKey::new("ES256", "x").jwk(), &json!({"kid": "a`\n\u{1b}[1mb", "use": "enc"}));
+        let set = set(&[key]);
+        assert_eq!(set.complaints()[0].to_string(), "the key `a[1mb` is left out: its `use` is not `sig`");
+    }
 }

@@ -72,7 +72,9 @@ impl Key {
             Algorithm::ALL.into_iter().filter(|algorithm| named.is_none_or(|named| named == *algorithm));
         let ways = public.ways(algorithms.filter(|algorithm| algorithm.family() == public.family()))?;
         let mut print = public.thumbprint_text();
-        print.push_str(named.map_or("", Algorithm::as_str));
+        for part in [named.map_or("", Algorithm::as_str), " ", kid.unwrap_or_default()] {
+            print.push_str(part);
+        }
         Ok(Self { kid: kid.map(Into::into), fingerprint: sha256(print.as_bytes()), ways })
     }
 
@@ -92,7 +94,7 @@ impl Key {
         self.kid.as_deref()
     }
 
-    /// Two keys of the same fingerprint are the same key for the same algorithms.
+    /// Two keys of the same fingerprint are the same key, of the same name and for the same algorithms.
     pub(super) fn fingerprint(&self) -> &Fingerprint {
         &self.fingerprint
     }
@@ -249,5 +251,78 @@ impl Public {
             }
             Self::Ed25519 { x } => format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, text(x)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::tokens::SigningKey;
+    use super::*;
+
+    #[test]
+    fn a_thumbprint_is_that_of_rfc_7638() {
+        // RFC 7638 §3.1.
+        let jwk = json!({
+            "kty": "RSA",
+            "n": "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhM\
+                  stn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5ha\
+                  jrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw",
+            "e": "AQAB",
+            "alg": "RS256",
+            "kid": "2011-04-29"
+        });
+        let thumbprint = thumbprint(jwk.as_object().unwrap()).unwrap();
+        assert_eq!(thumbprint, "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs");
+        for algorithm in ["RS256", "ES256", "ES512", "EdDSA"] {
+            let key = SigningKey::new(algorithm, "k");
+            let own = super::thumbprint(key.jwk().as_object().unwrap()).unwrap();
+            assert_eq!(own, key.thumbprint(), "{algorithm}");
+        }
+    }
+
+    #[test]
+    fn a_key_verifies_what_it_signed_and_nothing_else() {
+        for algorithm in Algorithm::ALL {
+            let signing = match algorithm.is_symmetric() {
+                true => SigningKey::secret(algorithm.as_str(), &[7; 64]),
+                false => SigningKey::new(algorithm.as_str(), "k"),
+            };
+            let key = match algorithm.is_symmetric() {
+                true => Key::of_secret(&[7; 64]),
+                false => Key::parse(signing.public().as_object().unwrap()).unwrap(),
+            };
+            let signature = signing.raw(b"message");
+            assert!(key.verifies(algorithm, b"message", &signature), "{algorithm:?}");
+            assert!(!key.verifies(algorithm, b"massage", &signature), "{algorithm:?}");
+            let mut changed = signature.clone();
+            changed[3] ^= 1;
+            let (zeros, longer) = (vec![0; signature.len()], [&signature[..], &[0]].concat());
+            for bad in
+                [&changed[..], &signature[1..], &signature[..signature.len() - 1], &zeros, &longer, &[]]
+            {
+                assert!(!key.verifies(algorithm, b"message", bad), "{algorithm:?} {} bytes", bad.len());
+            }
+            for other in
+                Algorithm::ALL.into_iter().filter(|other| other.as_str()[1..] != algorithm.as_str()[1..])
+            {
+                let same = other.family() == Family::Ed25519 && algorithm.family() == Family::Ed25519;
+                assert!(same || !key.verifies(other, b"message", &signature), "{algorithm:?} as {other:?}");
+            }
+            assert!(!format!("{key:?}").contains("Verifier"), "{key:?}");
+        }
+    }
+
+    #[test]
+    fn a_signature_on_a_curve_is_no_der() {
+        let key = SigningKey::new("ES256", "k");
+        let signature = key.raw(b"message");
+        let own = Key::parse(key.public().as_object().unwrap()).unwrap();
+        let (r, s) = signature.split_at(32);
+        let number = |bytes: &[u8]| [&[2, 33, 0], bytes].concat();
+        let der = [&[0x30, 70][..], &number(r), &number(s)].concat();
+        assert!(own.verifies(Algorithm::ES256, b"message", &signature));
+        assert!(!own.verifies(Algorithm::ES256, b"message", &der));
     }
 }

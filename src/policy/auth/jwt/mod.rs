@@ -6,33 +6,41 @@
 
 mod algorithm;
 mod binding;
+mod cache;
 mod claims;
 mod config;
+mod dpop;
 mod issuer;
 mod json;
 mod jwks;
 mod key;
 mod keys;
+mod revoked;
 mod token;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use algorithm::Algorithm;
+use cache::{Cache, Known, Recalled};
 use claims::Rules;
 pub use config::{AudienceClaim, Config, Dpop, KeysConfig, TokenKind};
+use dpop::Proofs;
+use http::header::AUTHORIZATION;
 pub use jwks::{Complaint, KeySet};
+use key::Fingerprint;
 use keys::Keys;
+use revoked::Revoked;
 pub use token::verify;
 use token::{Token, Unverified};
 
 pub(super) use token::issuer_of;
 
 use super::{Asked, Context, Denial, Judgement, Place, Presented};
-use crate::config::units::{Size, Time};
 use crate::config::{Build, Spanned};
 use crate::identity::Identity;
 use crate::reply::Kind;
+use crate::request::Request;
 
 /// Why a token may be refused.
 pub(super) const REASONS: &[&str] = &[
@@ -49,7 +57,14 @@ pub(super) const REASONS: &[&str] = &[
     "expired",
     "too_old",
     "not_yet_valid",
+    "revoked",
+    "revocations_unavailable",
     "binding",
+    "proof",
+    "proof_missing",
+    "proof_nonce",
+    "proof_replayed",
+    "proofs_full",
     "keys_unavailable",
 ];
 
@@ -64,6 +79,10 @@ pub(super) struct Jwt {
     keys: Keys,
     rules: Rules,
     dpop: Dpop,
+    /// Where proofs are known.
+    proofs: Option<Proofs>,
+    revoked: Option<Revoked>,
+    cache: Option<Arc<Cache>>,
 }
 
 impl Jwt {
@@ -77,27 +96,28 @@ impl Jwt {
         let place =
             Place::compile(&config.from, &format!("{}.from", config.path), &config.site, context.build);
         let keys = Keys::compile(config, context);
-        let text = |text: &String| text.as_str().into();
-        let rules = Rules {
-            policy: Arc::clone(name),
-            issuer: config.issuer.as_ref()?.as_str().into(),
-            audiences: config.audiences.iter().map(|audience| audience.as_str().into()).collect(),
-            audience_claim: config.audience_claim,
-            kind: config.kind,
-            leeway: config.leeway.0,
-            max_age: config.max_age.as_option().map(|age| age.0),
-            subject_claim: text(&config.subject_claim),
-            scope_claims: config.scope_claims.iter().map(text).collect(),
-            groups_claim: text(&config.groups_claim),
-            plan_claim: config.plan_claim.as_option().map(text),
+        let revoked = match &config.revoked {
+            None => None,
+            Some(written) => Some(Revoked::compile(written, context)?),
         };
+        let rules = rules(name, config)?;
+        let proofs = (config.dpop != Dpop::None)
+            .then(|| Proofs::find(context.live, config.leeway.0, config.dpop_nonce));
+        let bytes_max = usize::try_from(config.max_bytes.0).unwrap_or(usize::MAX);
+        // What a verdict depends on, apart from keys: another definition has verdicts of its own.
+        let definition = format!("{rules:?} {:?} {bytes_max} {}", config.algorithms, config.cache);
+        let room = config.cache.0;
+        let cache = || context.live.find_or("auth.jwt.cache", &definition, || Cache::new(room));
         Some(Self {
             place: place?,
             algorithms: config.algorithms.as_slice().into(),
-            bytes_max: usize::try_from(config.max_bytes.0).unwrap_or(usize::MAX),
+            bytes_max,
             keys: keys?,
             rules,
             dpop: config.dpop,
+            proofs,
+            revoked,
+            cache: (room > 0).then(cache),
         })
     }
 
@@ -109,6 +129,11 @@ impl Jwt {
     /// Whether tokens bound by a proof (RFC 9449) are taken.
     pub(super) fn takes_proofs(&self) -> bool {
         self.dpop != Dpop::None
+    }
+
+    /// Whether no others are.
+    pub(super) fn needs_proofs(&self) -> bool {
+        self.dpop == Dpop::Required
     }
 
     /// `iss`
@@ -132,41 +157,120 @@ impl Jwt {
         }
     }
 
-    async fn recognise(&self, text: &str, asked: &Asked<'_>) -> Result<Arc<Identity>, Denial> {
-        let token = Token::parse(text, &self.algorithms, self.bytes_max)?;
-        self.verify(&token).await?;
-        let accepted = self.rules.check(token.kind(), token.claims()?, asked.now)?;
-        if let Some(bound) = &accepted.confirmation.certificate {
-            binding::certificate(bound, asked.request)?;
-        }
-        Ok(Arc::new(accepted.identity))
+    /// Whether it has seen this token before, and found it good.
+    pub(super) fn remembers(&self, token: &str) -> bool {
+        self.cache.as_ref().is_some_and(|cache| cache.has(token))
     }
 
-    /// Verifies the signature; where the key is not known, after asking the issuer.
-    async fn verify(&self, token: &Token<'_>) -> Result<(), Denial> {
+    async fn recognise(&self, text: &str, asked: &Asked<'_>) -> Result<Arc<Identity>, Denial> {
+        let known = match self.recall(text, asked) {
+            Recalled::Known(known) => known,
+            Recalled::Expired => return Err(claims::expired()),
+            Recalled::Unknown => self.verify(text, asked).await?,
+        };
+        if let Some(revoked) = &self.revoked {
+            revoked.check(known.jti.as_deref(), &known.identity.id)?;
+        }
+        self.is_bound(&known, text, asked)?;
+        Ok(Arc::clone(&known.identity))
+    }
+
+    /// No allocation.
+    fn recall(&self, text: &str, asked: &Asked<'_>) -> Recalled {
+        let Some(cache) = &self.cache else { return Recalled::Unknown };
+        match self.keys.current().set() {
+            Some(keys) => cache.recall(text, keys, claims::seconds(asked.now)),
+            None => Recalled::Unknown,
+        }
+    }
+
+    /// Verifies a token that comes for the first time, and remembers it.
+    async fn verify(&self, text: &str, asked: &Asked<'_>) -> Result<Arc<Known>, Denial> {
+        let token = Token::parse(text, &self.algorithms, self.bytes_max)?;
+        let (key, generation) = self.signer(&token).await?;
+        let accepted = self.rules.check(token.kind(), token.claims()?, asked.now)?;
+        let known = Arc::new(Known::new(accepted, key, generation));
+        if let Some(cache) = &self.cache {
+            cache.remember(text, &known);
+        }
+        Ok(known)
+    }
+
+    /// The key that signed a token, and the set that it was found in; where the token's key is not known, after asking the issuer.
+    async fn signer(&self, token: &Token<'_>) -> Result<(Fingerprint, u64), Denial> {
         let unavailable = || Denial::unavailable("keys_unavailable", "the issuer's keys are not known");
         let mut set = self.keys.first().await.ok_or_else(unavailable)?;
         loop {
-            let unverified = match token.verify(&set) {
-                Ok(_) => return Ok(()),
-                Err(unverified) => unverified,
-            };
-            match unverified {
-                Unverified::Signature => {
+            let generation = set.generation();
+            match token.verify(&set) {
+                Ok(key) => return Ok((*key.fingerprint(), generation)),
+                Err(Unverified::Signature) => {
                     return Err(Denial::invalid("signature", "no key of the issuer's has signed the token"));
                 }
-                Unverified::UnknownKey => match self.keys.after_unknown(set.generation()).await {
-                    Some(newer) if newer.generation() != set.generation() => set = newer,
-                    _ => {
-                        return Err(Denial::invalid(
-                            "unknown_key",
-                            "the token names a key that the issuer does not have",
-                        ));
-                    }
-                },
+                Err(Unverified::UnknownKey) => {}
+            }
+            match self.keys.after_unknown(generation).await {
+                Some(newer) if newer.generation() != generation => set = newer,
+                _ => {
+                    let why = "the token names a key that the issuer does not have";
+                    return Err(Denial::invalid("unknown_key", why));
+                }
             }
         }
     }
+
+    /// Whether the request comes from whom the token is bound to, where it is bound.
+    fn is_bound(&self, known: &Known, text: &str, asked: &Asked<'_>) -> Result<(), Denial> {
+        if let Some(certificate) = &known.confirmation.certificate {
+            binding::certificate(certificate, asked.request)?;
+        }
+        let refuse = |why: &'static str| Err(Denial::invalid("binding", why));
+        let by_proof = self.place == Place::Bearer && has_dpop_scheme(asked.request);
+        match (&known.confirmation.key, &self.proofs) {
+            (None, _) if self.dpop == Dpop::Required => {
+                refuse("the token is bound to no key, which `dpop` requires")
+            }
+            (None, _) if by_proof => {
+                refuse("the token came as one that is bound to a key, and is bound to none")
+            }
+            (None, _) => Ok(()),
+            (Some(_), None) => refuse("the token is bound to a key, and the policy takes no proofs (`dpop`)"),
+            // RFC 9449 §7.2: else a stolen token would do where proofs are not known.
+            (Some(_), Some(_)) if self.place == Place::Bearer && !by_proof => {
+                refuse("the token is bound to a key, and came as a bearer's")
+            }
+            (Some(key), Some(proofs)) => proofs.check(key, text, asked),
+        }
+    }
+}
+
+/// How proofs may be signed, as a challenge says it (RFC 9449 §7.1).
+pub(super) fn proof_algorithms() -> String {
+    let names: Vec<_> = dpop::algorithms().into_iter().map(Algorithm::as_str).collect();
+    names.join(" ")
+}
+
+/// Whether the token came as `Authorization: DPoP`.
+fn has_dpop_scheme(request: &Request<'_>) -> bool {
+    let scheme = request.headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().get(..5));
+    scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"dpop "))
+}
+
+fn rules(name: &Arc<str>, config: &Config) -> Option<Rules> {
+    let text = |text: &String| text.as_str().into();
+    Some(Rules {
+        policy: Arc::clone(name),
+        issuer: config.issuer.as_ref()?.as_str().into(),
+        audiences: config.audiences.iter().map(|audience| audience.as_str().into()).collect(),
+        audience_claim: config.audience_claim,
+        kind: config.kind,
+        leeway: config.leeway.0,
+        max_age: config.max_age.as_option().map(|age| age.0),
+        subject_claim: text(&config.subject_claim),
+        scope_claims: config.scope_claims.iter().map(text).collect(),
+        groups_claim: text(&config.groups_claim),
+        plan_claim: config.plan_claim.as_option().map(text),
+    })
 }
 
 /// What is wrong with the configuration, apart from its keys.
@@ -218,3 +322,8 @@ fn check(config: &Spanned<Config>, build: &mut Build) {
         refuse("dpop_nonce", cause.to_owned(), "remove it, or write `dpop: optional` or `dpop: required`");
     }
 }
+
+#[cfg(test)]
+#[path = "../../../../tests/integration/harness/tokens.rs"]
+#[expect(dead_code, reason = "integration tests use the rest")]
+mod tokens;

@@ -158,3 +158,176 @@ pub(in crate::policy::auth) fn issuer_of(text: &str) -> Option<String> {
     let claims = json::object(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()?;
     claims.get("iss").and_then(Value::as_str).map(str::to_owned)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::tokens::{self, SigningKey, part};
+    use super::*;
+
+    const ALL: &[Algorithm] = &Algorithm::ALL;
+
+    fn told(text: &str, keys: &KeySet, algorithms: &[Algorithm]) -> &'static str {
+        verify(text, keys, algorithms).map_or_else(|reason| reason, |_| "good")
+    }
+
+    #[test]
+    fn a_token_of_every_algorithm_is_verified() {
+        for algorithm in Algorithm::ALL.into_iter().filter(|algorithm| !algorithm.is_symmetric()) {
+            let key = SigningKey::new(algorithm.as_str(), "k");
+            let keys = KeySet::parse(tokens::jwks(&[&key]).as_bytes()).unwrap();
+            let token = key.token(&json!({"a": 1}));
+            assert_eq!(
+                verify(&token, &keys, &[algorithm]).as_deref(),
+                Ok(&b"{\"a\":1}"[..]),
+                "{algorithm:?}"
+            );
+            let others: Vec<_> = Algorithm::ALL.into_iter().filter(|other| *other != algorithm).collect();
+            assert_eq!(told(&token, &keys, &others), "token_algorithm", "not configured");
+        }
+        for algorithm in [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512] {
+            let key = SigningKey::secret(algorithm.as_str(), &[9; 40]);
+            assert_eq!(told(&key.token(&json!({})), &KeySet::of_secret(&[9; 40]), &[algorithm]), "good");
+            assert_eq!(
+                told(&key.token(&json!({})), &KeySet::of_secret(&[8; 40]), &[algorithm]),
+                "unknown_key"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_token_in_form() {
+        let key = SigningKey::new("ES256", "k");
+        let keys = KeySet::parse(tokens::jwks(&[&key]).as_bytes()).unwrap();
+        let good = key.token(&json!({"a": 1}));
+        assert_eq!(told(&good, &keys, ALL), "good");
+        let [header, payload, signature] = good.split('.').collect::<Vec<_>>()[..] else { panic!() };
+        let forms = [
+            String::new(),
+            ".".into(),
+            "..".into(),
+            "...".into(),
+            format!("{header}.{payload}"),
+            format!("{good}.x"),
+            format!("{good}."),
+            format!(".{good}"),
+            format!("{header}.{payload}.{signature}="),
+            format!("{header}.{payload}.{signature} "),
+            format!(" {good}"),
+            format!("{header}.{payload}.+{signature}"),
+            format!("{header}..{signature}").replace("..", ".\n."),
+            key.token_of(b"[]", b"{}"),
+            key.token_of(b"", b"{}"),
+            key.token_of(b"{\"alg\":\"ES256\",\"alg\":\"ES256\",\"kid\":\"k\"}", b"{}"),
+            key.token_of(b"{\"alg\":\"ES256\",\"kid\":\"k\"}x", b"{}"),
+            key.token_of("{\"alg\":\"ES256\",\"kid\":\"k\u{0}\"}".as_bytes(), b"{}"),
+        ];
+        for text in forms {
+            assert_eq!(told(&text, &keys, ALL), "token_form", "{text:?}");
+        }
+        // What is left over in the last character would let one token be written in several ways.
+        let last = signature.chars().next_back().unwrap();
+        let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let next = alphabet.chars().nth(alphabet.find(last).unwrap() + 1).unwrap();
+        let twin = format!("{}{next}", good.strip_suffix(last).unwrap());
+        assert_eq!(told(&twin, &keys, ALL), "token_form");
+        let denial = Token::parse(&good, ALL, good.len() - 1).unwrap_err();
+        assert_eq!(denial.reason, "token_size");
+    }
+
+    #[test]
+    fn a_header_that_asks_for_more_is_refused() {
+        let key = SigningKey::new("ES256", "k");
+        let other = SigningKey::new("ES256", "other");
+        let keys = KeySet::parse(tokens::jwks(&[&key]).as_bytes()).unwrap();
+        let rows = [
+            (json!({}), "good"),
+            (json!({"b64": true}), "good"),
+            (json!({"x5t": "ignored", "zip": "DEF"}), "good"),
+            (json!({"crit": ["b64"], "b64": false}), "token_header"),
+            (json!({"crit": ["exp"], "exp": 1}), "token_header"),
+            (json!({"crit": []}), "token_header"),
+            (json!({"b64": false}), "token_header"),
+            (json!({"b64": 1}), "token_header"),
+            (json!({"kid": 1}), "token_header"),
+            (json!({"kid": null}), "token_header"),
+            (json!({"kid": "k".repeat(10_000)}), "token_header"),
+            (json!({"kid": "../../etc/passwd"}), "unknown_key"),
+            (json!({"kid": "k' OR 1=1"}), "unknown_key"),
+            (json!({"kid": ""}), "unknown_key"),
+            (json!({"kid": "K"}), "unknown_key"),
+            (json!({"typ": 1}), "token_header"),
+            (json!({"alg": null}), "token_algorithm"),
+            (json!({"alg": ["ES256"]}), "token_algorithm"),
+            (json!({"alg": "none"}), "token_algorithm"),
+            (json!({"alg": "es256"}), "token_algorithm"),
+            (json!({"alg": "ES384"}), "signature"),
+            (json!({"alg": "HS256"}), "signature"),
+            (json!({"alg": "RS256"}), "signature"),
+        ];
+        for (more, expected) in rows {
+            let mut header = key.header();
+            for (name, value) in more.as_object().unwrap() {
+                header[name] = value.clone();
+            }
+            assert_eq!(told(&key.token_with(&header, &json!({})), &keys, ALL), expected, "{header}");
+        }
+        // A key in the header is nobody's.
+        for header in [
+            json!({"alg": "ES256", "jwk": other.public()}),
+            json!({"alg": "ES256", "kid": "k", "jwk": other.public()}),
+            json!({"alg": "ES256", "kid": "k", "jku": "https://evil.example/jwks.json"}),
+            json!({"alg": "ES256", "kid": "k", "x5u": "https://evil.example/cert.pem"}),
+        ] {
+            let told = told(&other.token_with(&header, &json!({})), &keys, ALL);
+            assert!(matches!(told, "signature" | "unknown_key"), "{header}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_public_key_is_no_secret() {
+        let key = SigningKey::new("RS256", "k");
+        let mut jwk = key.jwk();
+        jwk.as_object_mut().unwrap().remove("alg");
+        let keys = KeySet::parse(json!({"keys": [jwk]}).to_string().as_bytes()).unwrap();
+        let (pem, der, text) = (key.pem(), key.der(), key.jwk().to_string());
+        for bytes in [pem.as_bytes(), pem.trim_end().as_bytes(), &der, text.as_bytes()] {
+            for algorithm in ["HS256", "HS384", "HS512"] {
+                let forger = SigningKey::secret(algorithm, bytes);
+                for header in [json!({"alg": algorithm, "kid": "k"}), json!({"alg": algorithm})] {
+                    let told = told(&forger.token_with(&header, &json!({})), &keys, ALL);
+                    assert!(matches!(told, "signature" | "unknown_key"), "{told}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_type_is_read_with_and_without_its_tree() {
+        let key = SigningKey::secret("HS256", &[1; 32]);
+        for (written, expected) in [
+            (json!("at+jwt"), Some("at+jwt")),
+            (json!("application/at+jwt"), Some("at+jwt")),
+            (json!("Application/AT+JWT"), Some("AT+JWT")),
+            (json!("JWT"), Some("JWT")),
+            (json!("applicatio"), Some("applicatio")),
+            (json!("ääääääääääää"), Some("ääääääääääää")),
+        ] {
+            let text = key.token_with(&json!({"alg": "HS256", "typ": written}), &json!({}));
+            assert_eq!(Token::parse(&text, ALL, 9999).unwrap().kind(), expected, "{written}");
+        }
+    }
+
+    #[test]
+    fn the_issuer_is_read_of_what_has_the_form_alone() {
+        let payload = |text: &str| format!("e30.{}.", part(text));
+        assert_eq!(issuer_of(&payload("{\"iss\": \"a\"}")).as_deref(), Some("a"));
+        for text in ["{\"iss\": \"a\", \"iss\": \"b\"}", "{\"iss\": 1}", "{}", "", "[\"iss\"]"] {
+            assert_eq!(issuer_of(&payload(text)), None, "{text}");
+        }
+        for text in ["opaque", "a.b", "a.!.c", "a.b.c.d"] {
+            assert_eq!(issuer_of(text), None, "{text}");
+        }
+    }
+}

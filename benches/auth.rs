@@ -1,0 +1,208 @@
+//! What a token costs: verified for the first time, beside what the crypto library alone takes, and remembered.
+//!
+//! `cargo bench --bench auth`; `cargo test --benches` runs each once. Allocations are counted: a remembered token has none.
+
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a bench may stop")]
+
+use std::future::Future;
+use std::hint::black_box;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::task::{Context as TaskContext, Poll, Waker};
+use std::time::SystemTime;
+
+use aws_lc_rs::hmac;
+use aws_lc_rs::signature::{self as sign, ParsedPublicKey, RsaPublicKeyComponents, VerificationAlgorithm};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use divan::{AllocProfiler, Bencher};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue, Method};
+use portcullis::canonical::Target;
+use portcullis::client::Client;
+use portcullis::config::{Build, Spanned, load_text};
+use portcullis::egress;
+use portcullis::policy::Effects;
+use portcullis::policy::auth::{Asked, Auth, Config, Context, Judgement, Quantity, Requirement, Rules};
+use portcullis::request::{Connection, Fate, Protocol, Request};
+use portcullis::state::Live;
+use serde_json::json;
+use tokens::{SigningKey, claims};
+
+#[path = "../tests/integration/harness/tokens.rs"]
+#[expect(dead_code, reason = "integration tests use the rest")]
+mod tokens;
+
+#[global_allocator]
+static ALLOCATOR: AllocProfiler = AllocProfiler::system();
+
+const ALGORITHMS: [&str; 5] = ["RS256", "PS256", "ES256", "ES384", "EdDSA"];
+const SECRET: &[u8] = b"a secret of more than thirty-two bytes";
+
+fn main() {
+    divan::main();
+}
+
+/// Nothing is waited for where the keys are there.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut TaskContext::from_waker(Waker::noop())) {
+        Poll::Ready(value) => value,
+        Poll::Pending => panic!("it waits"),
+    }
+}
+
+fn policy(name: &str, keys: &[&SigningKey], more: &str) -> Auth {
+    policy_of(tokens::ISSUER, name, keys, more)
+}
+
+fn policy_of(issuer: &str, name: &str, keys: &[&SigningKey], more: &str) -> Auth {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("jwks.json");
+    std::fs::write(&file, tokens::jwks(keys)).unwrap();
+    let text = format!(
+        "jwt: {{issuer: '{issuer}', audiences: [orders], keys: {{file: {}}}, {more}}}",
+        file.display()
+    );
+    let mut build = Build::default();
+    let config: Config = load_text("bench.yaml", &text, &|_| None, &mut build).unwrap();
+    let (live, egress) = (Live::default(), Arc::new(egress::Policy::default()));
+    let mut context = Context { live: &live, egress: &egress, build: &mut build };
+    Auth::compile(name, &Spanned::unwritten(config), &mut context).unwrap()
+}
+
+/// A request with a token, owned.
+struct Bearing {
+    headers: HeaderMap,
+    target: Target,
+    client: Client,
+    connection: Connection,
+}
+
+impl Bearing {
+    fn new(token: &str) -> Self {
+        let value = HeaderValue::from_str(&format!("Bearer {token}")).unwrap();
+        Self {
+            headers: HeaderMap::from_iter([(AUTHORIZATION, value)]),
+            target: Target::of_canonical_parts("api.example.com", "/orders", None),
+            client: Client { address: [192, 0, 2, 7].into(), peer_trusted: false, https: true },
+            connection: Connection {
+                listener: "bench".into(),
+                peer: None,
+                local: None,
+                tls: None,
+                redirect: None,
+                worker: 0,
+                tunnel: AtomicBool::new(false),
+                leaving: Arc::default(),
+                head_began: std::sync::Mutex::default(),
+                fate: Fate::default(),
+            },
+        }
+    }
+
+    fn request(&self) -> Request<'_> {
+        Request {
+            method: &Method::GET,
+            target: &self.target,
+            headers: &self.headers,
+            client: &self.client,
+            protocol: Protocol::Http11,
+            connection: &self.connection,
+        }
+    }
+}
+
+fn key_of(algorithm: &str) -> SigningKey {
+    SigningKey::new(algorithm, "2026-01")
+}
+
+/// Whatever is new about a token: form, signature, claims. Nothing is remembered.
+#[divan::bench(args = ALGORITHMS)]
+fn first(bencher: Bencher<'_, '_>, algorithm: &str) {
+    let key = key_of(algorithm);
+    let auth = policy("staff", &[&key], &format!("algorithms: [{algorithm}], cache: 0B"));
+    let bearing = Bearing::new(&key.token(&claims(&json!({}))));
+    let request = bearing.request();
+    let asked = Asked { request: &request, route: "orders", now: SystemTime::now() };
+    assert!(matches!(now(auth.judge(&asked)), Judgement::Known(_)));
+    bencher.bench_local(|| now(auth.judge(black_box(&asked))));
+}
+
+/// The signature alone, by the crypto library, with the key parsed before.
+#[divan::bench(args = ALGORITHMS)]
+fn raw(bencher: Bencher<'_, '_>, algorithm: &str) {
+    let key = key_of(algorithm);
+    let token = key.token(&claims(&json!({})));
+    let (message, signature) = token.rsplit_once('.').unwrap();
+    let signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
+    let public = key.public();
+    let member = |name: &str| URL_SAFE_NO_PAD.decode(public[name].as_str().unwrap()).unwrap();
+    let parsed = match algorithm {
+        "RS256" | "PS256" => {
+            let parameters = if algorithm == "RS256" {
+                &sign::RSA_PKCS1_2048_8192_SHA256
+            } else {
+                &sign::RSA_PSS_2048_8192_SHA256
+            };
+            RsaPublicKeyComponents { n: member("n"), e: member("e") }.to_parsed_public_key(parameters)
+        }
+        "EdDSA" => ParsedPublicKey::new(&sign::ED25519, member("x")),
+        curve => {
+            let parameters: &'static dyn VerificationAlgorithm = if curve == "ES256" {
+                &sign::ECDSA_P256_SHA256_FIXED
+            } else {
+                &sign::ECDSA_P384_SHA384_FIXED
+            };
+            ParsedPublicKey::new(parameters, [vec![4], member("x"), member("y")].concat())
+        }
+    };
+    let parsed = parsed.unwrap();
+    bencher.bench_local(|| parsed.verify_sig(black_box(message.as_bytes()), black_box(&signature)).unwrap());
+}
+
+/// HMAC by itself takes about a microsecond: what is around it is seen.
+#[divan::bench]
+fn raw_hs256(bencher: Bencher<'_, '_>) {
+    let token = SigningKey::secret("HS256", SECRET).token(&claims(&json!({})));
+    let (message, signature) = token.rsplit_once('.').unwrap();
+    let signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
+    let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET);
+    bencher.bench_local(|| hmac::verify(&key, black_box(message.as_bytes()), black_box(&signature)).unwrap());
+}
+
+/// A token that was verified before: what a policy takes.
+#[divan::bench(args = [400, 1000, 4000])]
+fn cached(bencher: Bencher<'_, '_>, bytes: usize) {
+    let key = key_of("ES256");
+    let auth = policy("staff", &[&key], "algorithms: [ES256]");
+    let bearing =
+        Bearing::new(&key.token(&claims(&json!({"padding": "x".repeat(bytes.saturating_sub(400) * 3 / 4)}))));
+    let request = bearing.request();
+    let asked = Asked { request: &request, route: "orders", now: SystemTime::now() };
+    assert!(matches!(now(auth.judge(&asked)), Judgement::Known(_)));
+    bencher.bench_local(|| now(auth.judge(black_box(&asked))));
+}
+
+/// The same with all that a route asks: one issuer, or the right one of three, and a scope.
+#[divan::bench(args = [1, 3])]
+fn decide_cached(bencher: Bencher<'_, '_>, issuers: usize) {
+    let key = key_of("ES256");
+    // The issuer that is meant comes last.
+    let mut policies: Vec<_> = (1..issuers)
+        .map(|number| policy_of(&format!("https://{number}.example"), "other", &[&key], ""))
+        .collect();
+    policies.push(policy("staff", &[&key], ""));
+    let policies = policies.into_iter().map(Arc::new).collect();
+    let mut rules = Rules::default();
+    rules.scopes.push(Spanned::unwritten("orders:read".to_owned()));
+    let mut build = Build::default();
+    let requirement =
+        Requirement::compile(policies, Quantity::One, &Spanned::unwritten(rules), &mut build).unwrap();
+    let bearing = Bearing::new(&key.token(&claims(&json!({}))));
+    let request = bearing.request();
+    let asked = Asked { request: &request, route: "orders", now: SystemTime::now() };
+    let mut effects = Effects::default();
+    assert!(now(requirement.decide(&asked, &mut effects)).unwrap().identity().is_some());
+    bencher.bench_local(|| now(requirement.decide(black_box(&asked), &mut effects)).unwrap());
+}

@@ -1,0 +1,267 @@
+//! Tokens that are no longer good, by their id or whose they are.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use foldhash::quality::RandomState;
+use serde_json::Value;
+
+use super::json;
+use crate::config::{Spanned, unreadable};
+use crate::egress::{self, Egress};
+use crate::policy::auth::config::RevocationConfig;
+use crate::policy::auth::{Context, Denial};
+
+/// After a fetch that failed, the next comes no later than this.
+const AGAIN: Duration = Duration::from_secs(10);
+const REFRESH_MIN: Duration = Duration::from_secs(1);
+const REFRESH_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A policy's list.
+#[derive(Debug)]
+pub(super) enum Revoked {
+    /// From a file: another file is another snapshot.
+    Fixed(Lists),
+    /// Fetched in the background.
+    Live(Arc<Feed>),
+}
+
+/// What is revoked.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Lists {
+    /// Lines of a text: an id or a subject.
+    either: HashSet<Box<str>, RandomState>,
+    jti: HashSet<Box<str>, RandomState>,
+    sub: HashSet<Box<str>, RandomState>,
+}
+
+/// A list that is fetched; outlives snapshots.
+#[derive(Debug, Default)]
+pub(super) struct Feed {
+    lists: ArcSwapOption<Lists>,
+}
+
+impl Revoked {
+    /// From what was written. None when `build.errors` says why.
+    pub(super) fn compile(config: &Spanned<RevocationConfig>, context: &mut Context<'_>) -> Option<Self> {
+        let errors = &mut context.build.errors;
+        if !(REFRESH_MIN..=REFRESH_MAX).contains(&config.refresh.0) {
+            let cause = format!("{} is out of range", config.refresh);
+            let path = format!("{}.refresh", config.path);
+            errors.push(&config.site, path, cause, "write a duration from `1s` to `1d`");
+        }
+        match (&config.file, &config.url) {
+            (Some(file), None) => read(file, context).map(Self::Fixed),
+            (None, Some(url)) => {
+                if let Err(failure) = context.egress.may_fetch(url) {
+                    let cause = format!("`{}` may not be fetched: {}", url.value, failure.message);
+                    let cure =
+                        "write a URL that begins with `https://`, or list its host in `server.egress.allow`";
+                    errors.push(&url.site, &*url.path, cause, cure);
+                    return None;
+                }
+                Some(Self::Live(Feed::find(url, config.refresh.0, context)))
+            }
+            _ => {
+                let cause = "a list of revoked tokens comes from exactly one place";
+                errors.push(
+                    &config.site,
+                    &*config.path,
+                    cause,
+                    "write `{file: revoked.txt}` or `{url: https://…}`",
+                );
+                None
+            }
+        }
+    }
+
+    /// Whether a token is still good. No allocation.
+    ///
+    /// # Errors
+    /// It is revoked, or that is not known yet.
+    pub(super) fn check(&self, jti: Option<&str>, subject: &str) -> Result<(), Denial> {
+        match self {
+            Self::Fixed(lists) => lists.check(jti, subject),
+            Self::Live(feed) => match &*feed.lists.load() {
+                Some(lists) => lists.check(jti, subject),
+                None => {
+                    let why = "the list of revoked tokens has not been fetched yet";
+                    Err(Denial::unavailable("revocations_unavailable", why))
+                }
+            },
+        }
+    }
+}
+
+impl Lists {
+    /// From a document: one id or subject a line, `#` begins a comment; or JSON `{"jti": […], "sub": […]}`.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub(super) fn parse(document: &[u8]) -> Result<Self, &'static str> {
+        let text = std::str::from_utf8(document).map_err(|_| "it is not UTF-8")?;
+        let mut own = Self::default();
+        if !text.trim_start().starts_with('{') {
+            let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+            own.either = lines.filter(|line| !line.is_empty()).map(Into::into).collect();
+            return Ok(own);
+        }
+        for (name, list) in &json::object(document)? {
+            let list = list.as_array().filter(|list| list.iter().all(Value::is_string));
+            let list = list.ok_or("`jti` and `sub` are lists of texts")?;
+            let texts = list.iter().filter_map(Value::as_str).map(Into::into).collect();
+            match name.as_str() {
+                "jti" => own.jti = texts,
+                "sub" => own.sub = texts,
+                _ => return Err("it has another name than `jti` and `sub`"),
+            }
+        }
+        Ok(own)
+    }
+
+    fn check(&self, jti: Option<&str>, subject: &str) -> Result<(), Denial> {
+        let has = |list: &HashSet<Box<str>, RandomState>, text: &str| !list.is_empty() && list.contains(text);
+        let by_id = jti.is_some_and(|jti| has(&self.either, jti) || has(&self.jti, jti));
+        if by_id || has(&self.either, subject) || has(&self.sub, subject) {
+            return Err(Denial::invalid(
+                "revoked",
+                "the token, or its subject, is on the list of revoked ones",
+            ));
+        }
+        Ok(())
+    }
+
+    fn len(&self) -> usize {
+        self.either.len() + self.jti.len() + self.sub.len()
+    }
+}
+
+impl Feed {
+    /// Finds the list of this URL, or begins to fetch it.
+    fn find(url: &str, refresh: Duration, context: &Context<'_>) -> Arc<Self> {
+        let mut fresh = false;
+        let definition = format!("{url} {refresh:?} {:?}", context.egress);
+        let feed = context.live.find_or("auth.jwt.revoked", &definition, || {
+            fresh = true;
+            Self::default()
+        });
+        if let (true, Some(runtime)) = (fresh, context.live.runtime()) {
+            let policy = Arc::clone(context.egress);
+            runtime.spawn(follow(url.to_owned(), refresh, policy, Arc::downgrade(&feed)));
+        }
+        feed
+    }
+
+    fn take(&self, document: &[u8]) -> Result<usize, String> {
+        let lists = Lists::parse(document).map_err(str::to_owned)?;
+        let length = lists.len();
+        self.lists.store(Some(Arc::new(lists)));
+        Ok(length)
+    }
+}
+
+/// Fetches again and again, as long as somebody wants the list. What was fetched last holds until there is a newer one.
+async fn follow(url: String, refresh: Duration, policy: Arc<egress::Policy>, feed: Weak<Feed>) {
+    let client = match Egress::new(policy) {
+        Ok(client) => client,
+        Err(error) => {
+            log::error!("revoked tokens: no client: {error}");
+            return;
+        }
+    };
+    // A query may have in it what is no log's business.
+    let shown = url.split('?').next().unwrap_or_default();
+    let mut was_good = None;
+    loop {
+        let fetched = client.get(&url).await;
+        let Some(feed) = feed.upgrade() else { return };
+        let taken = match fetched {
+            Ok(answer) if answer.status.is_success() => feed.take(&answer.body),
+            Ok(answer) => Err(format!("status {}", answer.status.as_u16())),
+            Err(failure) => Err(failure.to_string()),
+        };
+        let is_good = taken.is_ok();
+        match taken {
+            Ok(length) if was_good != Some(true) => log::info!("revoked tokens: {shown}: {length} entries"),
+            Ok(_) => {}
+            Err(error) if was_good != Some(false) => {
+                log::error!("revoked tokens: {shown}: {error}; the list stays as it was");
+            }
+            Err(_) => {}
+        }
+        was_good = Some(is_good);
+        drop(feed);
+        tokio::time::sleep(if is_good { refresh } else { refresh.min(AGAIN) }).await;
+    }
+}
+
+fn read(file: &Spanned<String>, context: &mut Context<'_>) -> Option<Lists> {
+    let path = context.build.files.resolve(&file.site, file);
+    let lists = match context.build.files.read(&path) {
+        Ok(content) => Lists::parse(&content).map_err(|why| format!("`{}`: {why}", path.display())),
+        Err(error) => Err(format!("cannot read `{}`: {}", path.display(), unreadable(&error))),
+    };
+    lists
+        .map_err(|cause| {
+            let cure = "write one `jti` or `sub` a line, or `{\"jti\": [], \"sub\": []}`";
+            context.build.errors.push(&file.site, &*file.path, cause, cure);
+        })
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(lists: &Lists, jti: Option<&str>, subject: &str) -> &'static str {
+        lists.check(jti, subject).map_or_else(|denial| denial.reason, |()| "good")
+    }
+
+    #[test]
+    fn a_line_is_an_id_or_a_subject() {
+        let lists = Lists::parse(b"# stolen\n id-1 \n\nbob # left\r\n").unwrap();
+        assert_eq!(lists.len(), 2);
+        for (jti, subject, expected) in [
+            (Some("id-1"), "alice", "revoked"),
+            (Some("id-2"), "bob", "revoked"),
+            (None, "bob", "revoked"),
+            (None, "alice", "good"),
+            (Some("ID-1"), "alice", "good"),
+            (Some("id-2"), "alice", "good"),
+        ] {
+            assert_eq!(told(&lists, jti, subject), expected, "{jti:?} {subject}");
+        }
+        assert_eq!(Lists::parse(b"").unwrap(), Lists::default());
+    }
+
+    #[test]
+    fn json_says_which_is_which() {
+        let lists = Lists::parse(b" {\"jti\": [\"bob\"], \"sub\": [\"x\"]}").unwrap();
+        assert_eq!(told(&lists, None, "bob"), "good");
+        assert_eq!(told(&lists, Some("bob"), "alice"), "revoked");
+        assert_eq!(told(&lists, Some("x"), "alice"), "good");
+        assert_eq!(told(&lists, None, "x"), "revoked");
+        for text in ["{", "{\"jti\": [1]}", "{\"jti\": \"a\"}", "{\"iss\": []}", "{\"jti\": [], \"jti\": []}"]
+        {
+            assert!(Lists::parse(text.as_bytes()).is_err(), "{text}");
+        }
+        assert!(Lists::parse(b"\xff").is_err());
+    }
+
+    #[test]
+    fn nothing_is_good_before_the_first_list_and_a_bad_one_changes_nothing() {
+        let feed = Arc::new(Feed::default());
+        let revoked = Revoked::Live(Arc::clone(&feed));
+        let reason =
+            |jti: &str| revoked.check(Some(jti), "s").map_or_else(|denial| denial.reason, |()| "good");
+        assert_eq!(reason("a"), "revocations_unavailable");
+        assert_eq!(feed.take(b"a"), Ok(1));
+        assert_eq!((reason("a"), reason("b")), ("revoked", "good"));
+        assert!(feed.take(b"{").is_err());
+        assert_eq!((reason("a"), reason("b")), ("revoked", "good"));
+        assert_eq!(feed.take(b"b"), Ok(1));
+        assert_eq!((reason("a"), reason("b")), ("good", "revoked"));
+    }
+}
