@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a bench may stop")]
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::hint::black_box;
 use std::pin::pin;
@@ -21,10 +22,11 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Method};
 use portcullis::canonical::Target;
 use portcullis::client::Client;
-use portcullis::config::{Build, Spanned, load_text};
+use portcullis::config::{Build, Site, Spanned, load_text};
 use portcullis::egress;
 use portcullis::policy::Effects;
 use portcullis::policy::auth::{Asked, Auth, Config, Context, Judgement, Quantity, Requirement, Rules};
+use portcullis::record::RouteFacts;
 use portcullis::request::{Connection, Fate, Protocol, Request};
 use portcullis::state::Live;
 use serde_json::json;
@@ -77,6 +79,7 @@ struct Bearing {
     target: Target,
     client: Client,
     connection: Connection,
+    route: RouteFacts,
 }
 
 impl Bearing {
@@ -97,6 +100,13 @@ impl Bearing {
                 leaving: Arc::default(),
                 head_began: std::sync::Mutex::default(),
                 fate: Fate::default(),
+            },
+            route: RouteFacts {
+                index: 0,
+                name: "orders".into(),
+                resource_path: "/orders".into(),
+                labels: BTreeMap::new(),
+                site: Site::default_value(),
             },
         }
     }
@@ -124,7 +134,7 @@ fn first(bencher: Bencher<'_, '_>, algorithm: &str) {
     let auth = policy("staff", &[&key], &format!("algorithms: [{algorithm}], cache: 0B"));
     let bearing = Bearing::new(&key.token(&claims(&json!({}))));
     let request = bearing.request();
-    let asked = Asked { request: &request, route: "orders", now: SystemTime::now() };
+    let asked = Asked { request: &request, route: &bearing.route, parameters: &[], now: SystemTime::now() };
     assert!(matches!(now(auth.judge(&asked)), Judgement::Known(_)));
     bencher.bench_local(|| now(auth.judge(black_box(&asked))));
 }
@@ -179,7 +189,7 @@ fn cached(bencher: Bencher<'_, '_>, bytes: usize) {
     let bearing =
         Bearing::new(&key.token(&claims(&json!({"padding": "x".repeat(bytes.saturating_sub(400) * 3 / 4)}))));
     let request = bearing.request();
-    let asked = Asked { request: &request, route: "orders", now: SystemTime::now() };
+    let asked = Asked { request: &request, route: &bearing.route, parameters: &[], now: SystemTime::now() };
     assert!(matches!(now(auth.judge(&asked)), Judgement::Known(_)));
     bencher.bench_local(|| now(auth.judge(black_box(&asked))));
 }
@@ -201,7 +211,7 @@ fn decide_cached(bencher: Bencher<'_, '_>, issuers: usize) {
         Requirement::compile(policies, Quantity::One, &Spanned::unwritten(rules), &mut build).unwrap();
     let bearing = Bearing::new(&key.token(&claims(&json!({}))));
     let request = bearing.request();
-    let asked = Asked { request: &request, route: "orders", now: SystemTime::now() };
+    let asked = Asked { request: &request, route: &bearing.route, parameters: &[], now: SystemTime::now() };
     let mut effects = Effects::default();
     assert!(now(requirement.decide(&asked, &mut effects)).unwrap().identity().is_some());
     bencher.bench_local(|| now(requirement.decide(black_box(&asked), &mut effects)).unwrap());

@@ -57,12 +57,6 @@ impl SigningKey {
         }
     }
 
-    /// The same key for another algorithm of its kind.
-    pub(crate) fn with_algorithm(mut self, algorithm: &str) -> Self {
-        self.algorithm = algorithm.to_owned();
-        self
-    }
-
     /// The members of its public key, without `kid`, `alg` and `use`.
     pub(crate) fn public(&self) -> Value {
         match &self.pair {

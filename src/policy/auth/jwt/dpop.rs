@@ -279,6 +279,7 @@ impl fmt::Debug for Shared {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::sync::atomic::AtomicBool;
     use std::time::SystemTime;
 
@@ -288,6 +289,8 @@ mod tests {
     use super::*;
     use crate::canonical::Target;
     use crate::client::Client;
+    use crate::config::Site;
+    use crate::record::RouteFacts;
     use crate::request::{Connection, Fate};
 
     const URL: &str = "https://api.example.com/orders";
@@ -326,7 +329,14 @@ mod tests {
             protocol: Protocol::Http11,
             connection: &connection,
         };
-        let asked = Asked { request: &request, route: "r", now: SystemTime::now() };
+        let route = RouteFacts {
+            index: 0,
+            name: "orders".into(),
+            resource_path: "/orders".into(),
+            labels: BTreeMap::new(),
+            site: Site::default_value(),
+        };
+        let asked = Asked { request: &request, route: &route, parameters: &[], now: SystemTime::now() };
         proofs.check(&key.thumbprint(), token, &asked)
     }
 

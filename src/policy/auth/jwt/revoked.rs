@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::json;
 use crate::config::{Spanned, unreadable};
-use crate::egress::{self, Egress};
+use crate::egress::Egress;
 use crate::policy::auth::config::RevocationConfig;
 use crate::policy::auth::{Context, Denial};
 
@@ -148,8 +148,7 @@ impl Feed {
             Self::default()
         });
         if let (true, Some(runtime)) = (fresh, context.live.runtime()) {
-            let policy = Arc::clone(context.egress);
-            runtime.spawn(follow(url.to_owned(), refresh, policy, Arc::downgrade(&feed)));
+            runtime.spawn(follow(url.to_owned(), refresh, context.fetcher(), Arc::downgrade(&feed)));
         }
         feed
     }
@@ -163,8 +162,8 @@ impl Feed {
 }
 
 /// Fetches again and again, as long as somebody wants the list. What was fetched last holds until there is a newer one.
-async fn follow(url: String, refresh: Duration, policy: Arc<egress::Policy>, feed: Weak<Feed>) {
-    let client = match Egress::new(policy) {
+async fn follow(url: String, refresh: Duration, client: Arc<Result<Egress, String>>, feed: Weak<Feed>) {
+    let client = match &*client {
         Ok(client) => client,
         Err(error) => {
             log::error!("revoked tokens: no client: {error}");
