@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use rusqlite::ErrorCode;
+
 use super::records;
 use super::table::{Found, Hash, Table};
 use crate::state::{Access, Live, Store, Unusable};
@@ -237,8 +239,13 @@ impl Keeper {
         if uses.is_empty() {
             return Ok(());
         }
-        records::note_uses(store.connection(), &uses).map_err(|error| store.explain(&error))?;
-        (self.flushed, self.flushed_minute) = (Some(Instant::now()), minute);
+        self.flushed = Some(Instant::now());
+        match records::note_uses(store.connection(), &uses) {
+            Ok(()) => self.flushed_minute = minute,
+            // A long import: nothing else is wrong. These uses are written with the next ones.
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {}
+            Err(error) => return Err(store.explain(&error)),
+        }
         Ok(())
     }
 }

@@ -10,6 +10,7 @@ mod table;
 mod text;
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
@@ -23,6 +24,7 @@ use super::{Asked, Context, Denial, Judgement, Place, Presented};
 use crate::config::Spanned;
 use crate::identity::{Identity, Method};
 use crate::reply::Kind;
+use crate::state::Store;
 use table::{Found, Hash, Standing};
 
 pub(super) const REASONS: &[&str] =
@@ -70,9 +72,17 @@ impl ApiKey {
         } else if !directory.as_os_str().is_empty()
             && let Err(unusable) = keys.look(&directory)
         {
-            let cause = format!("the API keys cannot be read: {}", unusable.cause);
-            context.build.errors.push(&config.site, &*config.path, cause, unusable.cure);
-            return None;
+            // `check` and `explain` may be run by somebody whom keys are no business of.
+            let opened = std::fs::File::open(Store::path_in(&directory));
+            if opened.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied) {
+                let cause = "the API keys cannot be read by this user: none is known here";
+                let cure = "run this as the gateway's user, if keys matter";
+                context.build.errors.warn(&config.site, &*config.path, cause, cure);
+            } else {
+                let cause = format!("the API keys cannot be read: {}", unusable.cause);
+                context.build.errors.push(&config.site, &*config.path, cause, unusable.cure);
+                return None;
+            }
         }
         let identities = quick_cache::sync::Cache::new(IDENTITIES);
         Some(Self { name: Arc::clone(name), place, keys, identities })
