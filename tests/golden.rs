@@ -164,7 +164,10 @@ fn with_alternatives(text: &str) -> String {
 }
 
 /// What an example is warned of because it shows a key that is better not used.
-const WARNED: &[(&str, &str)] = &[("auth-keys.yaml", "a credential in the query stands in histories")];
+const WARNED: &[(&str, &str)] = &[
+    ("auth-jwt.yaml", "a credential in the query stands in histories"),
+    ("auth-keys.yaml", "a credential in the query stands in histories"),
+];
 
 /// What is said of a published configuration, but for the one warning that it may have.
 fn said_of(path: &Path) -> String {

@@ -61,7 +61,7 @@ fn a_bound_token_passes_with_its_proof_once() {
         assert!(challenge.contains("error=\"invalid_dpop_proof\""), "{challenge}");
     }
     let series = [("policy", "auth.staff"), ("reason", "proof_replayed")];
-    assert_eq!(gateway.metrics().of("portcullis_refusals_total", &series), 8.0);
+    gateway.await_metric("portcullis_refusals_total", &series, 8.0);
     assert!(!gateway.place.read("access.log").contains("eyJ"), "a proof stands in the log");
 }
 
@@ -111,17 +111,11 @@ fn a_stolen_token_is_401_whatever_comes_with_it() {
     ];
     for (name, scheme, proofs, reason) in rows {
         let proofs: Vec<_> = proofs.iter().map(String::as_str).collect();
-        // The path is in the query's place: a proof is of `/orders`.
-        let target = "/orders";
-        let before = gateway
-            .metrics()
-            .get("portcullis_refusals_total", &[("policy", "auth.staff"), ("reason", reason)]);
-        let response = send(&gateway, "GET", target, scheme, &token, &proofs);
+        let series = [("policy", "auth.staff"), ("reason", reason)];
+        let before = gateway.metrics().get("portcullis_refusals_total", &series).unwrap_or_default();
+        let response = send(&gateway, "GET", "/orders", scheme, &token, &proofs);
         assert_eq!(response.status, 401, "{name}: {response:?}");
-        let after = gateway
-            .metrics()
-            .of("portcullis_refusals_total", &[("policy", "auth.staff"), ("reason", reason)]);
-        assert_eq!(after - before.unwrap_or(0.0), 1.0, "{name} was not refused for `{reason}`");
+        gateway.await_metric("portcullis_refusals_total", &series, before + 1.0);
     }
     // A token that is bound to nobody is a bearer's, and nothing else.
     let plain = issuer.token(&claims(&json!({})));

@@ -18,6 +18,9 @@ const REFUSED: &[(u64, &str)] = &[
     (373, "the same in the payload"),
 ];
 
+/// Invalid ones that are accepted here: byte for byte the valid vector 357. Their padding is lost, so nobody can tell them apart.
+const ACCEPTED: &[u64] = &[367, 370];
+
 #[test]
 fn every_vector_is_accepted_or_refused_as_it_says() {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -48,7 +51,13 @@ fn every_vector_is_accepted_or_refused_as_it_says() {
             let told = verify(&token, &keys, &algorithms);
             let is_listed = REFUSED.iter().any(|(listed, _)| *listed == id);
             listed += usize::from(is_listed);
-            let expected = vector["result"] == "valid" && !is_listed;
+            let is_the_valid_one = ACCEPTED.contains(&id);
+            if is_the_valid_one {
+                let valid =
+                    group["tests"].as_array().unwrap().iter().find(|other| other["tcId"] == 357).unwrap();
+                assert_eq!((&vector["jws"], &valid["result"]), (&valid["jws"], &json!("valid")));
+            }
+            let expected = is_the_valid_one || (vector["result"] == "valid" && !is_listed);
             *counts.entry((vector["result"].as_str().unwrap().to_owned(), told.is_ok())).or_insert(0) += 1;
             if told.is_ok() != expected {
                 wrong.push(format!("{id} ({}): {:?}", vector["comment"], told.map(|_| "accepted")));

@@ -110,7 +110,7 @@ fn a_secret_verifies_hmac() {
             &gateway,
             &format!("/orders/{algorithm}"),
             &ask(&gateway, &format!("/orders/{algorithm}"), &forged),
-            "unknown_key",
+            "signature",
         );
     }
     assert!(!gateway.said().contains(secret));

@@ -45,38 +45,37 @@ impl Current<'_> {
 
 impl Keys {
     /// From what was written. None when `build.errors` says why.
-    pub(super) fn compile(config: &Config, context: &mut Context<'_>) -> Option<Self> {
+    pub(super) fn compile(config: &Spanned<Config>, context: &mut Context<'_>) -> Option<Self> {
         let keys = &config.keys;
         check_times(keys, context.build);
         let symmetric = config.algorithms.iter().filter(|algorithm| algorithm.is_symmetric()).count();
+        // Where nothing is written of keys, it is the policy that is wrong.
+        let (site, path) = match &*keys.path {
+            "" => (&config.site, format!("{}.keys", config.path)),
+            path => (&keys.site, path.to_owned()),
+        };
         let mut refuse =
-            |at: &str, cause: String, cure: &str| context.build.errors.push(&keys.site, at, cause, cure);
+            |cause: &str, cure: &str| context.build.errors.push(site, path.as_str(), cause, cure);
         let discovers = keys.discovery.unwrap_or(false);
         let sources = [discovers, keys.url.is_some(), keys.file.is_some(), keys.secret.is_some()];
         let count = sources.iter().filter(|given| **given).count();
         if count > 1 || (count == 0 && keys.discovery == Some(false)) {
             refuse(
-                &keys.path,
-                "keys come from exactly one place".to_owned(),
+                "keys come from exactly one place",
                 "write one of `{discovery: true}`, `{url: https://…}`, `{file: jwks.json}`, `{secret: \"${env:NAME}\"}`",
             );
             return None;
         }
         if keys.secret.is_none() && symmetric > 0 {
-            let cause =
-                "whoever has the public keys could sign tokens with `HS256` and the like: they need a secret";
             refuse(
-                &keys.path,
-                cause.to_owned(),
+                "whoever has the public keys could sign tokens with `HS256` and the like: they need a secret",
                 "remove them from `algorithms`, or write `keys: {secret: \"${env:NAME}\"}`",
             );
             return None;
         }
         if keys.secret.is_some() && symmetric < config.algorithms.len() {
-            let cause = "a secret verifies `HS256`, `HS384` and `HS512`, and `algorithms` names others";
             refuse(
-                &keys.path,
-                cause.to_owned(),
+                "a secret verifies `HS256`, `HS384` and `HS512`, and `algorithms` names others",
                 "write such as `algorithms: [HS256]`, and a policy of its own for other algorithms",
             );
             return None;

@@ -202,19 +202,17 @@ impl Jwt {
         let mut set = self.keys.first().await.ok_or_else(unavailable)?;
         loop {
             let generation = set.generation();
-            match token.verify(&set) {
+            let unverified = match token.verify(&set) {
                 Ok(key) => return Ok((*key.fingerprint(), generation)),
-                Err(Unverified::Signature) => {
-                    return Err(Denial::invalid("signature", "no key of the issuer's has signed the token"));
-                }
-                Err(Unverified::UnknownKey) => {}
-            }
-            match self.keys.after_unknown(generation).await {
+                Err(unverified) => unverified,
+            };
+            let newer = match unverified {
+                Unverified::Signature => None,
+                Unverified::UnknownKey { .. } => self.keys.after_unknown(generation).await,
+            };
+            match newer {
                 Some(newer) if newer.generation() != generation => set = newer,
-                _ => {
-                    let why = "the token names a key that the issuer does not have";
-                    return Err(Denial::invalid("unknown_key", why));
-                }
+                _ => return Err(unverified.denial()),
             }
         }
     }

@@ -28,9 +28,12 @@ pub(super) struct Token<'a> {
 /// Why no key verifies a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unverified {
-    /// No key has the name that it gives, nor could it be meant otherwise.
-    UnknownKey,
-    /// It is not signed by a key that it may be signed by.
+    /// No key has the name that it gives, or it gives none; whether others were tried. The issuer may have a newer key.
+    UnknownKey {
+        /// Whether a key that could be meant all the same has not signed it.
+        tried: bool,
+    },
+    /// The key that it names has not signed it.
     Signature,
 }
 
@@ -67,12 +70,17 @@ impl<'a> Token<'a> {
     /// None does.
     pub(super) fn verify<'k>(&self, keys: &'k KeySet) -> Result<&'k Key, Unverified> {
         let kid = self.kid();
-        let signed = |key: &&Key| key.verifies(self.algorithm, self.message, &self.signature);
-        match keys.candidates(kid, self.algorithm).find(signed) {
-            Some(key) => Ok(key),
-            None if keys.knows(kid) => Err(Unverified::Signature),
-            None => Err(Unverified::UnknownKey),
+        let mut tried = false;
+        for key in keys.candidates(kid, self.algorithm) {
+            if self.is_signed_by(key) {
+                return Ok(key);
+            }
+            tried = true;
         }
+        if kid.is_some_and(|kid| keys.knows(kid)) {
+            return Err(Unverified::Signature);
+        }
+        Err(Unverified::UnknownKey { tried })
     }
 
     /// Whether this key signed it.
@@ -144,8 +152,21 @@ pub fn verify(text: &str, keys: &KeySet, algorithms: &[Algorithm]) -> Result<Vec
     let token = Token::parse(text, algorithms, usize::MAX).map_err(|denial| denial.reason)?;
     match token.verify(keys) {
         Ok(_) => Ok(token.into_payload()),
-        Err(Unverified::UnknownKey) => Err("unknown_key"),
-        Err(Unverified::Signature) => Err("signature"),
+        Err(unverified) => Err(unverified.denial().reason),
+    }
+}
+
+impl Unverified {
+    /// The refusal, once there is no newer key.
+    pub(super) fn denial(self) -> Denial {
+        match self {
+            Self::Signature | Self::UnknownKey { tried: true } => {
+                Denial::invalid("signature", "no key of the issuer's has signed the token")
+            }
+            Self::UnknownKey { tried: false } => {
+                Denial::invalid("unknown_key", "the token names a key that the issuer does not have")
+            }
+        }
     }
 }
 
@@ -161,6 +182,7 @@ pub(in crate::policy::auth) fn issuer_of(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::super::tokens::{self, SigningKey, part};
@@ -189,10 +211,7 @@ mod tests {
         for algorithm in [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512] {
             let key = SigningKey::secret(algorithm.as_str(), &[9; 40]);
             assert_eq!(told(&key.token(&json!({})), &KeySet::of_secret(&[9; 40]), &[algorithm]), "good");
-            assert_eq!(
-                told(&key.token(&json!({})), &KeySet::of_secret(&[8; 40]), &[algorithm]),
-                "unknown_key"
-            );
+            assert_eq!(told(&key.token(&json!({})), &KeySet::of_secret(&[8; 40]), &[algorithm]), "signature");
         }
     }
 
@@ -316,6 +335,16 @@ mod tests {
         ] {
             let text = key.token_with(&json!({"alg": "HS256", "typ": written}), &json!({}));
             assert_eq!(Token::parse(&text, ALL, 9999).unwrap().kind(), expected, "{written}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_is_refused_and_nothing_breaks(parts in prop::collection::vec(".{0,40}", 0..5), raw in any::<bool>()) {
+            let keys = KeySet::of_secret(&[1; 32]);
+            let text: Vec<_> = parts.iter().map(|text| if raw { text.clone() } else { part(text) }).collect();
+            prop_assert!(verify(&text.join("."), &keys, ALL).is_err());
+            let _ = issuer_of(&text.join("."));
         }
     }
 
