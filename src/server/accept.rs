@@ -18,6 +18,7 @@ use super::io::Io;
 use super::listen::{Listener, Socket};
 use super::preface::{self, Preface};
 use super::sock::{Sock, Transport};
+use super::tls::Failed;
 use super::worker::Worker;
 use super::{answer, http1, http2, refuse};
 use crate::descriptors;
@@ -144,10 +145,11 @@ pub(super) async fn carry<A>(
     };
     let settled = match timeout_at(until, terminator.accept(sock)).await {
         Ok(Ok(settled)) => settled,
-        Ok(Err(error)) => {
+        Ok(Err(Failed::Handshake(error))) => {
             worker.counts.note(Unserved::Handshake);
             return log::debug!("{}: {error}", endpoint.name);
         }
+        Ok(Err(failed)) => return refuse::certificate(&worker, &endpoint, ends, &failed),
         Err(_) => return worker.counts.note(Unserved::HandshakeTimeout),
     };
     drop(plan);

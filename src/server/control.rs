@@ -437,5 +437,5 @@ fn tls(
     };
     Terminator::of(listener, tls, own.as_deref(), previous)
         .map(Some)
-        .map_err(|error| failed(error.to_string()))
+        .map_err(failed)
 }
