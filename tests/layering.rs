@@ -26,7 +26,8 @@ const ROWS: &[&[&str]] = &[
 ];
 
 /// Imports that the rows do not allow: the plain view of a request has the canonical target, the client and its certificate in it.
-const EXCEPTIONS: &[(&str, &str)] = &[("request", "canonical"), ("request", "client"), ("request", "identity")];
+const EXCEPTIONS: &[(&str, &str)] =
+    &[("request", "canonical"), ("request", "client"), ("request", "identity")];
 
 /// Crates that know Pingora's session and connections, and the rooms they may be used in.
 const PINGORA: &[(&str, &[&str])] = &[

@@ -119,7 +119,11 @@ pub(super) fn read(file: &Spanned<String>, build: &mut Build) -> Option<Zeroizin
     }
 }
 
-pub(super) fn note<T>(result: Result<T, BadCertificate>, file: &Spanned<String>, build: &mut Build) -> Option<T> {
+pub(super) fn note<T>(
+    result: Result<T, BadCertificate>,
+    file: &Spanned<String>,
+    build: &mut Build,
+) -> Option<T> {
     result
         .map_err(|bad| {
             build.errors.push(&file.site, &*file.path, format!("`{}`: {}", file.value, bad.cause), bad.cure);

@@ -56,7 +56,12 @@ impl ClientTrust {
             let list = tls.client_crl.as_option().map(|list| (&list.site, &list.path));
             let Some((site, path)) = demand.or(list) else { return Some(None) };
             let cause = "nobody is asked for a certificate without `client_ca`";
-            build.errors.push(site, &**path, cause, "name the authorities' file in `client_ca`, or remove it");
+            build.errors.push(
+                site,
+                &**path,
+                cause,
+                "name the authorities' file in `client_ca`, or remove it",
+            );
             return None;
         };
         let pem = read(file, build)?;
@@ -187,7 +192,10 @@ fn lists(pem: &[u8], authorities: &[X509]) -> Result<Vec<X509Crl>, BadCertificat
     for authority in authorities {
         let mut own = lists.iter().filter(|list| is_of(list, authority)).peekable();
         if own.peek().is_none() {
-            let cause = format!("it has no list of `{}`: all of its clients would be refused", name::subject(authority));
+            let cause = format!(
+                "it has no list of `{}`: all of its clients would be refused",
+                name::subject(authority)
+            );
             return Err(BadCertificate::new(cause, "write the lists of all authorities into one file"));
         }
         let signed =
@@ -207,12 +215,8 @@ fn is_of(list: &X509Crl, authority: &X509Ref) -> bool {
 fn warn_of_dates(authorities: &[X509], file: &Spanned<String>, build: &mut Build) {
     let Ok(now) = Asn1Time::days_from_now(0) else { return };
     for authority in authorities.iter().filter(|authority| authority.not_after() < &*now) {
-        let cause = format!(
-            "`{}`: `{}` expired on {}",
-            file.value,
-            name::subject(authority),
-            authority.not_after()
-        );
+        let cause =
+            format!("`{}`: `{}` expired on {}", file.value, name::subject(authority), authority.not_after());
         build.errors.warn(&file.site, &*file.path, cause, "renew it: its clients are refused");
     }
 }
@@ -222,7 +226,12 @@ fn warn_of_lists(lists: &[X509Crl], file: &Spanned<String>, build: &mut Build) {
     let Ok(now) = Asn1Time::days_from_now(0) else { return };
     for next in lists.iter().filter_map(|list| list.next_update()).filter(|next| *next < &*now) {
         let cause = format!("`{}`: a list should have been renewed on {next}", file.value);
-        build.errors.warn(&file.site, &*file.path, cause, "renew it: until then its authority's clients are refused");
+        build.errors.warn(
+            &file.site,
+            &*file.path,
+            cause,
+            "renew it: until then its authority's clients are refused",
+        );
     }
 }
 
@@ -240,7 +249,8 @@ fn store(authorities: &[X509], revoked: Option<&[u8]>) -> Result<X509Store, Stri
         parameters.set_flags(X509VerifyFlags::CRL_CHECK | X509VerifyFlags::CRL_CHECK_ALL).map_err(text)?;
         // OpenSSL's safe interface takes lists from a file alone. A file in memory has the very bytes that were judged.
         let system = |error: std::io::Error| format!("cannot hand the revocation lists over: {error}");
-        let mut file = File::from(memfd_create("crl", MemfdFlags::CLOEXEC).map_err(|error| system(error.into()))?);
+        let mut file =
+            File::from(memfd_create("crl", MemfdFlags::CLOEXEC).map_err(|error| system(error.into()))?);
         file.write_all(revoked).map_err(system)?;
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let lookup = builder.add_lookup(X509Lookup::file()).map_err(text)?;

@@ -108,6 +108,11 @@ impl Terminator {
         Ok(Change { terminator, resolver })
     }
 
+    /// Whether clients are asked for a certificate.
+    pub(super) fn asks(&self) -> bool {
+        self.verify.is_some()
+    }
+
     /// Shakes hands. The caller has a deadline for it.
     ///
     /// # Errors

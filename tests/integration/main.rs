@@ -38,6 +38,7 @@ mod http2;
 mod jws_vectors;
 mod jwt;
 mod leaks;
+mod mutual_tls;
 mod oddities;
 mod privileges;
 mod process;

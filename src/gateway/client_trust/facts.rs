@@ -19,7 +19,8 @@ pub fn facts(chain: &StackRef<X509>) -> Option<ClientCertificate> {
         // No honest name has a control character, and no program reads one alike.
         all.filter(|name| !name.is_empty() && !name.contains(char::is_control)).map(Into::into).collect()
     };
-    let der: Vec<Box<[u8]>> = chain.iter().map(|own| own.to_der().map(Into::into)).collect::<Result<_, _>>().ok()?;
+    let der: Vec<Box<[u8]>> =
+        chain.iter().map(|own| own.to_der().map(Into::into)).collect::<Result<_, _>>().ok()?;
     Some(ClientCertificate {
         subject_dn: subject.text.into(),
         issuer_dn: issuer.text.into(),

@@ -32,7 +32,8 @@ impl Passage {
         };
         if !self.holds(connection, tls, trust) {
             self.record.client_certificate = None;
-            let message = "the connection's client certificate does not hold by the rule that the listener has now";
+            let message =
+                "the connection's client certificate does not hold by the rule that the listener has now";
             return refuse("client_certificate_changed", message);
         }
         if !is_same_host(tls.sni.as_deref(), target.host()) {
