@@ -6,6 +6,7 @@
 mod address;
 mod names;
 mod policy;
+mod request;
 #[cfg(test)]
 mod tests;
 
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect;
 use schemars::JsonSchema;
@@ -26,6 +27,7 @@ pub use names::lookup;
 use names::{Lookup, system};
 pub use policy::Policy;
 use policy::Scheme;
+pub use request::{Request, lifetime};
 
 use crate::config::Spanned;
 use crate::config::units::{Size, Time};
@@ -141,51 +143,6 @@ impl Failure {
     }
 }
 
-/// What is asked, and how patiently.
-#[derive(Clone, Debug)]
-pub struct Request {
-    method: Method,
-    url: Box<str>,
-    headers: HeaderMap,
-    body: Bytes,
-    within: Option<Duration>,
-    follows: bool,
-}
-
-impl Request {
-    /// GET; redirects are followed as the rules allow.
-    pub fn get(url: impl Into<Box<str>>) -> Self {
-        let (method, url) = (Method::GET, url.into());
-        Self { method, url, headers: HeaderMap::new(), body: Bytes::new(), within: None, follows: true }
-    }
-
-    /// POST; a redirect is an answer like any other.
-    pub fn post(url: impl Into<Box<str>>, body: impl Into<Bytes>) -> Self {
-        Self { method: Method::POST, body: body.into(), follows: false, ..Self::get(url) }
-    }
-
-    /// With a header field, beside those of the same name.
-    #[must_use]
-    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.append(name, value);
-        self
-    }
-
-    /// Within this time, where `server.egress.timeout` allows as much.
-    #[must_use]
-    pub fn within(mut self, time: Duration) -> Self {
-        self.within = Some(time);
-        self
-    }
-
-    /// Without following redirects: one is an answer like any other.
-    #[must_use]
-    pub fn unfollowed(mut self) -> Self {
-        self.follows = false;
-        self
-    }
-}
-
 /// What was fetched, of whatever status.
 #[derive(Clone, Debug)]
 pub struct Fetched {
@@ -288,7 +245,7 @@ impl Egress {
             self.policy.address(&target.host, target.scheme, address.ip())?;
             match leads_on(response.status(), response.headers()).filter(|_| request.follows) {
                 Some(location) => target = target.redirect(&location, &self.policy)?,
-                None => return self.read(response, address, redirects).await,
+                None => return self.read(response, request.bytes_max, address, redirects).await,
             }
         }
         Err(Failure::new(Reason::Redirects, format!("more than {REDIRECTS_MAX} redirects")))
@@ -298,15 +255,14 @@ impl Egress {
     async fn read(
         &self,
         mut response: reqwest::Response,
+        bytes_max: Option<u64>,
         address: SocketAddr,
         redirects: usize,
     ) -> Result<Fetched, Failure> {
-        let most = self.policy.bytes;
+        let most = bytes_max.map_or(self.policy.bytes, |own| own.min(self.policy.bytes));
         let large = || {
-            Failure::new(
-                Reason::Bytes,
-                format!("the body is larger than {} (`server.egress.bytes`)", Size(most)),
-            )
+            let key = if most == self.policy.bytes { " (`server.egress.bytes`)" } else { "" };
+            Failure::new(Reason::Bytes, format!("the body is larger than {}{key}", Size(most)))
         };
         if response.content_length().is_some_and(|length| length > most) {
             return Err(large());

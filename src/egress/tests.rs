@@ -390,3 +390,70 @@ async fn failures_have_their_words() {
     let system = self::egress(&config(&["nowhere.invalid"]), &system());
     assert_eq!(reason(&system.get("http://nowhere.invalid/").await), "unresolved");
 }
+
+/// A server on 127.0.0.1 that tells what it was sent, whole, and answers each connection so.
+async fn recording(answer: &'static str) -> (u16, tokio::sync::mpsc::UnboundedReceiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (tell, told) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut bytes = vec![0; 4096];
+            let mut length = 0;
+            // The content of these tests ends with a full stop.
+            while !bytes[..length].ends_with(b".")
+                && !(bytes.starts_with(b"GET") && bytes[..length].ends_with(b"\r\n\r\n"))
+            {
+                length += stream.read(&mut bytes[length..]).await.unwrap();
+            }
+            tell.send(String::from_utf8_lossy(&bytes[..length]).into_owned()).unwrap();
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    (port, told)
+}
+
+#[tokio::test]
+async fn what_is_posted_goes_there_and_nowhere_else() {
+    const MOVED: &str =
+        "HTTP/1.1 307 Again\r\nLocation: /again\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    let (port, mut told) = recording(MOVED).await;
+    let egress = egress(&config(&["127.0.0.1"]), &turns(&["127.0.0.1"]).0);
+    let url = format!("http://127.0.0.1:{port}/ask");
+    let secret = http::HeaderValue::from_static("Basic c2VjcmV0");
+    let request = Request::post(url.as_str(), "token=t.");
+    let answer = egress.send(request.with_header(header::AUTHORIZATION, secret)).await.unwrap();
+    assert_eq!((answer.status.as_u16(), answer.redirects), (307, 0));
+    let sent = told.recv().await.unwrap();
+    assert!(sent.starts_with("POST /ask HTTP/1.1\r\n"), "{sent}");
+    for line in ["authorization: Basic c2VjcmV0", "content-length: 8"] {
+        assert!(sent.contains(&format!("{line}\r\n")), "{sent}");
+    }
+    assert!(sent.ends_with("\r\n\r\ntoken=t."), "{sent}");
+    assert!(told.try_recv().is_err(), "the redirect was not followed");
+    // Fields of ours go along with a GET, to the same host alone.
+    let (port, mut told) = recording(CLOSING).await;
+    let url = format!("http://127.0.0.1:{port}/");
+    let etag = http::HeaderValue::from_static("\"1\"");
+    assert_eq!(
+        egress.send(Request::get(url).with_header(header::IF_NONE_MATCH, etag)).await.unwrap().status,
+        200
+    );
+    assert!(told.recv().await.unwrap().contains("if-none-match: \"1\"\r\n"));
+    let (port, _told) = recording(MOVED).await;
+    let url = format!("http://127.0.0.1:{port}/");
+    assert_eq!(egress.send(Request::get(url).unfollowed()).await.unwrap().status, 307);
+}
+
+#[tokio::test]
+async fn bounds_of_ones_own_only_tighten() {
+    let (port, _) = server(CLOSING).await;
+    let egress = egress(&config(&["127.0.0.1"]), &turns(&["127.0.0.1"]).0);
+    let url = format!("http://127.0.0.1:{port}/");
+    assert_eq!(reason(&egress.send(Request::get(url.as_str()).at_most(4)).await), "bytes");
+    assert_eq!(reason(&egress.send(Request::get(url).at_most(u64::MAX)).await), "ok");
+    let (port, _) = server("").await;
+    let url = format!("http://127.0.0.1:{port}/");
+    let late = egress.send(Request::get(url).within(Duration::from_millis(50))).await.unwrap_err();
+    assert_eq!((late.reason, late.message.as_str()), (Reason::Timeout, "not done within 50ms"));
+}
