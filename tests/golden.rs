@@ -167,6 +167,7 @@ fn with_alternatives(text: &str) -> String {
 const WARNED: &[(&str, &str)] = &[
     ("auth-jwt.yaml", "a credential in the query stands in histories"),
     ("auth-keys.yaml", "a credential in the query stands in histories"),
+    ("auth-introspection.yaml", "a credential in the query stands in histories"),
 ];
 
 /// What is said of a published configuration, but for the one warning that it may have.

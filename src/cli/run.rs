@@ -13,6 +13,7 @@ use crate::descriptors;
 use crate::gateway::document::Document;
 use crate::gateway::{Gateway, ListenAddress, state_directory};
 use crate::observe::{Metrics, Polled, Sample, Settings};
+use crate::policy::auth::Figure;
 use crate::policy::auth::api_key::Keys;
 use crate::proxy::Gate;
 use crate::server::{BackOffice, Closed, Counts, Loaded, Options, Refused, Server, Unserved, privileges};
@@ -270,7 +271,26 @@ fn poll(metrics: &Metrics, counts: &Arc<Counts>, current: &Current, live: &Arc<L
             tell(Polled::ApiKeyBytes, &[], size(keys.bytes));
             tell(Polled::ApiKeysStale, &[], if keys.stale { 1.0 } else { 0.0 });
         }
-        for upstream in &in_force(&current).upstreams {
+        let gateway = in_force(&current);
+        for policy in &gateway.auth {
+            for figure in policy.figures() {
+                let name = policy.name();
+                match figure {
+                    Figure::IssuerFetches { result, count: number } => {
+                        tell(Polled::IssuerFetches, &[name, result], count(number));
+                    }
+                    Figure::IssuerKeys(keys) => tell(Polled::IssuerKeys, &[name], count(keys as u64)),
+                    Figure::IssuerKeysLeftOut(keys) => {
+                        tell(Polled::IssuerKeysLeftOut, &[name], count(keys as u64));
+                    }
+                    Figure::IssuerKeysAge(age) => tell(Polled::IssuerKeysAge, &[name], count(age)),
+                    Figure::Introspections { result, count: number } => {
+                        tell(Polled::Introspections, &[name, result], count(number));
+                    }
+                }
+            }
+        }
+        for upstream in &gateway.upstreams {
             for (server, healthy) in upstream.servers() {
                 tell(Polled::UpstreamHealthy, &[upstream.name(), server], if healthy { 1.0 } else { 0.0 });
             }

@@ -5,8 +5,7 @@ mod listeners;
 use std::collections::BTreeMap;
 
 pub use listeners::{
-    CertificateFiles, Certificates, ClientDemand, Listener, ListenerTls, MinVersion, ProxyProtocol,
-    RedirectToHttps,
+    CertificateFiles, Certificates, Listener, ListenerTls, MinVersion, ProxyProtocol, RedirectToHttps,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

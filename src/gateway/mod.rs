@@ -5,7 +5,6 @@ mod answers;
 mod authentication;
 mod bounds;
 pub mod certificates;
-pub mod client_trust;
 mod compile;
 pub mod document;
 pub mod explain;
@@ -23,7 +22,6 @@ use std::time::Duration;
 
 pub use account::Account;
 pub use certificates::Certificate;
-pub use client_trust::ClientTrust;
 pub use compile::state_directory;
 pub use listener::{ListenAddress, Listener, ListenerTls};
 pub use passage::{Admission, Admitted, Passage, X_REQUEST_ID};
@@ -35,6 +33,7 @@ use crate::egress;
 use crate::framing::Pace;
 use crate::observe::Telling;
 use crate::policy::access::Access;
+use crate::policy::auth::Auth;
 use crate::reply::Replies;
 use crate::route::Routes;
 use crate::state::Live;
@@ -116,6 +115,8 @@ pub struct Gateway {
     pub listeners: Vec<Arc<Listener>>,
     /// The pools that routes forward to.
     pub upstreams: Vec<Arc<Upstream>>,
+    /// The policies of `policies.auth`.
+    pub auth: Vec<Arc<Auth>>,
     /// What the gateway may fetch itself.
     pub egress: Arc<egress::Policy>,
     edge_access: Option<Arc<Access>>,

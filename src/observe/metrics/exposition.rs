@@ -37,6 +37,16 @@ pub enum Polled {
     ApiKeyBytes,
     /// `portcullis_api_keys_stale`: 1 or 0
     ApiKeysStale,
+    /// `portcullis_issuer_fetches_total{policy,result}`
+    IssuerFetches,
+    /// `portcullis_issuer_keys{policy}`
+    IssuerKeys,
+    /// `portcullis_issuer_keys_left_out{policy}`
+    IssuerKeysLeftOut,
+    /// `portcullis_issuer_keys_age_seconds{policy}`
+    IssuerKeysAge,
+    /// `portcullis_introspections_total{policy,result}`
+    Introspections,
 }
 
 /// A figure that somebody else keeps.
@@ -104,6 +114,31 @@ impl Polled {
                 name: "portcullis_api_keys_stale",
                 help: "Whether the store of API keys cannot be read (1), so that those known before are served.",
                 labels: &[],
+            },
+            Self::IssuerFetches => Definition {
+                name: "portcullis_issuer_fetches_total",
+                help: "Fetches of an issuer's keys, by how they ended.",
+                labels: &["policy", "result"],
+            },
+            Self::IssuerKeys => Definition {
+                name: "portcullis_issuer_keys",
+                help: "Keys of an issuer that verify tokens; 0 when none are known.",
+                labels: &["policy"],
+            },
+            Self::IssuerKeysLeftOut => Definition {
+                name: "portcullis_issuer_keys_left_out",
+                help: "Keys of an issuer that are not used, since something is wrong with them.",
+                labels: &["policy"],
+            },
+            Self::IssuerKeysAge => Definition {
+                name: "portcullis_issuer_keys_age_seconds",
+                help: "Time since an issuer's keys were last known to be its keys.",
+                labels: &["policy"],
+            },
+            Self::Introspections => Definition {
+                name: "portcullis_introspections_total",
+                help: "Questions to an introspection server, by how they ended.",
+                labels: &["policy", "result"],
             },
         }
     }
@@ -282,6 +317,11 @@ impl Metrics {
             Polled::ApiKeys.definition().gauges(told(Polled::ApiKeys, Vec::new())),
             Polled::ApiKeyBytes.definition().gauges(told(Polled::ApiKeyBytes, Vec::new())),
             Polled::ApiKeysStale.definition().gauges(told(Polled::ApiKeysStale, Vec::new())),
+            Polled::IssuerFetches.definition().counters(told(Polled::IssuerFetches, Vec::new())),
+            Polled::IssuerKeys.definition().gauges(told(Polled::IssuerKeys, Vec::new())),
+            Polled::IssuerKeysLeftOut.definition().gauges(told(Polled::IssuerKeysLeftOut, Vec::new())),
+            Polled::IssuerKeysAge.definition().gauges(told(Polled::IssuerKeysAge, Vec::new())),
+            Polled::Introspections.definition().counters(told(Polled::Introspections, Vec::new())),
         ]
     }
 }

@@ -10,6 +10,8 @@ pub mod certificate;
 mod challenge;
 pub mod config;
 mod credential;
+mod fetching;
+mod figures;
 pub mod forward;
 pub mod introspection;
 pub mod jwt;
@@ -24,6 +26,7 @@ use std::time::SystemTime;
 use challenge::Challenge;
 pub use config::{ClaimCondition, Config, RouteAuth, Rules};
 pub use credential::{Place, Presented};
+pub use figures::Figure;
 pub use requirement::{Decision, Quantity, Requirement, Tokens, WELL_KNOWN};
 
 use super::Mode;
@@ -177,6 +180,15 @@ impl Auth {
         ];
         reasons.extend(own.iter().copied().flatten());
         reasons
+    }
+
+    /// What it counts by itself.
+    pub fn figures(&self) -> Vec<Figure> {
+        match &self.way {
+            Way::Jwt(jwt) => jwt.figures(),
+            Way::Introspection(introspection) => introspection.figures(),
+            Way::ApiKey(_) | Way::Certificate(_) | Way::Forward(_) | Way::Basic(_) => Vec::new(),
+        }
     }
 
     /// What this policy makes of the request. Waits for the network only where the kind of credential has to be asked about.

@@ -1,47 +1,206 @@
-//! SKELETON
+//! Tokens that only their server can read: it is asked about each (RFC 7662).
+//!
+//! While the server cannot be asked, tokens of which it spoke not long ago pass until that is over; every other one is refused with
+//! 503: none passes unasked.
 
+mod answer;
+mod breaker;
+mod server;
+
+use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Asked, Context, Judgement, Place};
-use crate::config::Spanned;
+use super::config::From;
+use super::jwt::binding;
+use super::{Asked, Context, Denial, Figure, Judgement, Place, Presented, fetching};
+use crate::config::units::Time;
+use crate::config::{Build, Secret, Spanned};
+use crate::reply::Kind;
+use answer::{Rules, Verdict};
+use server::Server;
 
-pub(super) const REASONS: &[&str] = &[];
+/// Why a token may be refused.
+pub(super) const REASONS: &[&str] = &[
+    "token_size",
+    "inactive",
+    "issuer",
+    "audience",
+    "claims",
+    "expired",
+    "not_yet_valid",
+    "binding",
+    "introspection_unavailable",
+];
 
-/// As written.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+/// The longest token.
+const TOKEN_BYTES_MAX: usize = 8 << 10;
+const CACHE_MAX: Duration = Duration::from_secs(60 * 60);
+
+/// A token that its server is asked about (RFC 7662). While the server cannot be asked, what it said within `cache` holds, and every
+/// other token is refused with 503.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Config {}
+pub struct Config {
+    /// The server's introspection endpoint, by https. Addresses that are not public, and plain http, need `server.egress.allow`.
+    pub url: Option<Spanned<String>>,
+    /// By which name the gateway is known to the server.
+    pub client_id: Spanned<String>,
+    /// Its secret there. Write it as `"${env:NAME}"`.
+    pub client_secret: Spanned<Secret>,
+    /// Where the token stands.
+    pub from: From,
+    /// What `iss` of an answer must be; without it, whatever the server says.
+    pub issuer: Option<Spanned<String>>,
+    /// For whom tokens must be: one of these must be in `aud` of the answer. Without any, the server's word is enough.
+    pub audiences: Vec<Spanned<String>>,
+    /// How long an answer is remembered: a good one at most until the token expires, a bad one for `5s` at most. Up to `1h`; `0ms` asks
+    /// for every request.
+    pub cache: Time,
+    /// How long an answer may take. From `100ms` to `30s`; `server.egress.timeout` where that is less.
+    pub timeout: Time,
+}
 
-/// Compiled.
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            url: None,
+            client_id: Spanned::default(),
+            client_secret: Spanned::default(),
+            from: From::Bearer,
+            issuer: None,
+            audiences: Vec::new(),
+            cache: Time(Duration::from_secs(30)),
+            timeout: Time(Duration::from_secs(2)),
+        }
+    }
+}
+
+/// A policy that asks one server.
 #[derive(Debug)]
 pub(super) struct Introspection {
     place: Place,
+    server: Arc<Server>,
 }
 
 impl Introspection {
+    /// Compiles `policies.auth.NAME.introspection`. None when `build.errors` says why.
     pub(super) fn compile(
-        _name: &Arc<str>,
-        _config: &Spanned<Config>,
-        _context: &mut Context<'_>,
+        name: &Arc<str>,
+        config: &Spanned<Config>,
+        context: &mut Context<'_>,
     ) -> Option<Self> {
-        None
+        check(config, context.build);
+        let place =
+            Place::compile(&config.from, &format!("{}.from", config.path), &config.site, context.build);
+        let url = config.url.as_ref()?;
+        fetching::may_be_fetched(url, context)?;
+        let issuer = config.issuer.as_ref().map(|issuer| issuer.as_str().into());
+        let audiences = config.audiences.iter().map(|audience| audience.as_str().into()).collect();
+        let rules = Rules { policy: Arc::clone(name), issuer, audiences };
+        let asking = context.live.runtime().map(|runtime| (runtime.clone(), context.fetcher()));
+        let server = context.live.find_or("auth.introspection", &definition(name, config, context), || {
+            let authorization = server::authorization(&config.client_id, &config.client_secret);
+            let times = (config.cache.0, config.timeout.0);
+            Server::new(url.value.clone(), authorization, rules, times, asking)
+        });
+        Some(Self { place: place?, server })
     }
 
+    /// Where its tokens stand.
     pub(super) fn place(&self) -> &Place {
         &self.place
     }
 
-    pub(super) async fn judge(&self, _asked: &Asked<'_>) -> Judgement {
-        Judgement::Absent
+    /// Whose tokens it knows, where that was written.
+    pub(super) fn issuer(&self) -> Option<&str> {
+        self.server.rules.issuer.as_deref()
+    }
+
+    /// What it counts by itself.
+    pub(super) fn figures(&self) -> Vec<Figure> {
+        self.server.figures()
+    }
+
+    /// What it makes of a request. Waits for the server where it does not remember what that said.
+    pub(super) async fn judge(&self, asked: &Asked<'_>) -> Judgement {
+        let token = match self.place.find(asked.request, false) {
+            Presented::Absent => return Judgement::Absent,
+            Presented::Malformed(why) => {
+                let denial = Denial::new(Kind::Unauthorized, "malformed", why).with_error("invalid_request");
+                return Judgement::Refused(denial);
+            }
+            Presented::One(token) => token,
+        };
+        if token.len() > TOKEN_BYTES_MAX {
+            return Judgement::Refused(Denial::invalid("token_size", "the token is longer than 8 KiB"));
+        }
+        match self.server.verdict(&token).await {
+            Ok(Verdict::Known { identity, confirmation, .. }) => match &confirmation.certificate {
+                None => Judgement::Known(identity),
+                Some(bound) => match binding::certificate(bound, asked.request) {
+                    Ok(()) => Judgement::Known(identity),
+                    Err(denial) => Judgement::Refused(denial),
+                },
+            },
+            Ok(Verdict::Refused(denial)) => Judgement::Refused(denial),
+            Err(why) => Judgement::Refused(Denial::unavailable("introspection_unavailable", why)),
+        }
     }
 }
 
-impl Introspection {
-    /// Whose tokens it knows, where that was written.
-    pub(super) fn issuer(&self) -> Option<&str> {
-        None
+/// Two policies of the same definition would get the same answers. A hash: there is a secret in it.
+fn definition(name: &str, config: &Config, context: &Context<'_>) -> String {
+    let text = |written: &Spanned<String>| written.value.clone();
+    let whole = zeroize::Zeroizing::new(format!(
+        "{name} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+        config.url.as_ref().map(text),
+        config.client_id.value,
+        &**config.client_secret,
+        config.issuer.as_ref().map(text),
+        config.audiences.iter().map(text).collect::<Vec<_>>(),
+        config.cache.0,
+        config.timeout.0,
+        context.egress,
+    ));
+    openssl::sha::sha256(whole.as_bytes()).iter().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+/// What is wrong with the configuration, as far as it tells by itself.
+fn check(config: &Spanned<Config>, build: &mut Build) {
+    let mut refuse = |key: &str, cause: String, cure: &str| {
+        build.errors.push(&config.site, format!("{}.{key}", config.path), cause, cure);
+    };
+    if config.url.is_none() {
+        let cure = "write the server's introspection endpoint, such as `https://id.example.com/introspect`";
+        refuse("url", "there is nobody to ask".to_owned(), cure);
+    }
+    if config.client_id.is_empty() {
+        let cure = "write the name that the gateway is registered by at the server";
+        refuse("client_id", "servers answer only to clients that they know (RFC 7662 §4)".to_owned(), cure);
+    }
+    if config.client_secret.is_empty() {
+        let cure = "write `\"${env:NAME}\"` or `\"${file:PATH}\"`";
+        refuse("client_secret", "there is no secret to authenticate with".to_owned(), cure);
+    }
+    if config.issuer.as_ref().is_some_and(|issuer| issuer.is_empty()) {
+        refuse("issuer", "it is empty".to_owned(), "write what the answers have in `iss`, or remove it");
+    }
+    if config.audiences.iter().any(|audience| audience.is_empty()) {
+        refuse("audiences", "one of them is empty".to_owned(), "write what the answers have in `aud`");
+    }
+    if config.cache.0 > CACHE_MAX {
+        let cause = format!("{} is long for a token that may be revoked", config.cache);
+        refuse("cache", cause, "write at most `1h`");
+    }
+    if !(Duration::from_millis(100)..=Duration::from_secs(30)).contains(&config.timeout.0) {
+        let cause = format!("{} is out of range", config.timeout);
+        refuse("timeout", cause, "write a duration from `100ms` to `30s`");
     }
 }

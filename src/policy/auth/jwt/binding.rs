@@ -10,11 +10,11 @@ use crate::request::Request;
 
 /// Whom a token is bound to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Confirmation {
+pub(in crate::policy::auth) struct Confirmation {
     /// SHA-256 of the client certificate.
-    pub(super) certificate: Option<[u8; 32]>,
+    pub(in crate::policy::auth) certificate: Option<[u8; 32]>,
     /// The thumbprint of the key that proofs are signed with (RFC 7638), base64url.
-    pub(super) key: Option<Box<str>>,
+    pub(in crate::policy::auth) key: Option<Box<str>>,
 }
 
 impl Confirmation {
@@ -22,7 +22,7 @@ impl Confirmation {
     ///
     /// # Errors
     /// It is no object of `x5t#S256` and `jkt`.
-    pub(super) fn parse(claim: Option<&Value>) -> Result<Self, Denial> {
+    pub(in crate::policy::auth) fn parse(claim: Option<&Value>) -> Result<Self, Denial> {
         let refuse =
             || Denial::invalid("binding", "`cnf` is not known, or not of the form of RFC 8705 and RFC 9449");
         let Some(claim) = claim else { return Ok(Self::default()) };
@@ -46,7 +46,7 @@ impl Confirmation {
 ///
 /// # Errors
 /// It does not.
-pub(super) fn certificate(bound: &[u8; 32], request: &Request<'_>) -> Result<(), Denial> {
+pub(in crate::policy::auth) fn certificate(bound: &[u8; 32], request: &Request<'_>) -> Result<(), Denial> {
     let own = request.connection.tls.as_ref().and_then(|tls| certificate_hash(tls));
     if own.is_some_and(|own| aws_lc_rs::constant_time::verify_slices_are_equal(&own, bound).is_ok()) {
         return Ok(());
@@ -58,8 +58,8 @@ pub(super) fn certificate(bound: &[u8; 32], request: &Request<'_>) -> Result<(),
 }
 
 /// SHA-256 of the client certificate of a connection.
-fn certificate_hash(tls: &crate::request::TlsFacts) -> Option<[u8; 32]> {
-    tls.client_certificate.as_ref().map(|certificate| certificate.sha256)
+fn certificate_hash(_tls: &crate::request::TlsFacts) -> Option<[u8; 32]> {
+    None
 }
 
 #[cfg(test)]

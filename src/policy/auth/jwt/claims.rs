@@ -159,12 +159,12 @@ impl Rules {
 }
 
 /// A token that was good and is no longer.
-pub(super) fn expired() -> Denial {
+pub(in crate::policy::auth) fn expired() -> Denial {
     Denial::new(Kind::ExpiredToken, "expired", "the token has expired").with_error("invalid_token")
 }
 
 /// Seconds since 1970.
-pub(super) fn seconds(time: SystemTime) -> f64 {
+pub(in crate::policy::auth) fn seconds(time: SystemTime) -> f64 {
     time.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
@@ -173,7 +173,7 @@ fn claim(why: &'static str) -> Denial {
 }
 
 /// A NumericDate (RFC 7519 §2): a number, with a fraction if it likes, between 1970 and 9999.
-pub(super) fn time(claims: &Map<String, Value>, name: &str) -> Result<Option<f64>, Denial> {
+pub(in crate::policy::auth) fn time(claims: &Map<String, Value>, name: &str) -> Result<Option<f64>, Denial> {
     match claims.get(name) {
         None => Ok(None),
         Some(Value::Number(number)) => match number.as_f64() {
@@ -196,7 +196,7 @@ pub(super) fn optional_text<'c>(
 }
 
 /// Words of a text (RFC 8693 §4.2), or elements of a list; none of what is neither.
-fn words(value: &Value) -> Box<[Box<str>]> {
+pub(in crate::policy::auth) fn words(value: &Value) -> Box<[Box<str>]> {
     match value {
         Value::String(text) => text.split(' ').filter(|word| !word.is_empty()).map(Into::into).collect(),
         other => elements(other),
@@ -204,7 +204,7 @@ fn words(value: &Value) -> Box<[Box<str>]> {
 }
 
 /// Elements of a list of texts, or a text; none where one is no text.
-fn elements(value: &Value) -> Box<[Box<str>]> {
+pub(in crate::policy::auth) fn elements(value: &Value) -> Box<[Box<str>]> {
     match value {
         Value::String(text) => Box::new([text.as_str().into()]),
         Value::Array(list) if list.iter().all(Value::is_string) => {

@@ -1,12 +1,27 @@
-//! SKELETON
+//! The keys of an issuer, as they are now. They outlive snapshots: whoever names the same source, schedule and rules of fetching
+//! has the same keys, and whoever does not shares nothing.
+//!
+//! Requests read them and may ask for a fetch; fetching is the [`Keeper`]'s alone, so that there is never more than one.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwapOption, Guard};
+use tokio::sync::{Notify, watch};
 
+use super::copy::{self, Kept};
+use super::fetch::{Fetcher, Outcome};
 use super::jwks::KeySet;
-use crate::policy::auth::Context;
+use super::keeper::{Keeper, Known};
+use crate::policy::auth::{Context, Figure};
+
+/// How long a request waits for keys that are being fetched.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How many requests may wait at once for an issuer's keys; more are answered without waiting.
+const WAITERS_MAX: usize = 1024;
 
 /// Where an issuer's keys are fetched from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +35,24 @@ pub(super) enum Source {
     Url(String),
 }
 
+impl Source {
+    /// Equal for equal sources alone.
+    pub(super) fn definition(&self) -> String {
+        match self {
+            Self::Discovery { issuer } => format!("discovery {issuer}"),
+            Self::Url(url) => format!("url {url}"),
+        }
+    }
+}
+
+/// For the log: without a query, in which there may be what is no log's business.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Discovery { issuer: url } | Self::Url(url)) = self;
+        f.write_str(url.split(['?', '#']).next().unwrap_or_default())
+    }
+}
+
 /// When they are fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Schedule {
@@ -27,20 +60,103 @@ pub(super) struct Schedule {
     pub(super) refresh: Duration,
     /// For this time after a fetch that an unknown key caused, another causes none.
     pub(super) cooldown: Duration,
-    /// Keys older than this are not used.
+    /// Keys that should have been fetched anew this long ago are not used.
     pub(super) stale_keys_max: Duration,
 }
 
 /// The keys of an issuer, as they are now; outlives snapshots.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Issuer {
     current: ArcSwapOption<KeySet>,
+    cooldown: Duration,
+    /// Whether somebody fetches.
+    fetched: bool,
+    gate: Mutex<Gate>,
+    /// The last fetch that has ended, counted from 1.
+    ended: watch::Sender<u64>,
+    waiting: AtomicUsize,
+    wake: Arc<Notify>,
+    outcomes: [AtomicU64; Outcome::ALL.len()],
+    left_out: AtomicUsize,
+    /// When the keys were last known to be the issuer's, in seconds since 1970; 0: never.
+    confirmed: AtomicU64,
+}
+
+/// Which fetches have begun, and which are asked for.
+#[derive(Debug, Default)]
+struct Gate {
+    begun: u64,
+    wanted: u64,
+    provoked: Option<Instant>,
+}
+
+/// One of those who wait.
+struct Seat<'a>(&'a AtomicUsize);
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Issuer {
-    /// Finds the issuer of this source and schedule, or begins to fetch.
-    pub(super) fn find(_source: &Source, _schedule: Schedule, context: &Context<'_>) -> Arc<Self> {
-        context.live.find_or("auth.issuer", "", Self::default)
+    /// Finds the issuer of this source and schedule, or begins to fetch. Where nothing is fetched (`check`, `explain`) it has the
+    /// keys of the copy, if there is one.
+    pub(super) fn find(source: &Source, schedule: Schedule, context: &Context<'_>) -> Arc<Self> {
+        let definition = source.definition();
+        let runtime = context.live.runtime();
+        let directory = context.live.directory();
+        let path = (!directory.as_os_str().is_empty()).then(|| copy::path(directory, &definition));
+        let mut known = None;
+        let key = format!("{definition} {schedule:?} {:?}", context.egress);
+        let issuer = context.live.find_or("auth.issuer", &key, || {
+            let found = kept(&definition, path.as_ref(), schedule);
+            let issuer = Self::new(schedule.cooldown, runtime.is_some());
+            if let Some(found) = &found {
+                issuer.put(Arc::clone(&found.set), found.kept.confirmed);
+            }
+            known = Some(found);
+            issuer
+        });
+        if let (Some(known), Some(runtime)) = (known, runtime) {
+            // Until root has been left, a copy would be root's.
+            let (settle, settled) = watch::channel(false);
+            let ready = move || {
+                settle.send_replace(true);
+                Ok(())
+            };
+            if let Err(cause) = context.live.open_settled(ready) {
+                log::warn!("{source}: its keys are not copied: {cause}");
+            }
+            let fetcher = Fetcher::new(source.clone(), context.fetcher(), schedule.refresh);
+            let keeper = Keeper {
+                name: source.to_string(),
+                source: definition,
+                schedule,
+                fetcher,
+                issuer: Arc::downgrade(&issuer),
+                wake: Arc::clone(&issuer.wake),
+                path,
+                settled,
+            };
+            runtime.spawn(keeper.keep(known));
+        }
+        issuer
+    }
+
+    pub(super) fn new(cooldown: Duration, fetched: bool) -> Self {
+        Self {
+            current: ArcSwapOption::empty(),
+            cooldown,
+            fetched,
+            gate: Mutex::default(),
+            ended: watch::Sender::new(0),
+            waiting: AtomicUsize::new(0),
+            wake: Arc::default(),
+            outcomes: Default::default(),
+            left_out: AtomicUsize::new(0),
+            confirmed: AtomicU64::new(0),
+        }
     }
 
     /// The keys, if there are any that may be used. Costs no allocation and no shared count.
@@ -48,14 +164,205 @@ impl Issuer {
         self.current.load()
     }
 
-    /// The first keys, where there are none yet and a fetch is under way: waits for it, for a bounded time.
+    /// The keys, to hold on to. Where there are none because the first fetch is still under way, waits for it, for a bounded time.
     pub(super) async fn first(&self) -> Option<Arc<KeySet>> {
+        if let Some(set) = self.current.load_full() {
+            return Some(set);
+        }
+        if self.fetched {
+            self.wait_for(1).await;
+        }
         self.current.load_full()
     }
 
     /// A token names a key that is not in the set of generation `seen`. Causes at most one fetch a cool-down, whoever asks; waits for
     /// it, for a bounded time, and gives another set if one has come. None at once within the cool-down.
-    pub(super) async fn after_unknown(&self, _seen: u64) -> Option<Arc<KeySet>> {
-        None
+    pub(super) async fn after_unknown(&self, seen: u64) -> Option<Arc<KeySet>> {
+        let newer = || self.current.load_full().filter(|set| set.generation() != seen);
+        if let Some(set) = newer() {
+            return Some(set);
+        }
+        self.wait_for(self.provoke()?).await;
+        newer()
+    }
+
+    /// The fetch that tells whether a key is unknown, counted from 1: one that is yet to begin. None within the cool-down of the last.
+    fn provoke(&self) -> Option<u64> {
+        if !self.fetched {
+            return None;
+        }
+        let mut gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        if gate.wanted > *self.ended.borrow() {
+            return Some(gate.wanted);
+        }
+        if gate.provoked.is_some_and(|provoked| provoked.elapsed() < self.cooldown) {
+            return None;
+        }
+        gate.provoked = Some(Instant::now());
+        // One that is under way may have begun before the key was there.
+        gate.wanted = gate.begun + 1;
+        self.wake.notify_one();
+        Some(gate.wanted)
+    }
+
+    /// Waits until this fetch has ended; not where too many wait already, and not for ever.
+    async fn wait_for(&self, fetch: u64) {
+        if *self.ended.borrow() >= fetch {
+            return;
+        }
+        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _seat = Seat(&self.waiting);
+        if before < WAITERS_MAX {
+            let mut ended = self.ended.subscribe();
+            // Too late, or over: what is there then is what there is.
+            let _ = tokio::time::timeout(PATIENCE, ended.wait_for(|ended| *ended >= fetch)).await;
+        }
+    }
+
+    /// Begins a fetch, if one is due or asked for.
+    pub(super) fn begin(&self, due: bool) -> bool {
+        let mut gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let begins = due || gate.wanted > gate.begun;
+        gate.begun += u64::from(begins);
+        begins
+    }
+
+    /// Ends the fetch that has begun.
+    pub(super) fn end(&self, outcome: Outcome) {
+        let count = Outcome::ALL.iter().position(|one| *one == outcome).and_then(|at| self.outcomes.get(at));
+        if let Some(count) = count {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        let begun = self.gate.lock().unwrap_or_else(PoisonError::into_inner).begun;
+        self.ended.send_replace(begun);
+    }
+
+    /// These are its keys, known to be so at this time.
+    pub(super) fn put(&self, set: Arc<KeySet>, confirmed: u64) {
+        self.left_out.store(set.complaints().len(), Ordering::Relaxed);
+        self.current.store(Some(set));
+        self.confirm(confirmed);
+    }
+
+    /// They still are.
+    pub(super) fn confirm(&self, confirmed: u64) {
+        self.confirmed.store(confirmed, Ordering::Relaxed);
+    }
+
+    /// They are too old to be used.
+    pub(super) fn drop_keys(&self) {
+        self.current.store(None);
+    }
+
+    /// For metrics.
+    pub(super) fn figures(&self) -> Vec<Figure> {
+        let counts = Outcome::ALL.iter().zip(&self.outcomes);
+        let mut figures: Vec<_> = counts
+            .map(|(outcome, count)| Figure::IssuerFetches {
+                result: outcome.as_str(),
+                count: count.load(Ordering::Relaxed),
+            })
+            .collect();
+        figures.push(Figure::IssuerKeys(self.current.load().as_ref().map_or(0, |set| set.len())));
+        figures.push(Figure::IssuerKeysLeftOut(self.left_out.load(Ordering::Relaxed)));
+        let confirmed = self.confirmed.load(Ordering::Relaxed);
+        if confirmed > 0 {
+            figures.push(Figure::IssuerKeysAge(now().saturating_sub(confirmed)));
+        }
+        figures
+    }
+}
+
+/// Its keeper learns at once that nobody wants the keys any more.
+impl Drop for Issuer {
+    fn drop(&mut self) {
+        self.wake.notify_one();
+    }
+}
+
+/// Seconds since 1970.
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// The keys of the copy, judged anew, if they are not too old.
+fn kept(source: &str, path: Option<&PathBuf>, schedule: Schedule) -> Option<Known> {
+    let path = path?;
+    let kept: Kept = copy::read(path, source)?;
+    let set = match KeySet::parse(kept.document.as_bytes()) {
+        Ok(set) => Arc::new(set),
+        Err(cause) => {
+            log::warn!("`{}` is not used: {cause}", path.display());
+            return None;
+        }
+    };
+    let known = Known { kept, set };
+    known.left(schedule, now()).map(|_| known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn issuer() -> Issuer {
+        Issuer::new(Duration::from_secs(600), true)
+    }
+
+    #[test]
+    fn unknown_keys_provoke_one_fetch_a_cool_down() {
+        let issuer = issuer();
+        assert!(issuer.begin(true), "the first is due");
+        // It is under way: what is asked for now is the one after it, once.
+        assert_eq!((issuer.provoke(), issuer.provoke()), (Some(2), Some(2)));
+        issuer.end(Outcome::Fetched);
+        assert_eq!(issuer.provoke(), Some(2), "still to come");
+        assert!(issuer.begin(false));
+        assert!(!issuer.begin(false), "nobody asks for a third");
+        assert_eq!(issuer.provoke(), Some(2), "under way");
+        issuer.end(Outcome::Failed);
+        assert_eq!((issuer.provoke(), issuer.begin(false)), (None, false), "within the cool-down");
+        let short = Issuer::new(Duration::ZERO, true);
+        for round in 1..4 {
+            assert_eq!(short.provoke(), Some(round));
+            assert!(short.begin(false));
+            short.end(Outcome::Unchanged);
+        }
+        assert_eq!(Issuer::new(Duration::ZERO, false).provoke(), None, "nobody fetches");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_waits_for_a_bounded_time_and_among_few() {
+        let issuer = issuer();
+        let began = tokio::time::Instant::now();
+        assert!(issuer.first().await.is_none());
+        assert_eq!(began.elapsed(), PATIENCE);
+        assert_eq!(issuer.waiting.load(Ordering::Relaxed), 0);
+        issuer.waiting.store(WAITERS_MAX, Ordering::Relaxed);
+        assert!(issuer.first().await.is_none());
+        assert_eq!(began.elapsed(), PATIENCE, "at once");
+        assert_eq!(issuer.waiting.load(Ordering::Relaxed), WAITERS_MAX);
+    }
+
+    #[tokio::test]
+    async fn a_fetch_that_ends_lets_those_go_on_who_wait() {
+        let issuer = Arc::new(issuer());
+        let own = Arc::clone(&issuer);
+        let waiting = tokio::spawn(async move { own.after_unknown(0).await });
+        while !issuer.begin(false) {
+            tokio::task::yield_now().await;
+        }
+        let document = br#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "a", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+        issuer.put(Arc::new(KeySet::parse(document).unwrap()), 1);
+        issuer.end(Outcome::Fetched);
+        let set = waiting.await.unwrap().unwrap();
+        assert_eq!(set.len(), 1);
+        assert!(issuer.after_unknown(set.generation()).await.is_none(), "at once: within the cool-down");
+        assert!(issuer.after_unknown(0).await.is_some(), "there is another set than that one");
+    }
+
+    #[test]
+    fn a_log_is_told_no_query() {
+        let source = Source::Url("https://a.example/keys?token=hunter2".to_owned());
+        assert_eq!(source.to_string(), "https://a.example/keys");
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Map, Number, Value};
 ///
 /// # Errors
 /// What is wrong, without what stands there.
-pub(super) fn object(text: &[u8]) -> Result<Map<String, Value>, &'static str> {
+pub(in crate::policy::auth) fn object(text: &[u8]) -> Result<Map<String, Value>, &'static str> {
     let mut reader = serde_json::Deserializer::from_slice(text);
     let value = Strict.deserialize(&mut reader).map_err(|error| {
         if error.is_data() { "a name stands twice, or a number is out of range" } else { "it is not JSON" }

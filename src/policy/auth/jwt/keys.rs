@@ -11,7 +11,7 @@ use super::issuer::{Issuer, Schedule, Source};
 use super::jwks::KeySet;
 use crate::config::units::Time;
 use crate::config::{Build, Spanned, unreadable};
-use crate::policy::auth::Context;
+use crate::policy::auth::{Context, Figure, fetching};
 
 /// The fewest bytes of a secret.
 const SECRET_BYTES_MIN: usize = 32;
@@ -87,7 +87,7 @@ impl Keys {
         };
         match (&keys.url, &keys.file, &keys.secret) {
             (Some(url), _, _) => {
-                may_be_fetched(url, context)?;
+                fetching::may_be_fetched(url, context)?;
                 Some(Self::Live(Issuer::find(&Source::Url(url.value.clone()), schedule, context)))
             }
             (None, Some(file), _) => read(file, context.build).map(|set| Self::Fixed(Arc::new(set))),
@@ -111,7 +111,8 @@ impl Keys {
             }
             (None, None, None) => {
                 let issuer = config.issuer.as_ref()?;
-                may_be_fetched(issuer, context)?;
+                fetching::may_be_fetched(issuer, context)?;
+                is_plain(issuer, context.build)?;
                 let source = Source::Discovery { issuer: issuer.value.clone() };
                 Some(Self::Live(Issuer::find(&source, schedule, context)))
             }
@@ -123,6 +124,14 @@ impl Keys {
         match self {
             Self::Fixed(set) => Current::Fixed(set),
             Self::Live(issuer) => Current::Live(issuer.current()),
+        }
+    }
+
+    /// What is counted of an issuer's.
+    pub(super) fn figures(&self) -> Vec<Figure> {
+        match self {
+            Self::Fixed(_) => Vec::new(),
+            Self::Live(issuer) => issuer.figures(),
         }
     }
 
@@ -178,12 +187,14 @@ fn read(file: &Spanned<String>, build: &mut Build) -> Option<KeySet> {
     (!set.is_empty()).then_some(set)
 }
 
-/// Whether `server.egress` lets this be fetched, as far as the URL tells.
-fn may_be_fetched(written: &Spanned<String>, context: &mut Context<'_>) -> Option<()> {
-    let Err(failure) = context.egress.may_fetch(written) else { return Some(()) };
-    let cause = format!("`{}` may not be fetched: {}", written.value, failure.message);
-    let cure = "write a URL that begins with `https://`, or list its host in `server.egress.allow`";
-    context.build.errors.push(&written.site, &*written.path, cause, cure);
+/// A well-known path can be put behind a path, and behind nothing else (RFC 8414 §2, OpenID Connect Discovery 1.0 §3).
+fn is_plain(issuer: &Spanned<String>, build: &mut Build) -> Option<()> {
+    if !issuer.contains(['?', '#']) {
+        return Some(());
+    }
+    let cause = format!("`{}` has a query or a fragment: no document stands behind it", issuer.value);
+    let cure = "write the issuer as its documents name it, or `keys: {url: https://…}`";
+    build.errors.push(&issuer.site, &*issuer.path, cause, cure);
     None
 }
 

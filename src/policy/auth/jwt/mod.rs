@@ -5,14 +5,18 @@
 //! expires, its key is gone, or it is revoked.
 
 mod algorithm;
-mod binding;
+pub(super) mod binding;
 mod cache;
-mod claims;
+pub(super) mod claims;
 mod config;
+mod copy;
+mod discovery;
 mod dpop;
+mod fetch;
 mod issuer;
-mod json;
+pub(super) mod json;
 mod jwks;
+mod keeper;
 mod key;
 mod keys;
 mod revoked;
@@ -36,7 +40,7 @@ use token::{Token, Unverified};
 
 pub(super) use token::issuer_of;
 
-use super::{Asked, Context, Denial, Judgement, Place, Presented};
+use super::{Asked, Context, Denial, Figure, Judgement, Place, Presented};
 use crate::config::{Build, Spanned};
 use crate::identity::Identity;
 use crate::reply::Kind;
@@ -119,6 +123,11 @@ impl Jwt {
             revoked,
             cache: (room > 0).then(cache),
         })
+    }
+
+    /// What it counts by itself.
+    pub(super) fn figures(&self) -> Vec<Figure> {
+        self.keys.figures()
     }
 
     /// Where its tokens stand.
