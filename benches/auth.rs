@@ -216,3 +216,44 @@ fn decide_cached(bencher: Bencher<'_, '_>, issuers: usize) {
     assert!(now(requirement.decide(&asked, &mut effects)).unwrap().identity().is_some());
     bencher.bench_local(|| now(requirement.decide(black_box(&asked), &mut effects)).unwrap());
 }
+
+/// A token that the introspection server was asked about before.
+#[divan::bench]
+fn introspection_cached(bencher: Bencher<'_, '_>) {
+    const BODY: &str = r#"{"active": true, "sub": "alice", "scope": "orders:read", "exp": 4000000000}"#;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = std::thread::spawn(move || {
+        use std::io::{Read as _, Write as _};
+        let (mut stream, _) = listener.accept().unwrap();
+        // The question is a few hundred bytes, and ends with its form.
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(b"=access_token") {
+            let mut piece = [0; 4096];
+            let read = stream.read(&mut piece).unwrap();
+            bytes.extend_from_slice(&piece[..read]);
+        }
+        let length = BODY.len();
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{BODY}")
+            .unwrap();
+    });
+    let text = format!(
+        "introspection: {{url: 'http://{address}/', client_id: a, client_secret: b, cache: 1h, timeout: 10s}}"
+    );
+    let mut build = Build::default();
+    let config: Config = load_text("bench.yaml", &text, &|_| None, &mut build).unwrap();
+    let rules: egress::Config =
+        load_text("egress.yaml", "allow: [127.0.0.1]", &|_| None, &mut build).unwrap();
+    let egress = Arc::new(egress::Policy::compile(&rules, &Site::default_value(), &mut build).unwrap());
+    let office = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let live = Live::default();
+    live.set_runtime(office.handle().clone());
+    let mut context = Context { live: &live, egress: &egress, build: &mut build };
+    let auth = Auth::compile("opaque", &Spanned::unwritten(config), &mut context).unwrap();
+    let bearing = Bearing::new("mF_9.B5f-4.1JqM");
+    let request = bearing.request();
+    let asked = Asked { request: &request, route: &bearing.route, parameters: &[], now: SystemTime::now() };
+    assert!(matches!(office.block_on(auth.judge(&asked)), Judgement::Known(_)));
+    server.join().unwrap();
+    bencher.bench_local(|| now(auth.judge(black_box(&asked))));
+}

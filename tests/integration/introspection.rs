@@ -1,0 +1,213 @@
+//! Tokens that a server is asked about: a server of our own that counts, and fails when it is told to.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use serde_json::json;
+
+use crate::harness::{Origin, Place, Running, bearing, eventually};
+
+const ASKED: &str = "portcullis_introspections_total";
+
+/// What the server answers: a status, a body, and after which time.
+type Answer = (u16, String, Duration);
+
+/// An introspection server that answers every question alike, and keeps what it was asked.
+struct Server {
+    origin: Origin,
+    answer: Arc<Mutex<Answer>>,
+    bodies: Arc<Mutex<Vec<String>>>,
+}
+
+impl Server {
+    fn start(answer: &serde_json::Value) -> Self {
+        let answer = Arc::new(Mutex::new((200, answer.to_string(), Duration::ZERO)));
+        let bodies = Arc::new(Mutex::new(Vec::new()));
+        let (own, heard) = (Arc::clone(&answer), Arc::clone(&bodies));
+        let origin = Origin::each(move |head, peer| {
+            let body = peer.whole_body(head).unwrap_or_default();
+            heard.lock().unwrap().push(String::from_utf8_lossy(&body).into_owned());
+            let (status, body, after) = own.lock().unwrap().clone();
+            std::thread::sleep(after);
+            peer.answer(status, &body)
+        });
+        Self { origin, answer, bodies }
+    }
+
+    fn say(&self, status: u16, body: impl ToString) {
+        *self.answer.lock().unwrap() = (status, body.to_string(), Duration::ZERO);
+    }
+
+    fn asked(&self) -> usize {
+        self.bodies.lock().unwrap().len()
+    }
+
+    fn gateway(&self, more: &str) -> Running {
+        Place::new().start_fetching(&format!(
+            "policies: {{auth: {{opaque: {{introspection: {{url: 'http://{}/ask', client_id: 'a b', client_secret: 'p:%'{more}}}}}}}}}\n\
+             routes: [{{name: a, auth: {{any_of: [opaque], scopes: [read]}}, respond: {{body: '{{identity.id}}'}}}}]\n",
+            self.origin.address()
+        ))
+    }
+}
+
+fn active() -> serde_json::Value {
+    json!({"active": true, "sub": "ann", "client_id": "shop", "scope": "read", "iss": "https://a.example", "aud": ["orders"]})
+}
+
+fn count(gateway: &Running, result: &str) -> f64 {
+    gateway.metrics().of(ASKED, &[("policy", "auth.opaque"), ("result", result)])
+}
+
+/// Waits until so many requests have been refused for this reason.
+fn await_refused(gateway: &Running, reason: &str, number: f64) {
+    let labels = [("policy", "auth.opaque"), ("reason", reason)];
+    gateway.await_metric("portcullis_refusals_total", &labels, number);
+}
+
+#[test]
+fn a_token_is_asked_about_once_as_the_rfcs_have_it() {
+    let server = Server::start(&active());
+    let gateway = server.gateway(", issuer: 'https://a.example', audiences: [orders]");
+    for _ in 0..5 {
+        bearing(gateway.address(), "/", "opaque-1~a+/=").expect(200);
+    }
+    let heads = server.origin.heads();
+    assert_eq!(heads.len(), 1);
+    assert!(heads[0].starts_with("POST /ask HTTP/1.1\r\n"), "{heads:?}");
+    let basic = base64::engine::general_purpose::STANDARD.encode("a%20b:p%3A%25");
+    for line in
+        [format!("authorization: Basic {basic}"), "content-type: application/x-www-form-urlencoded".into()]
+    {
+        assert!(heads[0].contains(&format!("{line}\r\n")), "{heads:?}");
+    }
+    assert_eq!(server.bodies.lock().unwrap()[0], "token=opaque-1%7Ea%2B%2F%3D&token_type_hint=access_token");
+    let line = gateway.access(5)[0].to_string();
+    assert!(line.contains("ann") && !line.contains("opaque-1"), "{line}");
+    assert_eq!((count(&gateway, "active"), count(&gateway, "inactive")), (1.0, 0.0));
+    // Another token is another question, and one without the scope is 403.
+    server.say(
+        200,
+        json!({"active": true, "sub": "bob", "scope": "write", "iss": "https://a.example", "aud": "orders"}),
+    );
+    bearing(gateway.address(), "/", "opaque-2").expect(403);
+    assert_eq!(server.asked(), 2);
+}
+
+#[test]
+fn requests_with_the_same_token_share_one_question() {
+    let server = Server::start(&active());
+    server.answer.lock().unwrap().2 = Duration::from_millis(500);
+    let gateway = server.gateway("");
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| bearing(gateway.address(), "/", "shared").expect(200).status);
+        }
+    });
+    assert_eq!(server.asked(), 1);
+}
+
+#[test]
+fn a_token_that_is_not_active_or_not_for_us_is_refused() {
+    let server = Server::start(&active());
+    let gateway = server.gateway(", issuer: 'https://a.example', audiences: [orders], cache: 0ms");
+    let other = |name: &str, value: serde_json::Value| {
+        let mut answer = active();
+        answer[name] = value;
+        answer
+    };
+    let mut counts = std::collections::BTreeMap::<_, f64>::new();
+    for (answer, reason) in [
+        (json!({"active": false}), "inactive"),
+        (other("iss", json!("https://b.example")), "issuer"),
+        (other("aud", json!(["carts"])), "audience"),
+        (other("exp", json!(1_000_000_000)), "expired"),
+        (other("nbf", json!(4_000_000_000_u64)), "not_yet_valid"),
+        (other("exp", json!("soon")), "claims"),
+        (other("sub", json!(7)), "claims"),
+        (other("cnf", json!({"x5t#S256": "A".repeat(43)})), "binding"),
+    ] {
+        server.say(200, &answer);
+        let response = bearing(gateway.address(), "/", "t");
+        let challenge = response.expect(401).header("www-authenticate").unwrap_or_default();
+        assert!(challenge.contains("error=\"invalid_token\""), "{challenge}");
+        *counts.entry(reason).or_default() += 1.0;
+        await_refused(&gateway, reason, counts[reason]);
+    }
+    assert_eq!(server.asked(), 8, "with `cache: 0ms` each is a question");
+    // Longer than a token may be, in a field that may be longer than usual.
+    let text = gateway.place.read("portcullis.yaml");
+    let wide = text.replacen("server: {", "server: {limits: {field_bytes: 16KiB}, ", 1);
+    let gateway = Place::new().start_whole(&wide);
+    bearing(gateway.address(), "/", &"x".repeat(8_193)).expect(401);
+    await_refused(&gateway, "token_size", 1.0);
+    assert_eq!(server.asked(), 8);
+}
+
+#[test]
+fn what_is_no_answer_lets_nobody_pass() {
+    let server = Server::start(&active());
+    for (status, body) in [
+        (200, r#"{"active": "true", "sub": "ann"}"#),
+        (200, r#"{"active": false, "active": true, "sub": "ann", "scope": "read"}"#),
+        (200, "<html>"),
+        (200, ""),
+        (204, ""),
+        (302, ""),
+        (401, r#"{"active": true, "sub": "ann", "scope": "read"}"#),
+        (500, r#"{"active": true, "sub": "ann", "scope": "read"}"#),
+    ] {
+        let gateway = server.gateway("");
+        server.say(status, body);
+        bearing(gateway.address(), "/", "t").expect(503);
+        await_refused(&gateway, "introspection_unavailable", 1.0);
+        assert_eq!(count(&gateway, "failed"), 1.0);
+    }
+}
+
+#[test]
+fn while_the_server_is_down_what_it_said_holds_and_nothing_else_passes() {
+    let server = Server::start(&active());
+    let gateway = server.gateway(", cache: 1m");
+    bearing(gateway.address(), "/", "known").expect(200);
+    server.say(500, "");
+    for number in 0..5 {
+        let response = bearing(gateway.address(), "/", &format!("unknown-{number}"));
+        assert_eq!(response.expect(503).header("retry-after"), Some("5"));
+    }
+    gateway.await_line("the circuit breaker is open");
+    let before = server.asked();
+    for number in 0..20 {
+        bearing(gateway.address(), "/", &format!("later-{number}")).expect(503);
+    }
+    assert_eq!(server.asked(), before, "it is left alone");
+    assert_eq!(count(&gateway, "refused"), 20.0);
+    bearing(gateway.address(), "/", "known").expect(200);
+    server.say(200, active());
+    eventually("the breaker to let one through", || {
+        (bearing(gateway.address(), "/", "again").status == 200).then_some(())
+    });
+    gateway.await_line("the circuit breaker is closed");
+    bearing(gateway.address(), "/", "another").expect(200);
+    gateway.await_line("tokens can be asked about again");
+}
+
+#[test]
+fn a_server_that_says_nothing_is_waited_for_a_bounded_time() {
+    let server = Server::start(&active());
+    server.answer.lock().unwrap().2 = Duration::from_secs(4);
+    let gateway = server.gateway(", timeout: 300ms");
+    let (began, slowest) = (Instant::now(), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for number in 0..12 {
+            let (gateway, slowest) = (&gateway, &slowest);
+            scope.spawn(move || {
+                bearing(gateway.address(), "/", &format!("t-{number}")).expect(503);
+                slowest.fetch_max(usize::try_from(began.elapsed().as_millis()).unwrap(), Ordering::SeqCst);
+            });
+        }
+    });
+    assert!(slowest.load(Ordering::SeqCst) < 3_000, "{slowest:?} ms");
+}
