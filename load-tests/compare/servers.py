@@ -1,5 +1,6 @@
 """The programs that are compared: their configurations, starting and stopping them."""
 
+import json
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import urllib.request
 from pathlib import Path
 
 import measure
+import tokens
 
 CORES = os.cpu_count() or 1
 # 40 bytes.
@@ -28,8 +30,9 @@ def free_port():
 class Server:
     """One program under test, listening at `url`."""
 
-    def __init__(self, name, directory, arguments, port, tls=False, path="/", stop=signal.SIGTERM):
+    def __init__(self, name, directory, arguments, port, tls=False, path="/", stop=signal.SIGTERM, token=None):
         self.name = name
+        self.token = token
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}{path}"
         self.stop_signal = stop
         self.output = directory / "output"
@@ -57,7 +60,10 @@ class Server:
         why = "no answer"
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
-                with opener.open(self.url, timeout=2) as answer:
+                asked = urllib.request.Request(self.url)
+                if self.token:
+                    asked.add_header("Authorization", f"Bearer {self.token}")
+                with opener.open(asked, timeout=2) as answer:
                     body = answer.read().decode()
                 if body != BODY:
                     why = f"the answer was {body[:60]!r}"
@@ -101,6 +107,7 @@ class Bench:
         self.binaries = binaries
         self.servers = []
         self.certificate = None
+        self.token = self.jwks = None
 
     def _place(self, name):
         place = self.directory / name
@@ -198,8 +205,49 @@ class Bench:
         )
         return self._start(name, place, [shutil.which("haproxy"), "-db", "-f", str(config)], port, tls=tls)
 
-    def portcullis(self, name="portcullis", tls=False, routes=None, binary="portcullis"):
-        """Portcullis: a worker a core, access log to a file as JSON, metrics on."""
+    def make_token(self):
+        """A token for everyone who verifies one here."""
+        self.token, self.jwks = tokens.make(self._place("token"))
+
+    def envoy(self, name="envoy", jwt=False):
+        """Envoy: a thread a core, access log to a file as JSON; with `jwt`, its jwt_authn filter with its cache."""
+        place, port = self._place(name), free_port()
+        filters = []
+        if jwt:
+            provider = {
+                "issuer": tokens.ISSUER, "audiences": [tokens.AUDIENCE], "forward": True,
+                "local_jwks": {"filename": self.jwks}, "jwt_cache_config": {"jwt_cache_size": 1000},
+            }
+            filters.append(_typed("envoy.filters.http.jwt_authn", "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication", {
+                "providers": {"staff": provider},
+                "rules": [{"match": {"prefix": "/"}, "requires": {"provider_name": "staff"}}],
+            }))
+        filters.append(_typed("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router", {}))
+        log = _typed("envoy.access_loggers.file", "envoy.extensions.access_loggers.file.v3.FileAccessLog", {
+            "path": f"{place}/access.log",
+            "log_format": {"json_format": {"time": "%START_TIME%", "status": "%RESPONSE_CODE%", "path": "%REQ(:PATH)%",
+                                           "client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%", "duration": "%DURATION%"}},
+        })
+        manager = _typed("envoy.filters.network.http_connection_manager",
+                         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager", {
+            "stat_prefix": "in", "http_filters": filters, "access_log": [log],
+            "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [
+                {"match": {"prefix": "/"}, "route": {"cluster": "origin"}}]}]},
+        })
+        at = lambda number: {"socket_address": {"address": "127.0.0.1", "port_value": number}}
+        config = place / "envoy.json"
+        config.write_text(json.dumps({"static_resources": {
+            "listeners": [{"name": "in", "address": at(port), "filter_chains": [{"filters": [manager]}]}],
+            "clusters": [{"name": "origin", "connect_timeout": "1s", "type": "STATIC", "load_assignment": {
+                "cluster_name": "origin", "endpoints": [{"lb_endpoints": [
+                    {"endpoint": {"address": at(self.origin_port)}}]}]}}],
+        }}))
+        program = [shutil.which("envoy"), "-c", str(config), "--concurrency", str(CORES), "-l", "warn",
+                   "--disable-hot-restart"]
+        return self._start(name, place, program, port, token=self.token if jwt else None)
+
+    def portcullis(self, name="portcullis", tls=False, routes=None, binary="portcullis", jwt=False):
+        """Portcullis: a worker a core, access log to a file as JSON, metrics on; with `jwt`, a token is wanted."""
         place, port, status = self._place(name), free_port(), free_port()
         listener = f"  - address: 127.0.0.1:{port}\n"
         if tls:
@@ -211,12 +259,26 @@ class Bench:
             f"log: {{level: warn, access: {{to: {place}/access.log, format: json}}}}\n"
             f"listeners:\n{listener}"
             f"upstreams:\n  origin: {{servers: ['127.0.0.1:{self.origin_port}']}}\n"
-            "defaults: {auth: none}\n"
+            f"{self._auth(jwt)}"
             f"routes:\n{_routes(routes)}"
         )
         arguments = [self.binaries[binary], "run", "--config", str(config)]
         path = route_path(0) if routes else "/"
-        return self._start(name, place, arguments, port, tls=tls, path=path)
+        return self._start(name, place, arguments, port, tls=tls, path=path, token=self.token if jwt else None)
+
+    def _auth(self, jwt):
+        if not jwt:
+            return "defaults: {auth: none}\n"
+        return (
+            f"policies: {{auth: {{staff: {{jwt: {{issuer: '{tokens.ISSUER}', audiences: [{tokens.AUDIENCE}],"
+            f" algorithms: [RS256], keys: {{file: '{self.jwks}'}}}}}}}}}}\n"
+            "defaults: {auth: staff}\n"
+        )
+
+
+def _typed(name, kind, fields):
+    """An extension of Envoy's, as its configuration wants it."""
+    return {"name": name, "typed_config": {"@type": f"type.googleapis.com/{kind}", **fields}}
 
 
 def _routes(count):
@@ -231,6 +293,12 @@ def _routes(count):
 def route_path(number):
     """A path that the route of this number takes."""
     return f"/api/service-{number:05}/orders/7"
+
+
+def wrk_token(token, path):
+    """A script for wrk that bears a token."""
+    Path(path).write_text(f"wrk.headers['Authorization'] = 'Bearer {token}'\n")
+    return str(path)
 
 
 def wrk_script(count, path):
