@@ -1,0 +1,235 @@
+//! Who may pass a route: several kinds of credentials, conditions, challenges, and what the upstream is told of who it is.
+
+use serde_json::json;
+
+use crate::harness::tokens::{SigningKey, claims};
+use crate::harness::{Origin, Place, Response, Running};
+
+const STAFF: &str = "a secret of staff that has at least 32 bytes";
+const SHOP: &str = "a secret of the shop that has at least 32 bytes";
+
+/// Two issuers whose tokens stand in the same place, a third elsewhere, and routes that ask for them.
+const FILE: &str = "
+    staff: {jwt: {issuer: 'https://id.example.com', audiences: [orders], algorithms: [HS256], keys: {secret: 'STAFF'}}}
+    shop: {jwt: {issuer: 'https://shop.example.com', audiences: [orders], algorithms: [HS256], keys: {secret: 'SHOP'}}}
+    other:
+      jwt:
+        issuer: 'https://id.example.com'
+        audiences: [orders]
+        algorithms: [HS256]
+        keys: {secret: 'STAFF'}
+        from: {header: x-token}
+    trial:
+      mode: shadow
+      auth_shadow_is_public: true
+      jwt: {issuer: 'https://id.example.com', audiences: [orders], algorithms: [HS256], keys: {secret: 'STAFF'}}
+  headers:
+    who:
+      request:
+        set: {x-user: '{identity.user}', x-scopes: '{identity.scopes}', x-tenant: '{authorizer.claims.tenant}'}
+routes:
+  - {name: one, match: {path: '/one/{*rest}'}, auth: staff, respond: {body: one}}
+  - {name: any, match: {path: '/any/{*rest}'}, auth: {any_of: [staff, shop, other]}, respond: {body: any}}
+  - {name: all, match: {path: '/all/{*rest}'}, auth: {all_of: [staff, other]}, respond: {body: all}}
+  - name: scoped
+    match: {path: '/scoped/{*rest}'}
+    auth: {any_of: [staff, shop], scopes: ['orders:read', 'orders:write']}
+    respond: {body: scoped}
+  - name: tenants
+    match: {path: '/tenants/{tenant}/{*rest}', methods: [GET, POST]}
+    auth: {any_of: [staff], when: 'jwt.claims.tenant == route.tenant && method in [\"GET\"]'}
+    respond: {body: tenants}
+  - {name: open, match: {path: '/open/{*rest}'}, auth: {any_of: [staff], anonymous: true}, headers: [who], upstream: origin}
+  - {name: told, match: {path: '/told/{*rest}'}, auth: staff, headers: [who], upstream: origin}
+  - {name: trial, match: {path: '/trial/{*rest}'}, auth: {any_of: [trial], scopes: [admin]}, headers: [who], upstream: origin}
+  - {name: free, match: {path: '/free/{*rest}'}, auth: none, respond: {body: free}}
+";
+
+fn file(origin: &Origin) -> String {
+    let policies = FILE.replace("STAFF", STAFF).replace("SHOP", SHOP);
+    format!("upstreams: {{origin: {{servers: ['{}']}}}}\npolicies:\n  auth:{policies}", origin.address())
+}
+
+fn start() -> (Origin, Running) {
+    let origin = Origin::echo();
+    let gateway = Place::new().start(&file(&origin));
+    (origin, gateway)
+}
+
+fn staff(other: serde_json::Value) -> String {
+    SigningKey::secret("HS256", STAFF.as_bytes()).token(&claims(&other))
+}
+
+fn shop() -> String {
+    let of_the_shop = json!({"iss": "https://shop.example.com", "sub": "bob"});
+    SigningKey::secret("HS256", SHOP.as_bytes()).token(&claims(&of_the_shop))
+}
+
+fn ask(gateway: &Running, line: &str, fields: &[(&str, &str)]) -> Response {
+    let fields: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    gateway.send(format!("{line} HTTP/1.1\r\nHost: api.example.com\r\n{fields}\r\n"))
+}
+
+fn bearer(token: &str) -> String {
+    format!("Bearer {token}")
+}
+
+/// Status, and the reason in the log.
+fn became(gateway: &Running, line: &str, fields: &[(&str, &str)]) -> (u16, String) {
+    let response = ask(gateway, line, fields);
+    let path = line.split(' ').nth(1).unwrap().split('?').next().unwrap();
+    let reason = gateway.access_of(path)["error"]["reason"].as_str().unwrap_or_default().to_owned();
+    (response.status, reason)
+}
+
+#[test]
+fn what_is_presented_must_be_valid_and_something_must_be_presented() {
+    let (_origin, gateway) = start();
+    let (good, foreign, forged) = (bearer(&staff(json!({}))), bearer(&shop()), format!("{}x", bearer(&staff(json!({})))));
+    let (own, bad) = (staff(json!({})), format!("{}x", staff(json!({}))));
+    for (at, (route, fields, expected)) in [
+        ("one", vec![], (401, "missing")),
+        ("one", vec![("Authorization", &*good)], (200, "")),
+        ("one", vec![("Authorization", &foreign)], (401, "issuer")),
+        ("any", vec![], (401, "missing")),
+        ("any", vec![("Authorization", &good)], (200, "")),
+        ("any", vec![("Authorization", &foreign)], (200, "")),
+        ("any", vec![("X-Token", &own)], (200, "")),
+        // It does not fall through to another kind, whichever comes first.
+        ("any", vec![("Authorization", &forged), ("X-Token", &own)], (401, "signature")),
+        ("any", vec![("Authorization", &good), ("X-Token", &bad)], (401, "signature")),
+        ("all", vec![("Authorization", &good)], (401, "missing")),
+        ("all", vec![("X-Token", &own)], (401, "missing")),
+        ("all", vec![("Authorization", &good), ("X-Token", &own)], (200, "")),
+        ("free", vec![("Authorization", &forged)], (200, "")),
+        ("open", vec![], (200, "")),
+        ("open", vec![("Authorization", &good)], (200, "")),
+        ("open", vec![("Authorization", &forged)], (401, "signature")),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let became = became(&gateway, &format!("GET /{route}/{at}"), &fields);
+        assert_eq!((became.0, &*became.1), expected, "row {at}: {route}");
+    }
+}
+
+#[test]
+fn conditions_refuse_with_403_and_say_which_scope_is_wanted() {
+    let (_origin, gateway) = start();
+    let reader = bearer(&staff(json!({"scope": "orders:read"})));
+    let refused = ask(&gateway, "GET /scoped/1", &[("Authorization", &reader)]);
+    refused.expect(403);
+    let challenge = refused.all("www-authenticate");
+    for part in [
+        "Bearer realm=\"staff\"",
+        "error=\"insufficient_scope\"",
+        "scope=\"orders:read orders:write\"",
+        "resource_metadata=\"http://api.example.com/.well-known/oauth-protected-resource/scoped/1\"",
+    ] {
+        assert!(challenge.contains(part), "{challenge}");
+    }
+    let line = gateway.access_of("/scoped/1");
+    assert_eq!(line["error"]["reason"], "insufficient_scope");
+    assert_eq!(line["error"]["policy"], "auth.staff");
+    assert_eq!(line["identity"]["user"], line["identity"]["user"].as_str().unwrap());
+    assert!(line["error"]["site"].as_str().unwrap().contains("portcullis.yaml:"), "{line}");
+    let writer = bearer(&staff(json!({"scope": "orders:write orders:read"})));
+    ask(&gateway, "GET /scoped/2", &[("Authorization", &writer)]).expect(200);
+    let acme = bearer(&staff(json!({"tenant": "acme"})));
+    for (line, expected) in [
+        ("GET /tenants/acme/1", (200, "")),
+        ("GET /tenants/other/1", (403, "expression")),
+        ("POST /tenants/acme/2", (403, "expression")),
+    ] {
+        let became = became(&gateway, line, &[("Authorization", &acme)]);
+        assert_eq!((became.0, &*became.1), expected, "{line}");
+    }
+    let without = bearer(&staff(json!({})));
+    assert_eq!(became(&gateway, "GET /tenants/acme/3", &[("Authorization", &without)]).0, 403);
+}
+
+#[test]
+fn a_challenge_names_every_scheme_once_and_where_its_tokens_come_from() {
+    let (_origin, gateway) = start();
+    let refused = ask(&gateway, "GET /any/1", &[]);
+    refused.expect(401);
+    let challenge = refused.all("www-authenticate");
+    assert!(challenge.contains("Bearer realm=\"staff\"") && challenge.contains("Bearer realm=\"shop\""), "{challenge}");
+    assert!(!challenge.contains("error="), "no credential was presented: {challenge}");
+    let address = "/.well-known/oauth-protected-resource/any/1";
+    assert!(challenge.contains(address), "{challenge}");
+    let told = ask(&gateway, &format!("GET {address}"), &[]);
+    told.expect(200);
+    assert_eq!(told.header("content-type"), Some("application/json"));
+    let told = told.json();
+    assert_eq!(told["resource"], "http://api.example.com/any/1");
+    assert_eq!(told["authorization_servers"], json!(["https://id.example.com", "https://shop.example.com"]));
+    let scoped = ask(&gateway, "GET /.well-known/oauth-protected-resource/scoped/1", &[]).json();
+    assert_eq!(scoped["scopes_supported"], json!(["orders:read", "orders:write"]));
+    let host = ask(&gateway, "GET /.well-known/oauth-protected-resource", &[]).json();
+    assert_eq!(host["resource"], "http://api.example.com");
+    // What takes no token has no metadata, and is no other address.
+    ask(&gateway, "GET /.well-known/oauth-protected-resource/free/1", &[]).expect(404);
+    ask(&gateway, "GET /.well-known/oauth-protected-resources", &[]).expect(404);
+    ask(&gateway, "POST /.well-known/oauth-protected-resource/any/1", &[("Content-Length", "0")]).expect(404);
+}
+
+#[test]
+fn the_upstream_is_told_who_it_is_and_by_nobody_else() {
+    let (_origin, gateway) = start();
+    let lies = [("X-User", "root"), ("X-Scopes", "everything"), ("X-Tenant", "theirs")];
+    let token = bearer(&staff(json!({"sub": "alice", "scope": "orders:read", "tenant": "acme"})));
+    let known = ask(&gateway, "GET /told/1", &[&lies[..], &[("Authorization", &token)]].concat()).text();
+    for field in ["x-user: alice", "x-scopes: orders:read", "x-tenant: acme"] {
+        assert!(known.to_ascii_lowercase().contains(field), "{known}");
+    }
+    assert!(!known.contains("root") && !known.contains("everything") && !known.contains("theirs"), "{known}");
+    let nobody = ask(&gateway, "GET /open/1", &lies).text().to_ascii_lowercase();
+    assert!(!nobody.contains("x-user") && !nobody.contains("x-tenant"), "{nobody}");
+    assert_eq!(gateway.access_of("/told/1")["identity"]["user"], "alice");
+    assert_eq!(gateway.access_of("/told/1")["authorize"]["status"], 200);
+}
+
+#[test]
+fn a_shadowed_policy_opens_its_route_and_says_whom_it_would_refuse() {
+    let (_origin, gateway) = start();
+    for (at, (fields, reasons)) in [
+        (vec![], vec!["missing", "insufficient_scope"]),
+        (vec![("Authorization", "Bearer nonsense")], vec!["malformed", "insufficient_scope"]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let path = format!("/trial/{at}");
+        let lies = [&fields[..], &[("X-User", "root")]].concat();
+        let response = ask(&gateway, &format!("GET {path}"), &lies);
+        response.expect(200);
+        assert!(!response.text().contains("root"), "{}", response.text());
+        let line = gateway.access_of(&path);
+        let would: Vec<_> = line["would"].as_array().unwrap().iter().map(|w| w["reason"].as_str().unwrap()).collect();
+        assert_eq!(would, reasons, "{line}");
+    }
+    let token = bearer(&staff(json!({"sub": "alice", "scope": "admin"})));
+    ask(&gateway, "GET /trial/known", &[("Authorization", &token)]).expect(200);
+    let line = gateway.access_of("/trial/known");
+    assert_eq!((&line["identity"]["user"], &line["would"]), (&json!("alice"), &json!(null)));
+}
+
+#[test]
+fn a_preflight_bears_no_credentials() {
+    let origin = Origin::echo();
+    let gateway = Place::new().start(&file(&origin).replace(
+        "  - {name: one, match: {path: '/one/{*rest}'}, auth: staff,",
+        "  - {name: one, match: {path: '/one/{*rest}'}, auth: staff, cors: web,",
+    ).replace("  headers:\n    who:", "  cors: {web: {origins: ['https://app.example.com'], headers: [authorization]}}\n  headers:\n    who:"));
+    let asked = [
+        ("Origin", "https://app.example.com"),
+        ("Access-Control-Request-Method", "GET"),
+        ("Access-Control-Request-Headers", "authorization"),
+    ];
+    ask(&gateway, "OPTIONS /one/1", &asked).expect(204);
+    let refused = ask(&gateway, "GET /one/2", &[("Origin", "https://app.example.com")]);
+    refused.expect(401);
+    assert_eq!(refused.header("access-control-allow-origin"), Some("https://app.example.com"));
+}
