@@ -18,7 +18,7 @@ use super::answers::redirect_reply;
 use super::route::{Action, Route};
 use crate::canonical::Target;
 use crate::client::{self, Client, Upgrade};
-use crate::policy::auth::{Asked, Decision, Requirement};
+use crate::policy::auth::{Asked, Refused, Requirement};
 use crate::policy::cors::Preflight;
 use crate::policy::{Effects, Step};
 use crate::record::{Phase, Record, RouteFacts};
@@ -241,18 +241,22 @@ impl Passage {
         let asked = Asked { request, route, parameters, now: self.record.started_at };
         let decided = auth.decide(&asked, &mut self.effects).await;
         let mut phase = Phase { status: Some(200), latency: Some(began.elapsed()), error: None };
-        if let Err(refusal) = &decided {
-            phase.status = Some(refusal.kind.status().as_u16());
-            phase.error = Some(refusal.message.clone());
-        }
+        let (identity, refusal) = match decided {
+            Ok(decision) => (decision.identity().cloned(), None),
+            Err(Refused { refusal, identity }) => {
+                phase.status = Some(refusal.kind.status().as_u16());
+                phase.error = Some(refusal.message.clone());
+                (identity, Some(refusal))
+            }
+        };
         self.record.authorize = Some(phase);
-        if let Decision::Known(identity) = decided? {
+        if let Some(identity) = identity {
             self.record.api_key_id.clone_from(&identity.key_id);
             self.record.caller.clone_from(&identity.caller);
             self.record.client_certificate.clone_from(&identity.certificate);
             self.record.identity = Some(identity);
         }
-        Ok(())
+        refusal.map_or(Ok(()), Err)
     }
 
     /// The answer of an `echo` route: the request as an upstream would have seen it.

@@ -85,26 +85,27 @@ fn became(gateway: &Running, line: &str, fields: &[(&str, &str)]) -> (u16, Strin
 #[test]
 fn what_is_presented_must_be_valid_and_something_must_be_presented() {
     let (_origin, gateway) = start();
-    let (good, foreign, forged) = (bearer(&staff(json!({}))), bearer(&shop()), format!("{}x", bearer(&staff(json!({})))));
+    let (good, foreign, forged) =
+        (bearer(&staff(json!({}))), bearer(&shop()), format!("{}x", bearer(&staff(json!({})))));
     let (own, bad) = (staff(json!({})), format!("{}x", staff(json!({}))));
     for (at, (route, fields, expected)) in [
         ("one", vec![], (401, "missing")),
         ("one", vec![("Authorization", &*good)], (200, "")),
-        ("one", vec![("Authorization", &foreign)], (401, "issuer")),
+        ("one", vec![("Authorization", &foreign)], (401, "unknown_key")),
         ("any", vec![], (401, "missing")),
         ("any", vec![("Authorization", &good)], (200, "")),
         ("any", vec![("Authorization", &foreign)], (200, "")),
         ("any", vec![("X-Token", &own)], (200, "")),
         // It does not fall through to another kind, whichever comes first.
-        ("any", vec![("Authorization", &forged), ("X-Token", &own)], (401, "signature")),
-        ("any", vec![("Authorization", &good), ("X-Token", &bad)], (401, "signature")),
+        ("any", vec![("Authorization", &forged), ("X-Token", &own)], (401, "unknown_key")),
+        ("any", vec![("Authorization", &good), ("X-Token", &bad)], (401, "unknown_key")),
         ("all", vec![("Authorization", &good)], (401, "missing")),
         ("all", vec![("X-Token", &own)], (401, "missing")),
         ("all", vec![("Authorization", &good), ("X-Token", &own)], (200, "")),
         ("free", vec![("Authorization", &forged)], (200, "")),
         ("open", vec![], (200, "")),
         ("open", vec![("Authorization", &good)], (200, "")),
-        ("open", vec![("Authorization", &forged)], (401, "signature")),
+        ("open", vec![("Authorization", &forged)], (401, "unknown_key")),
     ]
     .into_iter()
     .enumerate()
@@ -132,7 +133,8 @@ fn conditions_refuse_with_403_and_say_which_scope_is_wanted() {
     let line = gateway.access_of("/scoped/1");
     assert_eq!(line["error"]["reason"], "insufficient_scope");
     assert_eq!(line["error"]["policy"], "auth.staff");
-    assert_eq!(line["identity"]["user"], line["identity"]["user"].as_str().unwrap());
+    // Who it was is known.
+    assert!(line["identity"]["user"].is_string(), "{line}");
     assert!(line["error"]["site"].as_str().unwrap().contains("portcullis.yaml:"), "{line}");
     let writer = bearer(&staff(json!({"scope": "orders:write orders:read"})));
     ask(&gateway, "GET /scoped/2", &[("Authorization", &writer)]).expect(200);
@@ -155,7 +157,10 @@ fn a_challenge_names_every_scheme_once_and_where_its_tokens_come_from() {
     let refused = ask(&gateway, "GET /any/1", &[]);
     refused.expect(401);
     let challenge = refused.all("www-authenticate");
-    assert!(challenge.contains("Bearer realm=\"staff\"") && challenge.contains("Bearer realm=\"shop\""), "{challenge}");
+    assert!(
+        challenge.contains("Bearer realm=\"staff\"") && challenge.contains("Bearer realm=\"shop\""),
+        "{challenge}"
+    );
     assert!(!challenge.contains("error="), "no credential was presented: {challenge}");
     let address = "/.well-known/oauth-protected-resource/any/1";
     assert!(challenge.contains(address), "{challenge}");
@@ -196,7 +201,7 @@ fn a_shadowed_policy_opens_its_route_and_says_whom_it_would_refuse() {
     let (_origin, gateway) = start();
     for (at, (fields, reasons)) in [
         (vec![], vec!["missing", "insufficient_scope"]),
-        (vec![("Authorization", "Bearer nonsense")], vec!["malformed", "insufficient_scope"]),
+        (vec![("Authorization", "Bearer nonsense")], vec!["token_form", "insufficient_scope"]),
     ]
     .into_iter()
     .enumerate()
@@ -207,7 +212,8 @@ fn a_shadowed_policy_opens_its_route_and_says_whom_it_would_refuse() {
         response.expect(200);
         assert!(!response.text().contains("root"), "{}", response.text());
         let line = gateway.access_of(&path);
-        let would: Vec<_> = line["would"].as_array().unwrap().iter().map(|w| w["reason"].as_str().unwrap()).collect();
+        let would: Vec<_> =
+            line["would"].as_array().unwrap().iter().map(|w| w["reason"].as_str().unwrap()).collect();
         assert_eq!(would, reasons, "{line}");
     }
     let token = bearer(&staff(json!({"sub": "alice", "scope": "admin"})));

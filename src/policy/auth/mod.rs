@@ -27,7 +27,7 @@ use challenge::Challenge;
 pub use config::{ClaimCondition, Config, RouteAuth, Rules};
 pub use credential::{Place, Presented};
 pub use figures::Figure;
-pub use requirement::{Decision, Quantity, Requirement, Tokens, WELL_KNOWN};
+pub use requirement::{Decision, Quantity, Refused, Requirement, Tokens, WELL_KNOWN};
 
 use super::Mode;
 use crate::config::{Build, Site, Spanned};

@@ -91,6 +91,21 @@ impl Decision {
     }
 }
 
+/// A refusal, and who was refused where that is known: somebody who may not.
+#[derive(Debug)]
+pub struct Refused {
+    /// What is answered.
+    pub refusal: Refusal,
+    /// For the log.
+    pub identity: Option<Arc<Identity>>,
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, identity: None }
+    }
+}
+
 /// Whether one of several kinds, or all of them, must be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Quantity {
@@ -165,9 +180,10 @@ impl Requirement {
     ///
     /// # Errors
     /// The refusal, with its challenges; none where shadowed policies alone refuse, which are noted in `effects`.
-    pub async fn decide(&self, asked: &Asked<'_>, effects: &mut Effects) -> Result<Decision, Refusal> {
+    pub async fn decide(&self, asked: &Asked<'_>, effects: &mut Effects) -> Result<Decision, Refused> {
         let mut known: Option<(Arc<Identity>, &Arc<Auth>)> = None;
         let mut absent = None;
+        let mut noted = false;
         for kind in &self.kinds {
             let (by, judgement) = kind.judge(asked).await;
             match judgement {
@@ -186,6 +202,7 @@ impl Requirement {
                 }
                 Judgement::Refused(denial) => {
                     self.refuse(asked, effects, by, by.mode(), by.site(), denial)?;
+                    noted = true;
                     absent = absent.or(Some(by));
                 }
             }
@@ -195,7 +212,10 @@ impl Requirement {
             (Some(_), all) => all && absent.is_some(),
         };
         match (lacks, absent) {
-            (true, Some(by)) if !(self.anonymous && known.is_none()) => {
+            // Where all are shadowed and one has refused, that has been said.
+            (true, Some(by))
+                if !(self.anonymous && known.is_none()) && !(noted && self.mode == Mode::Shadow) =>
+            {
                 let denial = Denial::new(
                     Kind::MissingAuthenticationToken,
                     "missing",
@@ -214,7 +234,10 @@ impl Requirement {
             }
         };
         if let (Err(denial), Some(by)) = (self.conditions.check(identity, asked), by) {
-            self.refuse(asked, effects, by, mode, &self.site, denial)?;
+            self.refuse(asked, effects, by, mode, &self.site, denial).map_err(|refusal| Refused {
+                refusal,
+                identity: known.as_ref().map(|(identity, _)| Arc::clone(identity)),
+            })?;
         }
         Ok(known.map_or(Decision::Anonymous, |(identity, _)| Decision::Known(identity)))
     }
