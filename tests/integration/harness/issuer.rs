@@ -75,10 +75,6 @@ impl Issuer {
         self.pages.lock().unwrap().insert(path.to_owned(), page);
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.origin.address()
-    }
-
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.origin.address())
     }
