@@ -48,6 +48,8 @@ fn record() -> Record {
         group: Some("X25519MLKEM768".into()),
         sni: Some("api.example.com".into()),
         resumed: false,
+        client_rule: None,
+        client_certificate: None,
     }));
     record.status = 200;
     record.response_length = 1_234;

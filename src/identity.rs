@@ -113,7 +113,7 @@ impl Identity {
 }
 
 /// A client certificate that was verified.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientCertificate {
     /// The subject's distinguished name (RFC 4514).
     pub subject_dn: Box<str>,
@@ -121,4 +121,18 @@ pub struct ClientCertificate {
     pub issuer_dn: Box<str>,
     /// The serial number, in hex.
     pub serial_number: Box<str>,
+    /// The subject's common name: the first in the order of RFC 4514.
+    pub common_name: Option<Box<str>>,
+    /// Alternative names that are host names (RFC 5280 §4.2.1.6), in its order.
+    pub dns_names: Box<[Box<str>]>,
+    /// Those that are URIs, such as those of SPIFFE.
+    pub uris: Box<[Box<str>]>,
+    /// Those that are addresses for mail.
+    pub emails: Box<[Box<str>]>,
+    /// SHA-256 of its DER: what a bound token names (RFC 8705 §3.1).
+    pub sha256: [u8; 32],
+    /// Its end, in seconds since 1970.
+    pub not_after: i64,
+    /// The chain that was verified, DER, from itself to the root: so that it can be judged by another rule later.
+    pub chain: Box<[Box<[u8]>]>,
 }

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use crate::canonical::Target;
 use crate::client::Client;
+use crate::identity::ClientCertificate;
 
 /// The protocol a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,6 +56,10 @@ pub struct TlsFacts {
     pub sni: Option<Box<str>>,
     /// Whether a session was resumed.
     pub resumed: bool,
+    /// The rule about client certificates that the handshake was made under; none where none is asked for.
+    pub client_rule: Option<[u8; 32]>,
+    /// The client's certificate, verified by that rule.
+    pub client_certificate: Option<Arc<ClientCertificate>>,
 }
 
 /// What is known of a connection, the same for all its requests: made by `server/`, read by `proxy/`.
@@ -78,19 +83,39 @@ pub struct Connection {
     pub leaving: Arc<AtomicBool>,
     /// When the first byte of the head now served came; HTTP/1 only, see [`Connection::request_started`].
     pub head_began: Mutex<Option<Instant>>,
-    /// What its deadlines have to do with.
+    /// What was found about it on its way.
     pub fate: Fate,
 }
 
-/// What the rim and the phases tell each other about a connection's deadlines.
+/// What the rim and the phases tell each other about a connection's end, and what was found about its certificate since.
 #[derive(Debug, Default)]
 pub struct Fate {
     stalled: AtomicBool,
     late_head: AtomicBool,
+    ends: AtomicBool,
     answered: Mutex<Option<Instant>>,
+    rejudged: Mutex<Option<([u8; 32], bool)>>,
 }
 
 impl Fate {
+    /// The connection shall end after the answer on its way: its client needs another one.
+    pub fn end(&self) {
+        self.ends.store(true, Ordering::Release);
+    }
+
+    /// Whether the connection's certificate holds by a rule other than the one it was verified by. `judge` is asked once a rule.
+    pub fn holds(&self, rule: [u8; 32], judge: impl FnOnce() -> bool) -> bool {
+        let mut last = self.rejudged.lock().unwrap_or_else(PoisonError::into_inner);
+        match *last {
+            Some((judged, holds)) if judged == rule => holds,
+            _ => {
+                let holds = judge();
+                *last = Some((rule, holds));
+                holds
+            }
+        }
+    }
+
     /// The client did not take what was written to it.
     pub fn note_stall(&self) {
         self.stalled.store(true, Ordering::Release);
@@ -140,7 +165,7 @@ impl Connection {
 
     /// Whether the connection shall end after the response on its way.
     pub fn is_leaving(&self) -> bool {
-        self.leaving.load(Ordering::Acquire)
+        self.leaving.load(Ordering::Acquire) || self.fate.ends.load(Ordering::Acquire)
     }
 
     /// Whether a protocol switch has happened.

@@ -25,8 +25,9 @@ const ROWS: &[&[&str]] = &[
     &["config", "descriptors"],
 ];
 
-/// Imports that the rows do not allow: the plain view of a request has the canonical target and the client in it.
-const EXCEPTIONS: &[(&str, &str)] = &[("request", "canonical"), ("request", "client")];
+/// Imports that the rows do not allow: the plain view of a request has the canonical target, the client and its certificate in it.
+const EXCEPTIONS: &[(&str, &str)] =
+    &[("request", "canonical"), ("request", "client"), ("request", "identity")];
 
 /// Crates that know Pingora's session and connections, and the rooms they may be used in.
 const PINGORA: &[(&str, &[&str])] = &[

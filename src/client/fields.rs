@@ -16,9 +16,9 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
-/// Fields by which applications learn whose request it is, or which path was meant; a client's own word for it never passes.
+/// Fields by which applications learn whose request it is, which certificate it bears, or which path was meant; a client's own word for it never passes.
 /// All of `x-forwarded-*` go too. (`proxy` would become CGI's `HTTP_PROXY`, where some programs look for one: httpoxy.)
-const FORWARDING: [&str; 28] = [
+const FORWARDING: [&str; 34] = [
     "forwarded",
     "forwarded-for",
     "proxy",
@@ -47,7 +47,17 @@ const FORWARDING: [&str; 28] = [
     "x-rewrite-url",
     "x-request-id",
     "x-scheme",
+    "client-cert",
+    "client-cert-chain",
+    "x-client-dn",
+    "x-client-subject",
+    "x-client-verify",
+    "x-arr-clientcert",
 ];
+
+/// The beginnings of fields by which proxies tell of client certificates (RFC 9440 is `client-cert`, above).
+const CERTIFICATES: [&str; 6] =
+    ["x-client-cert", "x-ssl-", "ssl-client-", "x-tls-client-", "x-amzn-mtls-", "x-mtls-"];
 
 /// What stays though `Connection` nominates it: what the gateway or the upstream relies on. Names starting with `content-`,
 /// `x-forwarded-`, `access-control-` or `if-` stay too.
@@ -275,8 +285,10 @@ fn is_forwarding(name: &str) -> bool {
     }
     // Most fields are told by their first byte.
     match name.as_bytes().first() {
-        Some(b'c' | b'f' | b'p' | b't' | b'w' | b'x') => {
-            name.starts_with("x-forwarded-") || FORWARDING.contains(&name)
+        Some(b'c' | b'f' | b'p' | b's' | b't' | b'w' | b'x') => {
+            name.starts_with("x-forwarded-")
+                || FORWARDING.contains(&name)
+                || CERTIFICATES.iter().any(|start| name.starts_with(start))
         }
         _ => false,
     }

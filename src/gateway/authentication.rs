@@ -3,9 +3,27 @@
 use std::sync::Arc;
 
 use super::compile::{Shelf, find};
-use super::document::Document;
+use super::document::{Document, Listener};
 use crate::config::{Build, Spanned};
 use crate::policy::auth::{Auth, Quantity, Requirement, RouteAuth, Rules};
+
+/// A policy about client certificates needs a listener that asks for them: else it could only refuse.
+pub(super) fn certificates_are_asked_for(document: &Document, build: &mut Build) {
+    let asks = |listener: &Spanned<Listener>| {
+        listener.tls.as_ref().is_some_and(|tls| tls.client_ca.as_option().is_some())
+    };
+    if document.listeners.iter().any(asks) {
+        return;
+    }
+    for config in document.policies.auth.values().filter_map(|policy| policy.client_certificate.as_ref()) {
+        build.errors.push(
+            &config.site,
+            &*config.path,
+            "no listener asks clients for a certificate, so nobody could pass",
+            "write `tls: {client_ca: authorities.pem, client_certificate: required}` on a listener",
+        );
+    }
+}
 
 /// What a route asks of who comes; none where everybody may pass, and where `build.errors` says what is wrong.
 pub(super) fn compile(

@@ -63,7 +63,7 @@ pub struct BadCertificate {
 }
 
 impl BadCertificate {
-    fn new(cause: impl Into<String>, cure: &'static str) -> Self {
+    pub(super) fn new(cause: impl Into<String>, cure: &'static str) -> Self {
         Self { cause: cause.into(), cure }
     }
 }
@@ -103,7 +103,7 @@ pub fn load(files: &Spanned<CertificateFiles>, build: &mut Build) -> Option<Span
 }
 
 /// Overwritten when it is dropped: it may be a key. (OpenSSL does the same with what it parses.)
-fn read(file: &Spanned<String>, build: &mut Build) -> Option<Zeroizing<Vec<u8>>> {
+pub(super) fn read(file: &Spanned<String>, build: &mut Build) -> Option<Zeroizing<Vec<u8>>> {
     let path = build.files.resolve(&file.site, file);
     match build.files.read(&path) {
         Ok(bytes) => Some(Zeroizing::new(bytes)),
@@ -119,7 +119,11 @@ fn read(file: &Spanned<String>, build: &mut Build) -> Option<Zeroizing<Vec<u8>>>
     }
 }
 
-fn note<T>(result: Result<T, BadCertificate>, file: &Spanned<String>, build: &mut Build) -> Option<T> {
+pub(super) fn note<T>(
+    result: Result<T, BadCertificate>,
+    file: &Spanned<String>,
+    build: &mut Build,
+) -> Option<T> {
     result
         .map_err(|bad| {
             build.errors.push(&file.site, &*file.path, format!("`{}`: {}", file.value, bad.cause), bad.cure);
@@ -242,7 +246,7 @@ fn address(bytes: &[u8]) -> Option<std::net::IpAddr> {
 }
 
 /// Seconds since 1970.
-fn unix(time: &Asn1TimeRef) -> i64 {
+pub(super) fn unix(time: &Asn1TimeRef) -> i64 {
     Asn1Time::from_unix(0)
         .and_then(|epoch| epoch.diff(time))
         .map_or(0, |diff| i64::from(diff.days) * 86_400 + i64::from(diff.secs))

@@ -47,6 +47,7 @@ pub(super) fn compile(
     // Where the rules are wrong their error stops the load; until then nothing may be fetched.
     let egress = Arc::new(egress.unwrap_or_default());
     let shelf = shelf(document, &egress, live, build);
+    super::authentication::certificates_are_asked_for(document, build);
     let edge_access = edge(&document.edge, document, &shelf, build);
     let replies = Replies::compile(&document.server.problem_types, &document.replies, build);
     defaults(document, &shelf, build);

@@ -5,7 +5,8 @@ mod listeners;
 use std::collections::BTreeMap;
 
 pub use listeners::{
-    CertificateFiles, Certificates, Listener, ListenerTls, MinVersion, ProxyProtocol, RedirectToHttps,
+    CertificateFiles, Certificates, ClientDemand, Listener, ListenerTls, MinVersion, ProxyProtocol,
+    RedirectToHttps,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

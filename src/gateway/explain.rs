@@ -10,7 +10,7 @@ use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::Serialize;
 
-use super::{Admission, Gateway, ListenAddress, Listener, Passage};
+use super::{Admission, ClientTrust, Gateway, ListenAddress, Listener, Passage};
 use crate::policy::{Effects, Step, cors};
 use crate::record::ErrorFacts;
 use crate::reply::Reply;
@@ -333,6 +333,9 @@ fn connection(listener: &Listener, scheme: &str, authority: &str, client: Option
             group: None,
             sni: Some(host.to_ascii_lowercase().into()),
             resumed: false,
+            client_rule: listener.tls.as_ref().and_then(|tls| tls.clients.as_ref()).map(ClientTrust::rule),
+            // A question bears no certificate.
+            client_certificate: None,
         })
     });
     let peer = match (&listener.address, client) {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::certificates::{self, Certificate};
+use super::client_trust::ClientTrust;
 use super::document::{Listener as ListenerConfig, MinVersion, ProxyProtocol, RedirectToHttps};
 use crate::canonical::Authority;
 use crate::client::Trusted;
@@ -51,6 +52,8 @@ pub struct ListenerTls {
     pub certificates: Option<Vec<Spanned<Certificate>>>,
     /// The oldest version accepted.
     pub min_version: MinVersion,
+    /// Whose clients are known; none where none are asked for a certificate.
+    pub clients: Option<ClientTrust>,
 }
 
 impl fmt::Display for ListenAddress {
@@ -102,8 +105,15 @@ fn listener(
 ) -> Option<Listener> {
     let tls = match &config.tls {
         None => None,
-        Some(tls) => certificates::compile(&tls.certificates, build)
-            .map(|certificates| ListenerTls { certificates, min_version: tls.min_version }),
+        Some(tls) => {
+            let certificates = certificates::compile(&tls.certificates, build);
+            let clients = ClientTrust::compile(tls, build);
+            certificates.zip(clients).map(|(certificates, clients)| ListenerTls {
+                certificates,
+                min_version: tls.min_version,
+                clients,
+            })
+        }
     };
     if let (RedirectToHttps::Port(_), Some(_)) = (config.redirect_to_https, &config.tls) {
         let path = format!("{}.redirect_to_https", config.path);

@@ -5,6 +5,7 @@ mod answers;
 mod authentication;
 mod bounds;
 pub mod certificates;
+pub mod client_trust;
 mod compile;
 pub mod document;
 pub mod explain;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 pub use account::Account;
 pub use certificates::Certificate;
+pub use client_trust::ClientTrust;
 pub use compile::state_directory;
 pub use listener::{ListenAddress, Listener, ListenerTls};
 pub use passage::{Admission, Admitted, Passage, X_REQUEST_ID};

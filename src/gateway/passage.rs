@@ -1,5 +1,6 @@
 //! The way of one request, read top to bottom: from the door to its record.
 
+mod certificate;
 mod door;
 mod forward;
 mod metadata;
@@ -110,6 +111,7 @@ impl Passage {
     ) -> Self {
         let mut record = Record::new(connection.worker, gateway.generation, started, started_at);
         record.tls.clone_from(&connection.tls);
+        record.client_certificate = connection.tls.as_ref().and_then(|tls| tls.client_certificate.clone());
         record.client = connection.peer.map(|peer| peer.ip().to_canonical());
         gateway.telling.metrics().begin(connection.worker);
         Self {
@@ -170,6 +172,7 @@ impl Passage {
         let kept = without_underscores(arrival.headers, gateway.settings.underscores)?;
         let arrival = &Arrival { headers: kept.as_ref().unwrap_or(arrival.headers), ..*arrival };
         let client = self.client(arrival, listener);
+        self.client_certificate(arrival.connection, listener, &target)?;
         self.edge(&gateway, &client)?;
         self.redirect_to_https(redirect_port(listener, arrival.connection), &client, &target)?;
         self.resource_metadata(&gateway, arrival, &client, &target)?;
@@ -253,7 +256,6 @@ impl Passage {
         if let Some(identity) = identity {
             self.record.api_key_id.clone_from(&identity.key_id);
             self.record.caller.clone_from(&identity.caller);
-            self.record.client_certificate.clone_from(&identity.certificate);
             self.record.identity = Some(identity);
         }
         refusal.map_or(Ok(()), Err)

@@ -423,6 +423,7 @@ mod tests {
             subject_dn: "CN=a".into(),
             issuer_dn: "CN=ca".into(),
             serial_number: "0A".into(),
+            ..ClientCertificate::default()
         }));
         record.method = Some(Method::GET);
         record.target =
@@ -434,6 +435,8 @@ mod tests {
             group: Some("X25519MLKEM768".into()),
             sni: Some("api.example.com".into()),
             resumed: false,
+            client_rule: None,
+            client_certificate: None,
         }));
         record.status = 403;
         record.request_length = 5;

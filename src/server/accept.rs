@@ -2,11 +2,13 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use pingora_core::apps::HttpServerApp;
-use rustix::io::Errno;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 
@@ -18,8 +20,9 @@ use super::io::Io;
 use super::listen::{Listener, Socket};
 use super::preface::{self, Preface};
 use super::sock::{Sock, Transport};
+use super::tls::Failed;
 use super::worker::Worker;
-use super::{answer, http1, http2, refuse};
+use super::{answer, http1, http2, linger, refuse};
 use crate::descriptors;
 use crate::gateway::ListenAddress;
 use crate::proxy_protocol::Header;
@@ -142,11 +145,21 @@ pub(super) async fn carry<A>(
         let conn = Conn::new(Io::Plain(sock), facts(&worker, &endpoint, ends, None), bounds, open);
         return http1::serve(&worker, &endpoint, Box::new(conn)).await;
     };
+    let second = terminator.asks().then(|| second_handle(&sock)).flatten();
     let settled = match timeout_at(until, terminator.accept(sock)).await {
         Ok(Ok(settled)) => settled,
-        Ok(Err(error)) => {
+        Ok(Err(Failed::Handshake(error))) => {
             worker.counts.note(Unserved::Handshake);
             return log::debug!("{}: {error}", endpoint.name);
+        }
+        Ok(Err(failed)) => {
+            refuse::certificate(&worker, &endpoint, ends, &failed);
+            // A client of TLS 1.3 may have sent a request by now: unread, it would turn the close into a reset that overtakes the alert.
+            let stream = second.and_then(|socket| Transport::adopt(socket, peer).ok());
+            if let (Some(stream), Some(_patience)) = (stream, worker.counts.be_patient()) {
+                linger::close(Io::Plain(Sock::new(stream, peer)), BytesMut::new(), Some(open)).await;
+            }
+            return;
         }
         Err(_) => return worker.counts.note(Unserved::HandshakeTimeout),
     };
@@ -158,6 +171,11 @@ pub(super) async fn carry<A>(
     } else {
         http1::serve(&worker, &endpoint, conn).await;
     }
+}
+
+/// Another handle on a socket, for what is left to do when a handshake has taken the first one with it.
+fn second_handle(sock: &Sock) -> Option<OwnedFd> {
+    fcntl_dupfd_cloexec(sock, 0).ok().filter(|socket| !descriptors::is_kept_from_clients(socket.as_raw_fd()))
 }
 
 /// The two ends of a connection, as they count: those of a PROXY header once it has been read.

@@ -435,7 +435,5 @@ fn tls(
             Some(Arc::clone(generated.insert(Arc::new(made))))
         }
     };
-    Terminator::of(listener, tls, own.as_deref(), previous)
-        .map(Some)
-        .map_err(|error| failed(error.to_string()))
+    Terminator::of(listener, tls, own.as_deref(), previous).map(Some).map_err(failed)
 }

@@ -22,6 +22,10 @@ pub enum Unserved {
     Handshake,
     /// The TLS handshake took too long.
     HandshakeTimeout,
+    /// The client showed no certificate where it must.
+    CertificateMissing,
+    /// The client's certificate does not verify.
+    CertificateInvalid,
     /// The process had no file descriptor for it; it waits in the kernel's queue.
     Descriptors,
     /// A peer that must send a PROXY header sent none.
@@ -38,9 +42,11 @@ pub enum Unserved {
 
 impl Unserved {
     /// All of them, so that each has its series from the start.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Handshake,
         Self::HandshakeTimeout,
+        Self::CertificateMissing,
+        Self::CertificateInvalid,
         Self::Descriptors,
         Self::ProxyMissing,
         Self::ProxyMalformed,
@@ -54,6 +60,8 @@ impl Unserved {
         match self {
             Self::Handshake => "handshake",
             Self::HandshakeTimeout => "handshake_timeout",
+            Self::CertificateMissing => "client_certificate_missing",
+            Self::CertificateInvalid => "client_certificate_invalid",
             Self::Descriptors => "descriptors",
             Self::ProxyMissing => "proxy_protocol_missing",
             Self::ProxyMalformed => "proxy_protocol_malformed",
@@ -180,11 +188,13 @@ impl Counts {
     }
 
     fn cell(&self, reason: Unserved) -> &AtomicU64 {
-        let [handshake, timeout, descriptors, missing, malformed, late, connections, per_client] =
-            &self.unserved;
+        let [handshake, timeout, no_certificate, certificate, rest @ ..] = &self.unserved;
+        let [descriptors, missing, malformed, late, connections, per_client] = rest;
         match reason {
             Unserved::Handshake => handshake,
             Unserved::HandshakeTimeout => timeout,
+            Unserved::CertificateMissing => no_certificate,
+            Unserved::CertificateInvalid => certificate,
             Unserved::Descriptors => descriptors,
             Unserved::ProxyMissing => missing,
             Unserved::ProxyMalformed => malformed,

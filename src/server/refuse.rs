@@ -11,6 +11,7 @@ use super::counts::Unserved;
 use super::endpoint::Endpoint;
 use super::io::Io;
 use super::sock::Sock;
+use super::tls::Failed;
 use super::worker::Worker;
 use super::{answer, linger};
 use crate::gateway::{Gateway, Settings};
@@ -29,7 +30,8 @@ pub(super) fn connection<A>(worker: &Worker<A>, endpoint: &Endpoint, sock: Sock,
     let gateway = worker.snapshots.load();
     let told = worker.counts.may_tell_refusal().map(|untold| {
         let facts = facts(worker, endpoint, ends, None);
-        tell(Arc::clone(&gateway), &facts, plain, why, untold)
+        let (reason, message) = words(&gateway.settings, why);
+        tell(Arc::clone(&gateway), &facts, plain, Refusal::new(Kind::Overloaded, reason, message), untold)
     });
     if told.is_none() {
         gateway.telling().refused_untold(worker.index, why.as_str());
@@ -52,14 +54,48 @@ pub(super) fn connection<A>(worker: &Worker<A>, endpoint: &Endpoint, sock: Sock,
     }
 }
 
+/// Tells of a handshake that failed for the client's certificate; its alert has left.
+pub(super) fn certificate<A>(worker: &Worker<A>, endpoint: &Endpoint, ends: Ends, failed: &Failed) {
+    let (why, kind, message) = match failed {
+        Failed::CertificateInvalid(why) => (
+            Unserved::CertificateInvalid,
+            Kind::Unauthorized,
+            format!("the client's certificate does not verify: {why}"),
+        ),
+        Failed::CertificateMissing | Failed::Handshake(_) => (
+            Unserved::CertificateMissing,
+            Kind::MissingAuthenticationToken,
+            "the client showed no certificate".to_owned(),
+        ),
+    };
+    worker.counts.note(why);
+    let gateway = worker.snapshots.load();
+    match worker.counts.may_tell_refusal() {
+        Some(untold) => {
+            let facts = facts(worker, endpoint, ends, None);
+            let refusal = Refusal::new(kind, why.as_str(), message);
+            tell(Arc::clone(&gateway), &facts, false, refusal, untold);
+        }
+        None => gateway.telling().refused_untold(worker.index, why.as_str()),
+    }
+}
+
 /// Writes the line, and returns the answer that it speaks of.
-fn tell(gateway: Arc<Gateway>, connection: &Connection, plain: bool, why: Unserved, untold: u64) -> Vec<u8> {
-    let (reason, mut message) = words(&gateway.settings, why);
+fn tell(
+    gateway: Arc<Gateway>,
+    connection: &Connection,
+    plain: bool,
+    mut refusal: Refusal,
+    untold: u64,
+) -> Vec<u8> {
     if untold > 0 {
-        message.push_str(&format!("; so were {untold} connections since the last line like this"));
+        refusal
+            .message
+            .to_mut()
+            .push_str(&format!("; so were {untold} connections since the last line like this"));
     }
     let mut passage = answer::passage(gateway, connection, Protocol::Http11, Instant::now());
-    let reply = passage.refuse(Refusal::new(Kind::Overloaded, reason, message));
+    let reply = passage.refuse(refusal);
     if !plain {
         // Nothing was said, and in which protocol nobody knows.
         passage.record.protocol = None;

@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -11,9 +10,10 @@ use openssl::error::ErrorStack;
 use openssl::pkey::{KeyType, PKey, Private};
 use openssl::sha::sha256;
 use openssl::ssl::{
-    AlpnError, NameType, SslAcceptor, SslMethod, SslMode, SslOptions, SslRef, SslVersion, select_next_proto,
+    AlpnError, NameType, SslAcceptor, SslAcceptorBuilder, SslMethod, SslMode, SslOptions, SslRef,
+    SslSessionCacheMode, SslVerifyMode, SslVersion, select_next_proto,
 };
-use openssl::x509::X509;
+use openssl::x509::{X509, X509VerifyResult};
 use pingora_core::listeners::TlsAccept;
 use pingora_core::protocols::tls::SslStream;
 use pingora_core::protocols::tls::server::handshake_with_callback;
@@ -21,7 +21,8 @@ use pingora_core::protocols::tls::server::handshake_with_callback;
 use super::counts::Expiry;
 use super::sock::Sock;
 use crate::gateway::document::MinVersion;
-use crate::gateway::{Certificate, Listener, ListenerTls};
+use crate::gateway::{Certificate, ClientTrust, Listener, ListenerTls, client_trust};
+use crate::identity::ClientCertificate;
 use crate::request::TlsFacts;
 
 /// Key exchange, best first: hybrid post-quantum where the client has it (draft-ietf-tls-ecdhe-mlkem).
@@ -37,12 +38,16 @@ const SUITES_12: &str = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA2
 struct Shape {
     min_version: MinVersion,
     http2: bool,
+    /// The rule about client certificates: with another one no ticket must be good any more.
+    clients: Option<[u8; 32]>,
 }
 
 /// What ends TLS on a listener.
 pub(super) struct Terminator {
     shape: Shape,
     acceptor: SslAcceptor,
+    /// How clients are verified, where they are asked for a certificate.
+    verify: Option<SslVerifyMode>,
     certificates: ArcSwap<Resolver>,
 }
 
@@ -59,6 +64,17 @@ pub(super) struct Settled {
     pub(super) http2: bool,
 }
 
+/// Why a handshake failed.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// The client does not speak TLS, or not ours.
+    Handshake(String),
+    /// It has no certificate, and needs one.
+    CertificateMissing,
+    /// Its certificate does not verify: why.
+    CertificateInvalid(&'static str),
+}
+
 impl Terminator {
     /// For this listener; `previous` goes on where only certificates have changed, so that its tickets stay good.
     ///
@@ -69,36 +85,107 @@ impl Terminator {
         tls: &ListenerTls,
         generated: Option<&Certificate>,
         previous: Option<&Arc<Self>>,
-    ) -> Result<Change, ErrorStack> {
-        let shape = Shape { min_version: tls.min_version, http2: listener.http2 };
+    ) -> Result<Change, String> {
+        let clients = tls.clients.as_ref();
+        let shape = Shape {
+            min_version: tls.min_version,
+            http2: listener.http2,
+            clients: clients.map(ClientTrust::rule),
+        };
         let resolver =
             Arc::new(Resolver::new(tls.certificates.iter().flatten().map(|c| &c.value).chain(generated)));
         if let Some(previous) = previous.filter(|previous| previous.shape == shape) {
             return Ok(Change { terminator: Arc::clone(previous), resolver });
         }
-        let acceptor = acceptor(&listener.name, shape)?;
-        let certificates = ArcSwap::new(Arc::clone(&resolver));
-        Ok(Change { terminator: Arc::new(Self { shape, acceptor, certificates }), resolver })
+        let text = |error: ErrorStack| error.to_string();
+        let mut builder = acceptor(&listener.name, shape).map_err(text)?;
+        if let Some(clients) = clients {
+            builder.set_verify_cert_store(clients.store()?).map_err(text)?;
+            ask(&mut builder, clients).map_err(text)?;
+        }
+        let (acceptor, certificates) = (builder.build(), ArcSwap::new(Arc::clone(&resolver)));
+        let terminator = Arc::new(Self { shape, acceptor, verify: clients.map(mode), certificates });
+        Ok(Change { terminator, resolver })
+    }
+
+    /// Whether clients are asked for a certificate.
+    pub(super) fn asks(&self) -> bool {
+        self.verify.is_some()
     }
 
     /// Shakes hands. The caller has a deadline for it.
     ///
     /// # Errors
-    /// The client does not speak TLS, or not ours.
-    pub(super) async fn accept(&self, sock: Sock) -> io::Result<Settled> {
-        let stream = handshake_with_callback(&self.acceptor, sock, self)
+    /// Why it failed; the client has had its alert.
+    pub(super) async fn accept(&self, sock: Sock) -> Result<Settled, Failed> {
+        let handshake = Handshake { terminator: self, found: Arc::default() };
+        let stream = handshake_with_callback(&self.acceptor, sock, &handshake)
             .await
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-        let facts = facts(stream.ssl());
+            .map_err(|error| handshake.failed(&error.to_string()))?;
+        let mut facts = facts(stream.ssl());
+        if let Some(rule) = self.shape.clients {
+            facts.client_rule = Some(rule);
+            facts.client_certificate = self.client(stream.ssl())?;
+        }
         let http2 = stream.ssl().selected_alpn_protocol() == Some(b"h2");
         Ok(Settled { stream: Box::new(stream), facts, http2 })
     }
 }
 
+impl Terminator {
+    /// The certificate that the handshake has verified. Each of these refusals is OpenSSL's already: what it lets pass is looked at
+    /// again.
+    fn client(&self, ssl: &SslRef) -> Result<Option<Arc<ClientCertificate>>, Failed> {
+        if ssl.session_reused() {
+            return Err(Failed::CertificateInvalid("a session was resumed where none may be"));
+        }
+        if ssl.peer_certificate().is_none() {
+            return match self.verify {
+                Some(mode) if !mode.contains(SslVerifyMode::FAIL_IF_NO_PEER_CERT) => Ok(None),
+                Some(_) | None => Err(Failed::CertificateMissing),
+            };
+        }
+        if ssl.verify_result() != X509VerifyResult::OK {
+            return Err(Failed::CertificateInvalid(ssl.verify_result().error_string()));
+        }
+        let unreadable = Failed::CertificateInvalid("its names cannot be read");
+        let facts = ssl.verified_chain().and_then(client_trust::facts).ok_or(unreadable)?;
+        Ok(Some(Arc::new(facts)))
+    }
+}
+
+/// A handshake on its way.
+struct Handshake<'t> {
+    terminator: &'t Terminator,
+    /// What OpenSSL found wrong with the client's certificate.
+    found: Arc<OnceLock<&'static str>>,
+}
+
+impl Handshake<'_> {
+    fn failed(&self, error: &str) -> Failed {
+        match self.found.get() {
+            Some(found) => Failed::CertificateInvalid(found),
+            None if error.contains("peer did not return a certificate") => Failed::CertificateMissing,
+            None => Failed::Handshake(error.to_owned()),
+        }
+    }
+}
+
 #[async_trait]
-impl TlsAccept for Terminator {
+impl TlsAccept for Handshake<'_> {
     async fn certificate_callback(&self, ssl: &mut SslRef) {
-        let resolver = self.certificates.load();
+        if let Some(mode) = self.terminator.verify {
+            let found = Arc::clone(&self.found);
+            // Nothing is decided here: what OpenSSL finds is noted for the log.
+            ssl.set_verify_callback(mode, move |holds, context| {
+                if !holds {
+                    // The first thing says most.
+                    let _ = found.set(context.error().error_string());
+                }
+                holds
+            });
+        }
+        let resolver = self.terminator.certificates.load();
         let chosen = resolver.choose(ssl.servername(NameType::HOST_NAME));
         // Without a certificate the handshake fails by itself.
         if let Some(chosen) = chosen
@@ -132,7 +219,29 @@ impl Change {
     }
 }
 
-fn acceptor(listener: &str, shape: Shape) -> Result<SslAcceptor, ErrorStack> {
+/// How clients are verified.
+fn mode(clients: &ClientTrust) -> SslVerifyMode {
+    match clients.is_required() {
+        true => SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT,
+        false => SslVerifyMode::PEER,
+    }
+}
+
+/// Asks clients for a certificate. Nothing is resumed: a ticket would carry a certificate to where it was not verified, past a name
+/// (id contexts do not stop it), a revocation, or another authority (CVE-2025-23419).
+fn ask(builder: &mut SslAcceptorBuilder, clients: &ClientTrust) -> Result<(), ErrorStack> {
+    for authority in clients.authorities() {
+        builder.add_client_ca(authority)?;
+    }
+    builder.set_verify_depth(client_trust::DEPTH);
+    builder.set_verify(mode(clients));
+    builder.set_num_tickets(0)?;
+    builder.set_options(SslOptions::NO_TICKET);
+    builder.set_session_cache_mode(SslSessionCacheMode::OFF);
+    Ok(())
+}
+
+fn acceptor(listener: &str, shape: Shape) -> Result<SslAcceptorBuilder, ErrorStack> {
     let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server())?;
     builder.set_min_proto_version(Some(match shape.min_version {
         MinVersion::Tls12 => SslVersion::TLS1_2,
@@ -149,7 +258,8 @@ fn acceptor(listener: &str, shape: Shape) -> Result<SslAcceptor, ErrorStack> {
     // Half the reads: 53 → 47 µs a request.
     builder.set_read_ahead(true);
     // A resumed session must not carry one listener's trust to another (CVE-2025-23419).
-    builder.set_session_id_context(&sha256(listener.as_bytes()))?;
+    let context = [listener.as_bytes(), shape.clients.as_ref().map_or(&[], |rule| rule.as_slice())].concat();
+    builder.set_session_id_context(&sha256(&context))?;
     builder.set_alpn_select_callback(move |_, offered| {
         let ours: &[u8] = if shape.http2 { b"\x02h2\x08http/1.1" } else { b"\x08http/1.1" };
         // RFC 7301 §3.2: a client that offers only what we do not speak is told so.
@@ -157,7 +267,7 @@ fn acceptor(listener: &str, shape: Shape) -> Result<SslAcceptor, ErrorStack> {
             .filter(|chosen| names(offered).any(|name| name == *chosen))
             .ok_or(AlpnError::ALERT_FATAL)
     });
-    Ok(builder.build())
+    Ok(builder)
 }
 
 /// The names of a list of protocols (RFC 7301 §3.1).
@@ -179,6 +289,8 @@ fn facts(ssl: &SslRef) -> TlsFacts {
         group: group(ssl).map(Into::into),
         sni: ssl.servername(NameType::HOST_NAME).map(|name| name.to_ascii_lowercase().into_boxed_str()),
         resumed: ssl.session_reused(),
+        client_rule: None,
+        client_certificate: None,
     }
 }
 

@@ -41,6 +41,7 @@ mod issuers;
 mod jws_vectors;
 mod jwt;
 mod leaks;
+mod mutual_tls;
 mod oddities;
 mod openid;
 mod privileges;

@@ -103,6 +103,26 @@ pub struct ListenerTls {
     pub certificates: Spanned<Certificates>,
     /// The oldest version accepted: `"1.3"` or `"1.2"` (with ECDHE and AEAD only).
     pub min_version: MinVersion,
+    /// A PEM file of authorities whose clients are known: roots, and what they have issued. `none` asks for no client certificate. On
+    /// such a listener no session is resumed, and a request for another host than the handshake's is refused (421).
+    pub client_ca: OrNone<Spanned<String>>,
+    /// Whether a client without a certificate is refused (`required`, the default) or served without one (`optional`). One that does
+    /// not verify is refused either way. Needs `client_ca`.
+    pub client_certificate: Option<Spanned<ClientDemand>>,
+    /// A PEM file with a revocation list (RFC 5280 §5) of every authority in the chain of a client, read again when it changes; `none`
+    /// checks no revocation. A list past its next update, or none of an authority, refuses all of its clients. Needs `client_ca`.
+    pub client_crl: OrNone<Spanned<String>>,
+}
+
+/// What a listener wants of clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientDemand {
+    /// A certificate that verifies.
+    #[default]
+    Required,
+    /// One that verifies, or none.
+    Optional,
 }
 
 /// Certificates of a listener.

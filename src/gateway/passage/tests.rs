@@ -124,6 +124,8 @@ fn send(gateway: &Arc<Gateway>, asked: &Asked<'_>) -> Became {
             group: None,
             sni: None,
             resumed: false,
+            client_rule: None,
+            client_certificate: None,
         })
     });
     let connection = Connection {

@@ -211,7 +211,7 @@ pub(super) fn plain(name: &str) -> Listener {
 }
 
 pub(super) fn with_tls(name: &str, min_version: MinVersion) -> Listener {
-    Listener { tls: Some(ListenerTls { certificates: None, min_version }), ..plain(name) }
+    Listener { tls: Some(ListenerTls { certificates: None, min_version, clients: None }), ..plain(name) }
 }
 
 type Next = Arc<Mutex<Option<Result<Vec<Listener>, String>>>>;

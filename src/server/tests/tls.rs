@@ -71,7 +71,7 @@ fn issue(names: &[&str]) -> Spanned<Certificate> {
 
 fn named(listener: &str, certificates: &[&[&str]]) -> Listener {
     let certificates = Some(certificates.iter().map(|names| issue(names)).collect());
-    let tls = Some(ListenerTls { certificates, min_version: MinVersion::Tls13 });
+    let tls = Some(ListenerTls { certificates, min_version: MinVersion::Tls13, clients: None });
     Listener { tls, ..with_tls(listener, MinVersion::Tls13) }
 }
 

@@ -4,15 +4,15 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use openssl::asn1::Asn1Time;
+use openssl::asn1::{Asn1Object, Asn1OctetString, Asn1Time};
 use openssl::bn::{BigNum, MsbOption};
 use openssl::ec::{EcGroup, EcKey};
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
 use openssl::ssl::{HandshakeError, SslConnector, SslConnectorBuilder, SslMethod, SslStream, SslVerifyMode};
-use openssl::x509::extension::{BasicConstraints, KeyUsage, SubjectAlternativeName};
-use openssl::x509::{X509, X509Builder, X509NameBuilder};
+use openssl::x509::extension::{AuthorityKeyIdentifier, BasicConstraints, KeyUsage, SubjectAlternativeName};
+use openssl::x509::{X509, X509Builder, X509CrlBuilder, X509Extension, X509NameBuilder, X509RevokedBuilder};
 
 use super::Place;
 
@@ -41,12 +41,16 @@ impl Pair {
 
 impl Authority {
     pub(crate) fn new() -> Self {
+        Self::named("a test's authority")
+    }
+
+    pub(crate) fn named(common: &str) -> Self {
         let key = new_key();
-        let mut builder = begin("a test's authority", &key);
+        let mut builder = begin(common, &key);
         builder.append_extension(BasicConstraints::new().critical().ca().build().unwrap()).unwrap();
         let usage = KeyUsage::new().critical().key_cert_sign().crl_sign().build().unwrap();
         builder.append_extension(usage).unwrap();
-        let name = name_of("a test's authority");
+        let name = name_of(common);
         builder.set_issuer_name(&name).unwrap();
         builder.sign(&key, MessageDigest::sha256()).unwrap();
         Self { certificate: builder.build(), key }
@@ -72,8 +76,69 @@ impl Authority {
         Pair { certificate: builder.build(), key }
     }
 
+    /// What would be one, had its certificate been issued to be.
+    pub(crate) fn of(pair: &Pair) -> Self {
+        Self { certificate: pair.certificate.clone(), key: pair.key.clone() }
+    }
+
+    /// An authority below this one.
+    pub(crate) fn below(&self, common: &str) -> Self {
+        let key = new_key();
+        let mut builder = begin(common, &key);
+        builder.append_extension(BasicConstraints::new().critical().ca().build().unwrap()).unwrap();
+        let usage = KeyUsage::new().critical().key_cert_sign().crl_sign().build().unwrap();
+        builder.append_extension(usage).unwrap();
+        builder.set_issuer_name(self.certificate.subject_name()).unwrap();
+        builder.sign(&self.key, MessageDigest::sha256()).unwrap();
+        Self { certificate: builder.build(), key }
+    }
+
+    /// A client's certificate of this common name; `adjust` adds to it before it is signed.
+    pub(crate) fn issue_client(&self, common: &str, adjust: impl FnOnce(&mut X509Builder)) -> Pair {
+        let key = new_key();
+        let mut builder = begin(common, &key);
+        builder.set_issuer_name(self.certificate.subject_name()).unwrap();
+        adjust(&mut builder);
+        builder.sign(&self.key, MessageDigest::sha256()).unwrap();
+        Pair { certificate: builder.build(), key }
+    }
+
+    /// The list of what this authority has revoked, good until so many seconds from now.
+    pub(crate) fn revoke(&self, revoked: &[&Pair], seconds: i64) -> Vec<u8> {
+        let now = i64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_secs()).unwrap();
+        let mut builder = X509CrlBuilder::new().unwrap();
+        builder.set_issuer_name(self.certificate.subject_name()).unwrap();
+        builder.set_last_update(&Asn1Time::from_unix(now - 86_400).unwrap()).unwrap();
+        builder.set_next_update(&Asn1Time::from_unix(now + seconds).unwrap()).unwrap();
+        for pair in revoked {
+            let mut entry = X509RevokedBuilder::new().unwrap();
+            entry.set_serial_number(pair.certificate.serial_number()).unwrap();
+            entry.set_revocation_date(&Asn1Time::from_unix(now - 60).unwrap()).unwrap();
+            builder.add_revoked(entry.build()).unwrap();
+        }
+        let around = X509::builder().unwrap();
+        let context = around.x509v3_context(Some(&self.certificate), None);
+        let identifier = AuthorityKeyIdentifier::new().issuer(true).build(&context).unwrap();
+        builder.append_extension(identifier).unwrap();
+        // CRLNumber, 1 (RFC 5280 §5.2.3).
+        let number = Asn1OctetString::new_from_bytes(&[2, 1, 1]).unwrap();
+        let kind = Asn1Object::from_str("2.5.29.20").unwrap();
+        builder.append_extension(X509Extension::new_from_der(&kind, false, &number).unwrap()).unwrap();
+        builder.sort().unwrap();
+        builder.sign(&self.key, MessageDigest::sha256()).unwrap();
+        builder.build().unwrap().to_pem().unwrap()
+    }
+
     pub(crate) fn write(&self, place: &Place, name: &str) -> PathBuf {
         place.write(name, self.certificate.to_pem().unwrap())
+    }
+
+    pub(crate) fn pem(&self) -> Vec<u8> {
+        self.certificate.to_pem().unwrap()
+    }
+
+    pub(crate) fn certificate(&self) -> &X509 {
+        &self.certificate
     }
 
     /// A client that trusts this authority only; `adjust` changes what it offers.

@@ -67,6 +67,14 @@ impl Http2 {
         self.try_request(method, path, headers, body).unwrap()
     }
 
+    /// GET for another host than the connection's: what a client that coalesces connections does (RFC 9113 §9.1.1).
+    pub(crate) fn get_of(&mut self, authority: &str, path: &str) -> Response {
+        let own = std::mem::replace(&mut self.authority, authority.to_owned());
+        let response = self.get(path);
+        self.authority = own;
+        response
+    }
+
     /// The same where the stream may be reset.
     pub(crate) fn try_request(
         &mut self,

@@ -58,8 +58,8 @@ pub(in crate::policy::auth) fn certificate(bound: &[u8; 32], request: &Request<'
 }
 
 /// SHA-256 of the client certificate of a connection.
-fn certificate_hash(_tls: &crate::request::TlsFacts) -> Option<[u8; 32]> {
-    None
+fn certificate_hash(tls: &crate::request::TlsFacts) -> Option<[u8; 32]> {
+    tls.client_certificate.as_ref().map(|certificate| certificate.sha256)
 }
 
 #[cfg(test)]
