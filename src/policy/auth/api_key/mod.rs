@@ -106,24 +106,25 @@ impl ApiKey {
             return invalid("unknown_key", "there is no such key");
         };
         let now = asked.now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let [id, ..] = found.texts();
+        // Only who is refused needs it.
+        let id = || found.texts()[0];
         match found.standing(now) {
             Standing::Good => {}
-            Standing::Revoked => return invalid("revoked_key", format!("the key `{id}` is revoked")),
-            Standing::Expired => return invalid("expired_key", format!("the key `{id}` has expired")),
+            Standing::Revoked => return invalid("revoked_key", format!("the key `{}` is revoked", id())),
+            Standing::Expired => return invalid("expired_key", format!("the key `{}` has expired", id())),
             Standing::Replaced => {
                 return invalid(
                     "replaced_key",
-                    format!("the key is an old one of `{id}`, and its overlap is over"),
+                    format!("the key is an old one of `{}`, and its overlap is over", id()),
                 );
             }
         }
         let Some(grants) = found.grants() else { return invalid("unknown_key", "there is no such key") };
         if !grants.allows_address(asked.request.client_ip()) {
-            return invalid("key_address", format!("the key `{id}` is not for the client's address"));
+            return invalid("key_address", format!("the key `{}` is not for the client's address", id()));
         }
         if !grants.allows_route(&asked.route.name) {
-            let message = format!("the key `{id}` is not for the route `{}`", asked.route.name);
+            let message = format!("the key `{}` is not for the route `{}`", id(), asked.route.name);
             return Judgement::Refused(Denial::new(Kind::AccessDenied, "key_route", message));
         }
         found.note_use(keeper::minute(asked.now));
