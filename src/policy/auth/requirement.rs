@@ -361,12 +361,15 @@ async fn tokens<'s>(
         }
         Presented::One(token) => token,
     };
-    // A token that a judge has seen before need not be taken apart to find its judge.
-    let by = |is: &dyn Fn(&jwt::Jwt) -> bool| judges.iter().find(|judge| judge.as_jwt().is_some_and(is));
-    let meant = by(&|jwt| jwt.remembers(&token)).or_else(|| {
-        let issuer = jwt::issuer_of(&token)?;
-        by(&|jwt| *jwt.issuer() == *issuer)
-    });
+    // A token that a judge has seen before need not be taken apart to find its issuer. The issuer says who judges in either case: what is
+    // remembered changes no verdict.
+    let tokens_of =
+        |issuer: &str| judges.iter().find(|judge| judge.as_jwt().is_some_and(|jwt| jwt.issuer() == issuer));
+    let mut all = judges.iter().filter_map(|judge| judge.as_jwt());
+    let meant = match all.find(|jwt| jwt.remembers(&token)) {
+        Some(jwt) => tokens_of(jwt.issuer()),
+        None => jwt::issuer_of(&token).and_then(|issuer| tokens_of(&issuer)),
+    };
     match (meant, opaque) {
         (Some(judge), _) | (None, Some(judge)) => (judge, judge.judge(asked).await),
         (None, None) => {

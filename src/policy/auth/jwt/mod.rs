@@ -332,5 +332,32 @@ fn check(config: &Spanned<Config>, build: &mut Build) {
 
 #[cfg(test)]
 #[path = "../../../../tests/integration/harness/tokens.rs"]
-#[expect(dead_code, reason = "integration tests use the rest")]
 mod tokens;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_that_a_token_is_refused_with_has_its_series() {
+        let sources = [
+            include_str!("mod.rs"),
+            include_str!("binding.rs"),
+            include_str!("claims.rs"),
+            include_str!("dpop.rs"),
+            include_str!("revoked.rs"),
+            include_str!("token.rs"),
+        ];
+        let word = regex::Regex::new(r#"(?:invalid|unavailable|bad|new)\(\s*(?:Kind::\w+,\s*)?"([a-z_]+)""#)
+            .unwrap();
+        let mut given = std::collections::BTreeSet::new();
+        for source in sources {
+            let code = source.split("#[cfg(test)]").next().unwrap();
+            given.extend(word.captures_iter(code).map(|found| found[1].to_owned()));
+        }
+        // A request that cannot be read as one token is any policy's to refuse.
+        assert!(given.remove("malformed"));
+        let known: std::collections::BTreeSet<_> = REASONS.iter().map(|word| (*word).to_owned()).collect();
+        assert_eq!(given, known);
+    }
+}
