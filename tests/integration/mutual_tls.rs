@@ -8,6 +8,7 @@ use openssl::x509::X509Builder;
 use openssl::x509::extension::{BasicConstraints, ExtendedKeyUsage, SubjectAlternativeName};
 use serde_json::Value;
 
+use crate::harness::tokens::{self, SigningKey};
 use crate::harness::{Authority, Connection, Http2, Origin, Pair, Place, Response, Running, try_handshake};
 
 const HOST: &str = "a.example";
@@ -426,4 +427,30 @@ fn the_upstream_is_told_by_header_rules_alone() {
     let seen = connection.response().expect(200).text();
     assert!(seen.contains("x-client-cert-subject: CN=press\r\n") && !seen.contains("CN=root"), "{seen}");
     assert_eq!(gateway.access(1)[0]["identity"]["user"], "press");
+}
+
+#[test]
+fn a_bound_token_is_good_over_a_connection_of_its_certificate_alone() {
+    let scene = Scene::new();
+    let (own, other) = (scene.pair("own"), scene.pair("other"));
+    let issuer = SigningKey::new("ES256", "k");
+    scene.place.write("jwks.json", tokens::jwks(&[&issuer]));
+    let rest = format!(
+        "policies: {{auth: {{staff: {{jwt: {{issuer: '{}', audiences: [orders], keys: {{file: ./jwks.json}}}}}}}}}}\n\
+         routes:\n  - {{name: bound, auth: staff, respond: {{body: hello}}}}\n",
+        tokens::ISSUER
+    );
+    let hash = tokens::part(openssl::sha::sha256(&own.certificate.to_der().unwrap()));
+    let token = issuer.token(&tokens::claims(&serde_json::json!({"cnf": {"x5t#S256": hash}})));
+    let (server, _, gateway) = scene.start("client_ca: clients.pem, client_certificate: optional", &rest);
+    let status = |pair: Option<&Pair>| {
+        let mut connection = Connection::over_tls(connect(&server, pair, gateway.address()));
+        let head = format!("GET /bound HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {token}\r\n\r\n");
+        connection.try_write(head).unwrap();
+        connection.try_response(false).unwrap().status
+    };
+    // Twice: verified, and remembered.
+    for _ in 0..2 {
+        assert_eq!((status(Some(&own)), status(Some(&other)), status(None)), (200, 401, 401));
+    }
 }

@@ -1,6 +1,7 @@
 //! Tokens that are bound to whom they were issued to (`cnf`, RFC 7800 §3.1): to a client certificate (RFC 8705 §3), or to a key of
 //! which each request has a proof (RFC 9449 §6).
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
@@ -47,19 +48,12 @@ impl Confirmation {
 /// # Errors
 /// It does not.
 pub(in crate::policy::auth) fn certificate(bound: &[u8; 32], request: &Request<'_>) -> Result<(), Denial> {
-    let own = request.connection.tls.as_ref().and_then(|tls| certificate_hash(tls));
-    if own.is_some_and(|own| aws_lc_rs::constant_time::verify_slices_are_equal(&own, bound).is_ok()) {
+    let own = request.connection.tls.as_ref().and_then(|tls| tls.client_certificate.as_ref());
+    if own.is_some_and(|own| verify_slices_are_equal(&own.sha256, bound).is_ok()) {
         return Ok(());
     }
-    Err(Denial::invalid(
-        "binding",
-        "the token is bound to a client certificate that the connection does not have",
-    ))
-}
-
-/// SHA-256 of the client certificate of a connection.
-fn certificate_hash(tls: &crate::request::TlsFacts) -> Option<[u8; 32]> {
-    tls.client_certificate.as_ref().map(|certificate| certificate.sha256)
+    let why = "the token is bound to a client certificate that the connection does not have";
+    Err(Denial::invalid("binding", why))
 }
 
 #[cfg(test)]

@@ -76,7 +76,7 @@ enum Kept {
 impl Proofs {
     /// With the memory of the process.
     pub(super) fn find(live: &Live, leeway: Duration, wants_nonce: bool) -> Self {
-        let shared = live.find_or("auth.jwt.proofs", "", || Shared::new());
+        let shared = live.find_or("auth.jwt.proofs", "", Shared::new);
         Self { shared, algorithms: algorithms().into(), leeway, wants_nonce }
     }
 
