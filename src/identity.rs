@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::{HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 
 /// Who a request is from, once authentication has said so. Until then every request is anonymous.
@@ -31,6 +32,8 @@ pub struct Identity {
     pub certificate: Option<Arc<ClientCertificate>>,
     /// All that its credential says of it; bounded by the size of the credential.
     pub claims: Map<String, Value>,
+    /// Fields that the upstream gets of it: those that an external service has answered with.
+    pub upstream_headers: Box<[(HeaderName, HeaderValue)]>,
 }
 
 /// How an identity was proved.
@@ -82,6 +85,7 @@ impl Identity {
             key_id: None,
             certificate: None,
             claims: Map::new(),
+            upstream_headers: Box::default(),
         }
     }
 

@@ -64,6 +64,8 @@ pub struct Step {
 pub struct Effects {
     /// What shadowed policies would have refused.
     pub would: Vec<ErrorFacts>,
+    /// Fields for the upstream, of external services that know who it is.
+    pub passes: Vec<(http::HeaderName, http::HeaderValue)>,
     /// The way so far; none in traffic, so that nothing is built there.
     pub steps: Option<Vec<Step>>,
 }
@@ -103,6 +105,7 @@ impl Effects {
             policy: Some(Arc::clone(policy)),
             site: Some(site.clone()),
             headers: Vec::new(),
+            status: None,
         };
         let outcome = match mode {
             Mode::Enforce => "refuse",

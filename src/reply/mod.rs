@@ -51,12 +51,22 @@ pub struct Refusal {
     pub site: Option<Site>,
     /// Fields that go with the kind, such as `Allow`.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Another status than the kind's, whatever `replies` say: an external service redirects the client.
+    pub status: Option<StatusCode>,
 }
 
 impl Refusal {
     /// A refusal that no policy made.
     pub fn new(kind: Kind, reason: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, reason, message: message.into(), policy: None, site: None, headers: Vec::new() }
+        Self {
+            kind,
+            reason,
+            message: message.into(),
+            policy: None,
+            site: None,
+            headers: Vec::new(),
+            status: None,
+        }
     }
 
     /// With a header field.

@@ -83,6 +83,7 @@ impl Replies {
         let kind = refusal.kind;
         let custom = self.custom.get(&kind);
         let status = custom.and_then(|custom| custom.status).unwrap_or_else(|| kind.status());
+        let status = refusal.status.unwrap_or(status);
         let answer = Answer { status: status.as_u16(), response_type: kind.name(), message: kind.detail() };
         let body = custom.and_then(|custom| custom.body.as_ref());
         let mut reply = match (wants, body) {

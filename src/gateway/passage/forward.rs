@@ -43,6 +43,9 @@ impl Passage {
         if let Some(auth) = &route.auth {
             auth.scrub(fields);
         }
+        for (name, value) in &self.effects.passes {
+            fields.append(name.clone(), value.clone());
+        }
         if !route.headers.is_empty() {
             client::remove_twins(fields, |name| route.headers.iter().any(|rules| rules.speaks_as(name)));
         }

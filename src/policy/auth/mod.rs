@@ -115,6 +115,8 @@ pub struct Denial {
     pub error: Option<&'static str>,
     /// More header fields for the answer: a DPoP nonce, what an external service said.
     pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
+    /// Another status than the kind's: the redirect of an external service.
+    pub status: Option<http::StatusCode>,
 }
 
 impl Denial {
@@ -130,7 +132,7 @@ impl Denial {
 
     /// Of any kind.
     pub fn new(kind: Kind, reason: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, reason, message: message.into(), error: None, headers: Vec::new() }
+        Self { kind, reason, message: message.into(), error: None, headers: Vec::new(), status: None }
     }
 
     /// With the `error` of its challenge.
@@ -264,6 +266,14 @@ impl Auth {
             Way::Introspection(introspection) => Some(introspection.place()),
             Way::Basic(_) => Some(&Place::Basic),
             Way::Certificate(_) | Way::Forward(_) => None,
+        }
+    }
+
+    /// The external service, where it is one.
+    fn as_forward(&self) -> Option<&forward::Forward> {
+        match &self.way {
+            Way::Forward(forward) => Some(forward),
+            _ => None,
         }
     }
 

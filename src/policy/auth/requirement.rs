@@ -149,7 +149,11 @@ impl Requirement {
             return None;
         }
         let shadowed = policies.iter().all(|policy| policy.mode() == Mode::Shadow);
-        let kinds = group(policies);
+        let mut kinds = group(policies);
+        if quantity == Quantity::One {
+            // Who is known by what the request bears need not be asked about.
+            kinds.sort_by_key(Kinds::is_forward);
+        }
         if quantity == Quantity::All
             && let Some(Kinds::Tokens { first, .. }) =
                 kinds.iter().find(|kind| matches!(kind, Kinds::Tokens { .. }))
@@ -185,6 +189,13 @@ impl Requirement {
         let mut absent = None;
         let mut noted = false;
         for kind in &self.kinds {
+            // Nobody is asked about what is not there, where somebody is known already or nobody needs to be.
+            if (known.is_some() && !self.all || self.anonymous)
+                && let Some(by) = kind.forward_without_credential(asked)
+            {
+                absent = absent.or(Some(by));
+                continue;
+            }
             let (by, judgement) = kind.judge(asked).await;
             match judgement {
                 Judgement::Absent if absent.is_none() => absent = Some(by),
@@ -196,6 +207,7 @@ impl Requirement {
                         detail: format!("{} ({})", identity.id, identity.method.as_str()).into(),
                         site: Some(by.site().clone()),
                     });
+                    effects.passes.extend(identity.upstream_headers.iter().cloned());
                     if known.is_none() {
                         known = Some((identity, by));
                     }
@@ -259,8 +271,12 @@ impl Requirement {
         let outcome =
             Outcome::Refuse { kind: denial.kind, reason: denial.reason, message: denial.message.clone() };
         effects.judge(by.name(), mode, Verdict { outcome, site }).map_err(|mut refusal| {
-            refusal.headers.extend(self.challenges(asked, by, &denial));
+            // A redirect is its own way to authenticate.
+            if denial.status.is_none() {
+                refusal.headers.extend(self.challenges(asked, by, &denial));
+            }
             refusal.headers.extend(denial.headers);
+            refusal.status = denial.status;
             refusal
         })
     }
@@ -313,10 +329,17 @@ impl Requirement {
         (!issuers.is_empty()).then(|| Tokens { issuers, scopes: self.conditions.scope_list(), proofs })
     }
 
-    /// Takes credentials out of what the upstream sees: those that are for the gateway alone.
+    /// Takes credentials out of what the upstream sees: those that are for the gateway alone. So go fields that only an external service
+    /// may set.
     pub fn scrub(&self, fields: &mut impl Fields) {
         for place in self.scrubbed() {
             place.scrub(fields);
+        }
+        for forward in self.policies().filter_map(|policy| policy.as_forward()) {
+            for name in forward.passes() {
+                fields.remove(name);
+            }
+            crate::client::remove_twins(fields, |name| forward.passes().iter().any(|own| own == name));
         }
     }
 
@@ -334,6 +357,19 @@ impl Requirement {
 }
 
 impl Kinds {
+    fn is_forward(&self) -> bool {
+        matches!(self, Self::One(policy) if policy.as_forward().is_some())
+    }
+
+    /// The policy that would ask a service about a request that bears nothing for it.
+    fn forward_without_credential(&self, asked: &Asked<'_>) -> Option<&Arc<Auth>> {
+        match self {
+            Self::One(policy) => Some(policy)
+                .filter(|policy| policy.as_forward().is_some_and(|f| f.is_absent(asked.request.headers))),
+            Self::Tokens { .. } => None,
+        }
+    }
+
     async fn judge<'s>(&'s self, asked: &Asked<'_>) -> (&'s Arc<Auth>, Judgement) {
         match self {
             Self::One(policy) => (policy, policy.judge(asked).await),

@@ -1,0 +1,209 @@
+//! What is written about an external service, and what can be wrong with it.
+
+use std::time::Duration;
+
+use http::HeaderName;
+use http::header::{AUTHORIZATION, COOKIE};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::config::units::Time;
+use crate::config::{Build, OrNone, Spanned};
+use crate::egress;
+
+/// The longest that a request may wait for the service.
+const TIMEOUT_MAX: Duration = Duration::from_secs(30);
+/// The longest that a yes is remembered: as long as somebody may still pass who has been locked out.
+const REMEMBERED_MAX: Duration = Duration::from_secs(600);
+/// The most that may wait for the service at once.
+const IN_FLIGHT_MAX: usize = 10_000;
+
+/// A service that is asked about each request: GET with the fields of `headers`, `X-Forwarded-Method`, `-Proto`, `-Host`, `-Uri` and `-For`.
+/// 2xx is a yes. 401, 403 and redirects are given to the client, with `WWW-Authenticate`, `Location` and `Set-Cookie`. Whatever else
+/// comes of it is 503.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Its address. What is not public, or plain http, must stand in `server.egress.allow`.
+    pub url: Spanned<String>,
+    /// Fields of the request that it is sent, and no others. Default: `authorization` and `cookie`.
+    pub headers: Option<Vec<Spanned<String>>>,
+    /// Fields of its answer that the upstream gets. From a client they never pass.
+    pub pass: Vec<Spanned<String>>,
+    /// The field of its answer that names the identity; a yes without it is 503. Default: the first of `pass`, where it is there.
+    pub identity_header: Option<Spanned<String>>,
+    /// How long a request waits for it, from `10ms` to `30s`; at most `server.egress.timeout`.
+    pub timeout: Time,
+    /// Requests that may wait for it at once; more are 503.
+    pub in_flight: usize,
+    /// `none`, or for how long a yes is remembered: `{for: 10s, by: [authorization, cookie, ':path']}`.
+    pub cache: OrNone<Spanned<CacheConfig>>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            url: Spanned::unwritten(String::new()),
+            headers: None,
+            pass: Vec::new(),
+            identity_header: None,
+            timeout: Time(Duration::from_secs(1)),
+            in_flight: 256,
+            cache: OrNone::None,
+        }
+    }
+}
+
+/// How a yes is remembered.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CacheConfig {
+    /// How long, up to `10m`: as long may somebody pass who has been locked out.
+    #[serde(rename = "for")]
+    pub lasts: Time,
+    /// What makes two requests equal: fields, and `:method`, `:host`, `:path` (with the query) and `:client`. Each of `headers` must be
+    /// among them. Default: all that the service is told.
+    #[serde(default)]
+    pub by: Option<Vec<Spanned<String>>>,
+}
+
+/// What makes two requests equal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    Header(HeaderName),
+    Method,
+    Host,
+    Path,
+    Client,
+}
+
+/// A configuration without fault.
+pub(super) struct Checked {
+    pub(super) headers: Box<[HeaderName]>,
+    pub(super) pass: Box<[HeaderName]>,
+    pub(super) identity: Option<(HeaderName, bool)>,
+    pub(super) cache: Option<(Duration, Box<[By]>)>,
+}
+
+/// None when `build.errors` says why.
+pub(super) fn check(config: &Spanned<Config>, egress: &egress::Policy, build: &mut Build) -> Option<Checked> {
+    let errors_before = build.errors.errors().len();
+    if config.url.is_empty() {
+        let cure = "write `url: https://auth.example.com/check`";
+        build.errors.push(&config.site, format!("{}.url", config.path), "nobody is asked", cure);
+    } else if let Err(failure) = egress.may_fetch(&config.url) {
+        let cure =
+            "name the host under `server: {egress: {allow: […]}}`, such as `127.0.0.1`, where it is meant";
+        let cause = format!("the service cannot be asked: {}", failure.message);
+        build.errors.push(&config.url.site, &*config.url.path, cause, cure);
+    }
+    let mut range = |key: &str, holds: bool, written: String, cure: &str| {
+        if !holds {
+            let cause = format!("{written} is out of range");
+            build.errors.push(&config.site, format!("{}.{key}", config.path), cause, cure);
+        }
+    };
+    let timeout = config.timeout.0;
+    range(
+        "timeout",
+        (Duration::from_millis(10)..=TIMEOUT_MAX).contains(&timeout),
+        config.timeout.to_string(),
+        "write a duration from `10ms` to `30s`",
+    );
+    let in_flight = config.in_flight;
+    range(
+        "in_flight",
+        (1..=IN_FLIGHT_MAX).contains(&in_flight),
+        in_flight.to_string(),
+        "write a number from 1 to 10000",
+    );
+    let headers: Vec<_> = match &config.headers {
+        None => vec![AUTHORIZATION, COOKIE],
+        Some(names) => names.iter().filter_map(|name| field(name, build)).collect(),
+    };
+    let pass: Vec<_> = config.pass.iter().filter_map(|name| field(name, build)).collect();
+    let identity = match &config.identity_header {
+        Some(name) => field(name, build).map(|name| (name, true)),
+        None => pass.first().cloned().map(|name| (name, false)),
+    };
+    let cache = config.cache.as_option().and_then(|cache| remembered(cache, &headers, build));
+    let sound = build.errors.errors().len() == errors_before;
+    sound.then(|| Checked { headers: headers.into(), pass: pass.into(), identity, cache })
+}
+
+/// A field that is neither the connection's nor the gateway's own word.
+fn field(name: &Spanned<String>, build: &mut Build) -> Option<HeaderName> {
+    let ours = |name: &str| {
+        name.starts_with("x-forwarded-")
+            || name.starts_with("content-")
+            || matches!(
+                name,
+                "host"
+                    | "connection"
+                    | "keep-alive"
+                    | "te"
+                    | "trailer"
+                    | "transfer-encoding"
+                    | "upgrade"
+                    | "expect"
+                    | "forwarded"
+                    | "via"
+                    | "x-request-id"
+                    | "proxy-connection"
+            )
+    };
+    match name.parse::<HeaderName>() {
+        Ok(field) if !ours(field.as_str()) => Some(field),
+        Ok(field) => {
+            let cause = format!("`{field}` is the connection's, or the gateway's own word");
+            build.errors.push(&name.site, &*name.path, cause, "name a field that clients and servers send");
+            None
+        }
+        Err(_) => {
+            let cause = format!("`{}` is not the name of a header field", name.value);
+            build.errors.push(&name.site, &*name.path, cause, "write such as `x-user`");
+            None
+        }
+    }
+}
+
+fn remembered(
+    cache: &Spanned<CacheConfig>,
+    headers: &[HeaderName],
+    build: &mut Build,
+) -> Option<(Duration, Box<[By]>)> {
+    let lasts = cache.lasts.0;
+    if lasts.is_zero() || lasts > REMEMBERED_MAX {
+        let cause = format!("{} is out of range", cache.lasts);
+        build.errors.push(&cache.site, format!("{}.for", cache.path), cause, "write a duration up to `10m`");
+    }
+    let all = || headers.iter().cloned().map(By::Header);
+    let Some(written) = &cache.by else {
+        let by = all().chain([By::Method, By::Host, By::Path, By::Client]).collect();
+        return Some((lasts, by));
+    };
+    let mut by = Vec::new();
+    for name in written {
+        match name.as_str() {
+            ":method" => by.push(By::Method),
+            ":host" => by.push(By::Host),
+            ":path" => by.push(By::Path),
+            ":client" => by.push(By::Client),
+            _ => by.extend(field(name, build).map(By::Header)),
+        }
+    }
+    let forgotten: Vec<_> =
+        headers.iter().filter(|name| !by.contains(&By::Header((*name).clone()))).collect();
+    if let Some(name) = forgotten.first() {
+        build.errors.push(
+            &cache.site,
+            format!("{}.by", cache.path),
+            format!(
+                "the service is sent `{name}`, and its answer would be another client's who sends another one"
+            ),
+            "list every field of `headers` here",
+        );
+        return None;
+    }
+    Some((lasts, by.into()))
+}
