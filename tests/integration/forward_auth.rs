@@ -176,7 +176,6 @@ fn no_more_wait_than_may() {
     });
     let rest = "routes:\n  - {name: r, auth: sso, respond: {}}\n";
     let gateway = start(&format!("http://{}/", service.address()), ", timeout: 20s, in_flight: 1", rest);
-    // The client's patience is longer than the default of 5 s of a fetch as a whole.
     let mut first = Connection::open(gateway.address());
     first.write("GET /first HTTP/1.1\r\nHost: a\r\nCookie: session=ann\r\n\r\n");
     crate::harness::eventually("the service to be asked", || {

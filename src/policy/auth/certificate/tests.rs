@@ -28,8 +28,7 @@ fn list(names: &[&str]) -> Vec<Spanned<String>> {
 }
 
 fn compile(config: Config) -> Result<Certificate, String> {
-    let (live, egress, mut build) =
-        (crate::state::Live::default(), Arc::default(), crate::config::Build::default());
+    let (live, egress, mut build) = (crate::state::Live::default(), Arc::default(), Build::default());
     let mut context = Context { live: &live, egress: &egress, build: &mut build };
     Certificate::compile(&"auth.devices".into(), &spanned(config), &mut context)
         .ok_or_else(|| build.errors.errors()[0].cause.clone())

@@ -92,8 +92,13 @@ pub(super) fn check(config: &Spanned<Config>, egress: &egress::Policy, build: &m
         let cure = "write `url: https://auth.example.com/check`";
         build.errors.push(&config.site, format!("{}.url", config.path), "nobody is asked", cure);
     } else if let Err(failure) = egress.may_fetch(&config.url) {
-        let cure =
-            "name the host under `server: {egress: {allow: […]}}`, such as `127.0.0.1`, where it is meant";
+        let host = config.url.parse::<http::Uri>().ok().and_then(|url| url.host().map(str::to_owned));
+        let cure = match (failure.reason, host) {
+            (egress::Reason::NotPublic | egress::Reason::PlainHttp, Some(host)) => {
+                format!("write `server: {{egress: {{allow: [\"{host}\"]}}}}` where it is meant")
+            }
+            _ => "write such as `https://auth.example.com/check`".to_owned(),
+        };
         let cause = format!("the service cannot be asked: {}", failure.message);
         build.errors.push(&config.url.site, &*config.url.path, cause, cure);
     }

@@ -142,7 +142,9 @@ fn after_failures_in_a_row_one_at_a_time_tries() {
 #[test]
 fn nobody_is_asked_without_a_running_gateway() {
     let forward = compile(config(&[], None));
-    let judged =
-        asked("GET", "/", &[("cookie", "a=1")], |asked| futures::executor::block_on(forward.judge(asked)));
+    let judged = asked("GET", "/", &[("cookie", "a=1")], |asked| {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(forward.judge(asked))
+    });
     assert!(matches!(judged, Judgement::Refused(denial) if denial.reason == "forward_unavailable"));
 }
