@@ -401,9 +401,9 @@ async fn recording(answer: &'static str) -> (u16, tokio::sync::mpsc::UnboundedRe
             let mut bytes = vec![0; 4096];
             let mut length = 0;
             // The content of these tests ends with a full stop.
-            while !bytes[..length].ends_with(b".")
-                && !(bytes.starts_with(b"GET") && bytes[..length].ends_with(b"\r\n\r\n"))
-            {
+            let is_whole =
+                |sent: &[u8]| sent.ends_with(b".") || sent.starts_with(b"GET") && sent.ends_with(b"\r\n\r\n");
+            while !is_whole(&bytes[..length]) {
                 length += stream.read(&mut bytes[length..]).await.unwrap();
             }
             tell.send(String::from_utf8_lossy(&bytes[..length]).into_owned()).unwrap();
