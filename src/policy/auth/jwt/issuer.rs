@@ -182,7 +182,10 @@ impl Issuer {
         if let Some(set) = newer() {
             return Some(set);
         }
-        self.wait_for(self.provoke()?).await;
+        // Where there is no fetch to wait for, one may have ended between the look above and here.
+        if let Some(fetch) = self.provoke() {
+            self.wait_for(fetch).await;
+        }
         newer()
     }
 
