@@ -76,7 +76,7 @@ impl ClientTrust {
                 Some(pem.to_vec())
             }
         };
-        let demand = tls.client_certificate.as_ref().map_or(ClientDemand::default(), |demand| demand.value);
+        let demand = tls.client_certificate.as_ref().map(|demand| demand.value).unwrap_or_default();
         match Self::new(demand, authorities, revoked) {
             Ok(own) => Some(Some(own)),
             Err(cause) => {
