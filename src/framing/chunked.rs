@@ -68,15 +68,27 @@ impl Chunked {
     /// # Errors
     /// What makes the body ambiguous; the connection is of no use afterwards.
     pub fn scan(&mut self, bytes: &[u8]) -> Result<usize, BadChunk> {
+        self.unwrap(bytes, |_| {})
+    }
+
+    /// As [`Chunked::scan`], and gives the content piece by piece, without what it is wrapped in.
+    ///
+    /// # Errors
+    /// As [`Chunked::scan`]; what was before the mistake has been given.
+    pub fn unwrap(&mut self, bytes: &[u8], mut content: impl FnMut(&[u8])) -> Result<usize, BadChunk> {
         let mut at = 0;
-        while let Some(byte) = bytes.get(at) {
+        while let Some(rest) = bytes.get(at..)
+            && let Some(byte) = rest.first()
+        {
             match self.state {
                 State::Done => break,
                 State::Data => {
-                    let here = u64::try_from(bytes.len() - at).unwrap_or(u64::MAX).min(self.size);
-                    self.size -= here;
-                    self.carried = self.carried.saturating_add(here);
-                    at += usize::try_from(here).unwrap_or(usize::MAX);
+                    let here = rest.len().min(usize::try_from(self.size).unwrap_or(usize::MAX));
+                    content(rest.get(..here).unwrap_or_default());
+                    let count = u64::try_from(here).unwrap_or(u64::MAX);
+                    self.size -= count;
+                    self.carried = self.carried.saturating_add(count);
+                    at += here;
                     if self.size == 0 {
                         self.state = State::DataReturn;
                     }

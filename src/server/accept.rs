@@ -13,7 +13,8 @@ use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 
 use super::admission::OpenConnection;
-use super::conn::{Bounds, Conn};
+use super::clocks::Bounds;
+use super::conn::Conn;
 use super::counts::Unserved;
 use super::endpoint::Endpoint;
 use super::io::Io;

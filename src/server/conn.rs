@@ -1,4 +1,4 @@
-//! A connection as Pingora reads and writes it: the fence around each request's body, coalesced writes, deadlines.
+//! A connection as Pingora reads and writes it: behind the fence of each request's body, with coalesced writes and deadlines.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -18,14 +18,14 @@ use pingora_core::protocols::{
     UniqueID, UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::admission::OpenConnection;
-use super::begun::Begun;
+use super::clocks::{Bounds, Clocks};
+use super::fence::Fence;
 use super::io::Io;
 use super::linger;
-use crate::framing::{Body, BodyClock, Chunked, Pace};
-use crate::gateway::Settings;
+use crate::framing::Body;
 use crate::request::Connection;
 
 /// What a read takes from the socket at most.
@@ -34,54 +34,12 @@ const READ: usize = 32 * 1024;
 const PIPELINED: usize = 64 * 1024;
 /// Writes up to this size wait for the next flush: a head and its body leave in one send (14 % of the CPU a request).
 const COALESCED: usize = 16 * 1024;
-/// How long a client may go on with a body once its answer is complete: an upstream may answer early.
-const LEFTOVERS: Duration = Duration::from_secs(5);
 /// What closing may take while the client does not read.
 const CLOSING: Duration = Duration::from_secs(10);
 
 thread_local! {
     /// Where reads go first: an idle connection has no buffer of its own.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into_boxed_slice());
-}
-
-/// How much of what arrives belongs to the request now served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fence {
-    /// Nothing more: what arrives is the next request's and is kept.
-    Closed,
-    /// So many bytes.
-    Length(u64),
-    /// Until the chunked body ends.
-    Chunked(Chunked),
-    /// Everything: HTTP/2, or a tunnel after a protocol switch.
-    Open,
-    /// The body was malformed; nothing that follows can be understood.
-    Broken,
-}
-
-impl From<Body> for Fence {
-    fn from(body: Body) -> Self {
-        match body {
-            Body::None | Body::Length(0) => Self::Closed,
-            Body::Length(length) => Self::Length(length),
-            Body::Chunked => Self::Chunked(Chunked::default()),
-        }
-    }
-}
-
-/// What a snapshot asks of a client's speed.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds {
-    /// How fast request bodies must come.
-    pub(super) pace: Pace,
-    /// How long the client may leave what is written to it unread.
-    pub(super) write_stall: Duration,
-}
-
-impl Bounds {
-    pub(super) fn of(settings: &Settings) -> Self {
-        Self { pace: settings.pace, write_stall: settings.write_stall }
-    }
 }
 
 /// A connection.
@@ -95,17 +53,7 @@ pub(super) struct Conn {
     output: BytesMut,
     ended: bool,
     failed: bool,
-    deadline: Option<Instant>,
-    timer: Option<Pin<Box<Sleep>>>,
-    bounds: Bounds,
-    /// Runs from the first time that a body has to be waited for.
-    clock: Option<BodyClock>,
-    /// Content handed out of a body whose length is known.
-    carried: u64,
-    /// What a client of HTTP/2 has begun, and how long it may take.
-    begun: Option<(Begun, Duration)>,
-    /// Since when a write has been waiting for the client to read.
-    stalled: Option<Instant>,
+    clocks: Clocks,
     open: Option<OpenConnection>,
 }
 
@@ -124,13 +72,7 @@ impl Conn {
             output: BytesMut::new(),
             ended: false,
             failed: false,
-            deadline: None,
-            timer: None,
-            bounds,
-            clock: None,
-            carried: 0,
-            begun: None,
-            stalled: None,
+            clocks: Clocks::new(bounds),
             open: Some(open),
         }
     }
@@ -156,9 +98,7 @@ impl Conn {
     /// A request begins: its body, and how fast it must come.
     pub(super) fn expect(&mut self, body: Body, bounds: Bounds) {
         self.fence = Fence::from(body);
-        self.bounds = bounds;
-        self.clock = None;
-        self.carried = 0;
+        self.clocks.expect(bounds);
         if self.fence != Fence::Closed {
             self.connection.fate.set_answered(None);
         }
@@ -167,12 +107,12 @@ impl Conn {
     /// The connection is HTTP/2's: everything passes, but what is begun must be finished within `head`.
     pub(super) fn follow_frames(&mut self, head: Duration) {
         self.fence = Fence::Open;
-        self.begun = Some((Begun::new(), head));
+        self.clocks.follow_frames(head);
     }
 
     /// Until when [`Conn::fill`] may wait.
     pub(super) fn set_deadline(&mut self, deadline: Option<Instant>) {
-        self.deadline = deadline;
+        self.clocks.set_head(deadline);
     }
 
     /// Takes the next `length` bytes out of the input. An emptied input gives its buffer away.
@@ -189,10 +129,7 @@ impl Conn {
     /// `TimedOut` at the deadline; what the socket says.
     pub(super) async fn fill(&mut self) -> io::Result<usize> {
         std::future::poll_fn(|cx| match self.poll_fill(cx) {
-            Poll::Pending => match self.deadline {
-                Some(deadline) => self.poll_timer(cx, deadline).map(|()| Err(io::ErrorKind::TimedOut.into())),
-                None => Poll::Pending,
-            },
+            Poll::Pending => self.clocks.poll_head(cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
             filled => filled,
         })
         .await
@@ -213,100 +150,31 @@ impl Conn {
         })
     }
 
-    /// One timer a connection, put off lazily: most deadlines are met, and then nothing has been registered. A read and a
-    /// write may share it: it rings at the earlier deadline, and who wakes asks again.
-    fn poll_timer(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        if timer.deadline() > deadline {
-            timer.as_mut().reset(deadline);
-        }
-        loop {
-            ready!(timer.as_mut().poll(cx));
-            if Instant::now() >= deadline {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(deadline);
-        }
-    }
-
-    /// Ready once the client is too late with its body.
-    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let carried = match &self.fence {
-            Fence::Length(_) => self.carried,
-            Fence::Chunked(chunked) => chunked.carried(),
-            Fence::Closed | Fence::Open | Fence::Broken => return Poll::Pending,
-        };
-        let now = Instant::now().into_std();
-        let pace = self.bounds.pace;
-        let clock = self.clock.get_or_insert_with(|| BodyClock::start(pace, now));
-        clock.wait(now);
-        clock.set_bytes(carried);
-        if let Some(answered) = self.connection.fate.answered() {
-            clock.end_by(answered + LEFTOVERS);
-        }
-        let deadline = clock.deadline().into();
-        self.poll_timer(cx, deadline)
+    /// Fails once the client is too late with its body.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(carried) = self.fence.carried() else { return Poll::Pending };
+        ready!(self.clocks.poll_body(cx, carried, self.connection.fate.answered()));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// Fails once a client of HTTP/2 has taken too long over what it has begun.
     fn poll_unfinished(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some((begun, head)) = &self.begun else { return Poll::Pending };
-        let Some(since) = begun.since() else { return Poll::Pending };
-        let deadline = since + *head;
-        ready!(self.poll_timer(cx, deadline));
+        ready!(self.clocks.poll_frames(cx));
         self.connection.fate.note_late_head();
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// From here on it is not the client's body that is waited for.
-    fn pause_clock(&mut self) {
-        if let Some(clock) = &mut self.clock {
-            clock.pause(Instant::now().into_std());
-        }
-    }
-
-    /// Hands out what the fence lets through of the input; none when it lets nothing through.
-    fn hand_out(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<usize> {
-        let here = self.input.len().min(buf.remaining());
-        let Some(offered) = self.input.get(..here) else { return Ok(0) };
-        let length = match &mut self.fence {
-            Fence::Closed => 0,
-            Fence::Open => here,
-            Fence::Length(left) => {
-                let length = here.min(usize::try_from(*left).unwrap_or(usize::MAX));
-                let count = u64::try_from(length).unwrap_or(0);
-                *left -= count;
-                self.carried += count;
-                if *left == 0 {
-                    self.fence = Fence::Closed;
-                }
-                length
+    /// Hands out what the fence lets through of the input, and says whether it was something.
+    fn hand_out(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<bool> {
+        let before = buf.filled().len();
+        while !self.input.is_empty() && buf.filled().len() == before {
+            match self.fence.pass(&self.input, buf)? {
+                0 => break,
+                taken if taken == self.input.len() => self.input = BytesMut::new(),
+                taken => self.input.advance(taken),
             }
-            Fence::Chunked(chunked) => {
-                let scanned = chunked.scan(offered);
-                let done = chunked.is_done();
-                match scanned {
-                    Ok(length) => {
-                        if done {
-                            self.fence = Fence::Closed;
-                        }
-                        length
-                    }
-                    Err(bad) => {
-                        self.fence = Fence::Broken;
-                        return Err(io::Error::new(io::ErrorKind::InvalidData, bad));
-                    }
-                }
-            }
-            Fence::Broken => return Err(io::ErrorKind::InvalidData.into()),
-        };
-        buf.put_slice(offered.get(..length).unwrap_or_default());
-        if length == self.input.len() {
-            self.input = BytesMut::new();
-        } else {
-            self.input.advance(length);
         }
-        Ok(length)
+        Ok(buf.filled().len() > before)
     }
 
     fn poll_read_fenced(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -317,8 +185,8 @@ impl Conn {
             self.fence = Fence::Open;
         }
         loop {
-            if self.hand_out(buf)? > 0 {
-                self.pause_clock();
+            if self.hand_out(buf)? {
+                self.clocks.pause_body();
                 return Poll::Ready(Ok(()));
             }
             if self.fence == Fence::Open && !self.ended {
@@ -327,9 +195,7 @@ impl Conn {
                 self.failed |= read.is_err();
                 let arrived = buf.filled().get(before..).unwrap_or_default();
                 self.ended = read.is_ok() && arrived.is_empty();
-                if let Some((begun, _)) = &mut self.begun {
-                    begun.note(arrived, Instant::now);
-                }
+                self.clocks.note_frames(arrived);
                 return Poll::Ready(read);
             }
             // The next request waits in the input: the end behind it is not this request's business yet.
@@ -343,9 +209,7 @@ impl Conn {
             }
             match self.poll_fill(cx) {
                 Poll::Ready(filled) => filled?,
-                Poll::Pending => {
-                    return self.poll_late(cx).map(|()| Err(io::ErrorKind::TimedOut.into()));
-                }
+                Poll::Pending => return self.poll_late(cx),
             };
         }
     }
@@ -355,9 +219,7 @@ impl Conn {
     fn bound<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         match &written {
             Poll::Pending => {
-                self.pause_clock();
-                let since = *self.stalled.get_or_insert_with(Instant::now);
-                ready!(self.poll_timer(cx, since + self.bounds.write_stall));
+                ready!(self.clocks.poll_stalled(cx));
                 self.failed = true;
                 self.connection.fate.note_stall();
                 if let Some(sock) = self.io.sock() {
@@ -367,7 +229,7 @@ impl Conn {
             }
             Poll::Ready(result) => {
                 self.failed |= result.is_err();
-                self.stalled = None;
+                self.clocks.note_written();
                 written
             }
         }

@@ -12,9 +12,11 @@ use tokio::time::{Instant, timeout};
 
 use super::admission::RequestInFlight;
 use super::answer;
-use super::conn::{Bounds, Conn, Fence};
+use super::clocks::Bounds;
+use super::conn::Conn;
 use super::counts::Closed;
 use super::endpoint::Endpoint;
+use super::fence::Fence;
 use super::worker::Worker;
 use crate::canonical;
 use crate::framing::{self, Body, Denial, Framing, Limits, Progress};

@@ -85,6 +85,32 @@ fn a_request_body_passes_piece_by_piece() {
     assert_eq!(connection.response().text(), "done");
 }
 
+/// Chunks of one byte: six bytes for each byte of content.
+const TINY: usize = 20_000;
+
+#[test]
+fn tiny_chunks_do_not_reach_the_origin_one_by_one() {
+    // Says how many chunks came, and what was in them.
+    let origin = Origin::each(|_, peer| {
+        let Some(chunks) = peer.chunks() else { return false };
+        let count = format!("X-Chunks: {}\r\n", chunks.len());
+        peer.answer_with(200, &count, &String::from_utf8(chunks.concat()).unwrap())
+    });
+    let gateway = behind(&origin);
+    let content: String = ('a'..='z').cycle().take(TINY).collect();
+    let chunks: String = content.chars().map(|byte| format!("1\r\n{byte}\r\n")).collect();
+    let mut connection = Connection::open(gateway.address());
+    connection.write(format!(
+        "POST /tiny HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}0\r\nX: y\r\n\r\n"
+    ));
+    let response = connection.response();
+    assert_eq!(response.expect(200).text(), content);
+    let count: usize = response.header("x-chunks").unwrap().parse().unwrap();
+    assert!(count < TINY / 50, "{count} chunks");
+    assert_eq!(gateway.access_of("/tiny")["requestLength"], TINY);
+    connection.get("/echo").expect(200);
+}
+
 #[test]
 fn a_large_download_takes_no_memory() {
     let length = large();

@@ -291,18 +291,24 @@ impl Peer {
             let length = field(head, "content-length").map_or(Some(0), |v| v.parse().ok())?;
             return self.exactly(length);
         }
-        let mut body = Vec::new();
+        self.chunks().map(|chunks| chunks.concat())
+    }
+
+    /// The content of each chunk of a chunked body, read as strictly.
+    pub(crate) fn chunks(&mut self) -> Option<Vec<Vec<u8>>> {
+        let mut chunks = Vec::new();
         loop {
             let line = self.read_until(b"\r\n")?;
             let size =
                 usize::from_str_radix(std::str::from_utf8(line.strip_suffix(b"\r\n")?).ok()?, 16).ok()?;
-            body.extend(self.exactly(size)?);
+            let chunk = self.exactly(size)?;
             if self.exactly(2)? != b"\r\n" {
                 return None;
             }
             if size == 0 {
-                return Some(body);
+                return Some(chunks);
             }
+            chunks.push(chunk);
         }
     }
 
