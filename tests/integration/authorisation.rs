@@ -239,3 +239,31 @@ fn a_preflight_bears_no_credentials() {
     refused.expect(401);
     assert_eq!(refused.header("access-control-allow-origin"), Some("https://app.example.com"));
 }
+
+#[test]
+fn of_several_that_are_wanted_a_shadowed_one_may_be_missing() {
+    let origin = Origin::echo();
+    let both = "auth: {all_of: [staff, other]}";
+    let gateway = Place::new().start(&file(&origin).replace(both, "auth: {all_of: [staff, shadow]}").replace(
+        "\n    trial:\n",
+        &format!(
+            "
+    shadow:
+      mode: shadow
+      auth_shadow_is_public: true
+      jwt: {{issuer: 'https://id.example.com', audiences: [orders], algorithms: [HS256], keys: {{secret: '{STAFF}'}}, from: {{header: x-other}}}}
+    trial:
+"
+        ),
+    ));
+    let token = bearer(&staff(json!({})));
+    ask(&gateway, "GET /all/1", &[("Authorization", &token)]).expect(200);
+    let would = &gateway.access_of("/all/1")["would"];
+    assert_eq!(would[0]["policy"], "auth.shadow");
+    assert_eq!(would[0]["reason"], "missing");
+    // The other is wanted all the same.
+    assert_eq!(
+        became(&gateway, "GET /all/2", &[("X-Other", &staff(json!({})))]),
+        (401, "missing".to_owned())
+    );
+}

@@ -32,7 +32,7 @@ fn every_vector_is_accepted_or_refused_as_it_says() {
     let vectors: Value = serde_json::from_slice(&text).unwrap();
     let (mut counts, mut wrong, mut listed) = (BTreeMap::new(), Vec::new(), 0);
     for group in vectors["testGroups"].as_array().unwrap() {
-        let jwk = group.get("public").unwrap_or(&group["private"]);
+        let jwk = group.get("public").unwrap_or_else(|| &group["private"]);
         // A symmetric key is no part of any JWKS: it is given as a secret, for its own algorithm.
         let (keys, algorithms) = match jwk["k"].as_str() {
             Some(secret) => (

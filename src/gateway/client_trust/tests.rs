@@ -97,11 +97,13 @@ fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Type, tag and value.
+type Pair<'a> = (&'a [u8], u8, &'a [u8]);
+
 /// A name of these sets of pairs.
-fn encoded(sets: &[&[(&[u8], u8, &[u8])]]) -> Vec<u8> {
-    let pair =
-        |(kind, tag, value): &(&[u8], u8, &[u8])| tlv(0x30, &[tlv(6, kind), tlv(*tag, value)].concat());
-    let set = |pairs: &&[(&[u8], u8, &[u8])]| tlv(0x31, &pairs.iter().map(pair).collect::<Vec<_>>().concat());
+fn encoded(sets: &[&[Pair<'_>]]) -> Vec<u8> {
+    let pair = |(kind, tag, value): &Pair<'_>| tlv(0x30, &[tlv(6, kind), tlv(*tag, value)].concat());
+    let set = |pairs: &&[Pair<'_>]| tlv(0x31, &pairs.iter().map(pair).collect::<Vec<_>>().concat());
     tlv(0x30, &sets.iter().map(set).collect::<Vec<_>>().concat())
 }
 
@@ -110,7 +112,7 @@ fn names_are_written_as_rfc_4514_says() {
     const CN: &[u8] = &[0x55, 4, 3];
     const O: &[u8] = &[0x55, 4, 10];
     const ODD: &[u8] = &[0x2a, 3, 0x86, 0x48];
-    let text = |sets: &[&[(&[u8], u8, &[u8])]]| name::parse(&encoded(sets)).map(|name| name.text);
+    let text = |sets: &[&[Pair<'_>]]| name::parse(&encoded(sets)).map(|name| name.text);
     for (sets, expected) in [
         (&[][..], ""),
         (&[&[(O, 0x0c, &b"Example"[..])][..], &[(CN, 0x13, b"press")]], "CN=press,O=Example"),

@@ -91,6 +91,14 @@ impl Decision {
     }
 }
 
+fn missing() -> Denial {
+    Denial::new(
+        Kind::MissingAuthenticationToken,
+        "missing",
+        "the request bears no credential of a kind that the route takes",
+    )
+}
+
 /// A refusal, and who was refused where that is known: somebody who may not.
 #[derive(Debug)]
 pub struct Refused {
@@ -187,6 +195,7 @@ impl Requirement {
     pub async fn decide(&self, asked: &Asked<'_>, effects: &mut Effects) -> Result<Decision, Refused> {
         let mut known: Option<(Arc<Identity>, &Arc<Auth>)> = None;
         let mut absent = None;
+        let mut lacking = Vec::new();
         let mut noted = false;
         for kind in &self.kinds {
             // Nobody is asked about what is not there, where somebody is known already or nobody needs to be.
@@ -198,8 +207,12 @@ impl Requirement {
             }
             let (by, judgement) = kind.judge(asked).await;
             match judgement {
-                Judgement::Absent if absent.is_none() => absent = Some(by),
-                Judgement::Absent => {}
+                Judgement::Absent => {
+                    absent = absent.or(Some(by));
+                    if self.all {
+                        lacking.push(by);
+                    }
+                }
                 Judgement::Known(identity) => {
                     effects.note(|| Step {
                         name: Arc::clone(by.name()),
@@ -219,21 +232,17 @@ impl Requirement {
                 }
             }
         }
-        let lacks = match (&known, self.all) {
-            (None, _) => true,
-            (Some(_), all) => all && absent.is_some(),
-        };
-        match (lacks, absent) {
-            // Where all are shadowed and one has refused, that has been said.
-            (true, Some(by))
-                if !(self.anonymous && known.is_none()) && !(noted && self.mode == Mode::Shadow) =>
-            {
-                let denial = Denial::new(
-                    Kind::MissingAuthenticationToken,
-                    "missing",
-                    "the request bears no credential of a kind that the route takes",
-                );
-                self.refuse(asked, effects, self.spokesman(by), self.mode, by.site(), denial)?;
+        let said = noted && self.mode == Mode::Shadow;
+        match absent {
+            // One of them would do. Where all are shadowed and one has refused, that has been said.
+            Some(by) if !self.all && known.is_none() && !self.anonymous && !said => {
+                self.refuse(asked, effects, self.spokesman(by), self.mode, by.site(), missing())?;
+            }
+            // Each is wanted, by its own word.
+            Some(_) if self.all => {
+                for by in lacking {
+                    self.refuse(asked, effects, by, by.mode(), by.site(), missing())?;
+                }
             }
             _ => {}
         }
