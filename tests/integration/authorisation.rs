@@ -91,21 +91,21 @@ fn what_is_presented_must_be_valid_and_something_must_be_presented() {
     for (at, (route, fields, expected)) in [
         ("one", vec![], (401, "missing")),
         ("one", vec![("Authorization", &*good)], (200, "")),
-        ("one", vec![("Authorization", &foreign)], (401, "unknown_key")),
+        ("one", vec![("Authorization", &foreign)], (401, "signature")),
         ("any", vec![], (401, "missing")),
         ("any", vec![("Authorization", &good)], (200, "")),
         ("any", vec![("Authorization", &foreign)], (200, "")),
         ("any", vec![("X-Token", &own)], (200, "")),
         // It does not fall through to another kind, whichever comes first.
-        ("any", vec![("Authorization", &forged), ("X-Token", &own)], (401, "unknown_key")),
-        ("any", vec![("Authorization", &good), ("X-Token", &bad)], (401, "unknown_key")),
+        ("any", vec![("Authorization", &forged), ("X-Token", &own)], (401, "signature")),
+        ("any", vec![("Authorization", &good), ("X-Token", &bad)], (401, "signature")),
         ("all", vec![("Authorization", &good)], (401, "missing")),
         ("all", vec![("X-Token", &own)], (401, "missing")),
         ("all", vec![("Authorization", &good), ("X-Token", &own)], (200, "")),
         ("free", vec![("Authorization", &forged)], (200, "")),
         ("open", vec![], (200, "")),
         ("open", vec![("Authorization", &good)], (200, "")),
-        ("open", vec![("Authorization", &forged)], (401, "unknown_key")),
+        ("open", vec![("Authorization", &forged)], (401, "signature")),
     ]
     .into_iter()
     .enumerate()
