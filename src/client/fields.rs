@@ -110,10 +110,10 @@ pub fn strip_hop_by_hop(fields: &mut impl Fields, upgrade: Upgrade, relied: impl
             fields.remove(&name);
         }
     }
-    let gone =
+    static GONE: [HeaderName; 6] =
         [header::CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, header::TE, header::TRAILER, HTTP2_SETTINGS];
-    for name in gone {
-        remove(fields, &name);
+    for name in &GONE {
+        remove(fields, name);
     }
     if keep_upgrade {
         fields.set(header::CONNECTION, HeaderValue::from_static("upgrade"));

@@ -12,8 +12,8 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use crate::client;
 use crate::gateway::Admitted;
 
-/// Always removed, named by `Connection` or not.
-const HOP_BY_HOP: [HeaderName; 11] = [
+/// Always removed, named by `Connection` or not. Not a constant: one would be made and dropped anew wherever it is looked through.
+static HOP_BY_HOP: [HeaderName; 11] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),

@@ -27,7 +27,8 @@ pub(super) struct Pool {
 #[repr(align(64))]
 struct Shelf(Mutex<Kept>);
 
-type Kept = HashMap<Key, Vec<Parked>>;
+/// Looked into twice for each request. A client can choose a part of a key, its port in a PROXY header, but not how many are kept.
+type Kept = HashMap<Key, Vec<Parked>, foldhash::fast::RandomState>;
 
 /// Where a connection leads, and the PROXY header that it began with: it speaks for that client, and for no other.
 pub(super) type Key = (SocketAddr, Option<Header>);
