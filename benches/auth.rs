@@ -199,11 +199,9 @@ fn cached(bencher: Bencher<'_, '_>, bytes: usize) {
 fn decide_cached(bencher: Bencher<'_, '_>, issuers: usize) {
     let key = key_of("ES256");
     // The issuer that is meant comes last.
-    let mut policies: Vec<_> = (1..issuers)
-        .map(|number| policy_of(&format!("https://{number}.example"), "other", &[&key], ""))
-        .collect();
-    policies.push(policy("staff", &[&key], ""));
-    let policies = policies.into_iter().map(Arc::new).collect();
+    let others =
+        (1..issuers).map(|number| policy_of(&format!("https://{number}.example"), "other", &[&key], ""));
+    let policies = others.chain([policy("staff", &[&key], "")]).map(Arc::new).collect();
     let mut rules = Rules::default();
     rules.scopes.push(Spanned::unwritten("orders:read".to_owned()));
     let mut build = Build::default();

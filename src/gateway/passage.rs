@@ -221,10 +221,10 @@ impl Passage {
                         })?;
                     }
                 }
-                // A shadowed refusal: the request goes on as though there were no policy.
-                return Ok(HeadAdmitted { route });
+                // A shadowed refusal: the request goes on as though there were no policy, and is asked who it is like any other.
+            } else {
+                self.effects.judge(cors.name(), cors.mode(), cors.check_origin(request.headers))?;
             }
-            self.effects.judge(cors.name(), cors.mode(), cors.check_origin(request.headers))?;
         }
         if let Some(auth) = &entry.auth {
             self.authenticate(auth, &entry.facts, request).await?;

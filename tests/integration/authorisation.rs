@@ -267,3 +267,59 @@ fn of_several_that_are_wanted_a_shadowed_one_may_be_missing() {
         (401, "missing".to_owned())
     );
 }
+
+#[test]
+fn a_shadowed_policy_opens_no_other_policys_conditions() {
+    let origin = Origin::echo();
+    let gateway = Place::new().start(
+        &file(&origin)
+            .replace("auth: {all_of: [staff, other]}", "auth: {any_of: [trial, other], scopes: [admin]}"),
+    );
+    let token = staff(json!({}));
+    let bearer = bearer(&token);
+    for (at, fields) in [
+        vec![("Authorization", &*bearer)],
+        vec![("Authorization", &bearer), ("X-Token", &token)],
+        vec![("X-Token", &token)],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert_eq!(
+            became(&gateway, &format!("GET /all/{at}"), &fields),
+            (403, "insufficient_scope".to_owned()),
+            "{at}"
+        );
+    }
+}
+
+#[test]
+fn a_preflight_that_shadowed_cors_would_refuse_is_asked_who_it_is() {
+    let origin = Origin::echo();
+    let gateway = Place::new().start(
+        &file(&origin)
+            .replace("auth: staff, headers: [who],", "auth: staff, cors: soft, headers: [who],")
+            .replace(
+                "  headers:\n    who:",
+                "  cors: {soft: {origins: ['https://app.example.com'], mode: shadow}}\n  headers:\n    who:",
+            ),
+    );
+    let asked = [("Origin", "https://evil.example"), ("Access-Control-Request-Method", "GET")];
+    let (status, reason) = became(&gateway, "OPTIONS /told/1", &asked);
+    assert_eq!((status, &*reason), (401, "missing"));
+    assert_eq!(gateway.access_of("/told/1")["would"][0]["policy"], "cors.soft");
+}
+
+#[test]
+fn what_other_servers_may_read_as_a_credential_is_one() {
+    let (_origin, gateway) = start();
+    let own = staff(json!({}));
+    for (at, odd) in ["Bearer\tnonsense", "Bearer,nonsense"].into_iter().enumerate() {
+        let fields = [("Authorization", odd), ("X-Token", &*own)];
+        assert_eq!(
+            became(&gateway, &format!("GET /any/odd{at}"), &fields),
+            (401, "malformed".to_owned()),
+            "{odd}"
+        );
+    }
+}

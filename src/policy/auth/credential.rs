@@ -124,6 +124,11 @@ impl Place {
         }
     }
 
+    /// Whether it is the header field of this name, in lower case.
+    pub(super) fn is_header(&self, name: &str) -> bool {
+        matches!(self, Self::Header(own) if own.as_str().eq_ignore_ascii_case(name))
+    }
+
     /// Takes the credential out of what goes on. The query is not among the fields: see [`Place::scrub_query`].
     pub fn scrub(&self, fields: &mut impl Fields) {
         match self {
@@ -154,9 +159,15 @@ fn authorization<'a>(headers: &'a HeaderMap, is_meant: impl Fn(&str) -> bool) ->
         return Presented::Malformed("several Authorization fields");
     }
     let Ok(text) = first.to_str() else { return Presented::Malformed("the Authorization field is no text") };
-    let (scheme, credential) = text.split_once(' ').unwrap_or((text, ""));
+    // RFC 9110 §11.4: auth-scheme [ 1*SP … ]. What parts it otherwise, some servers take for a space.
+    let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    let (scheme, credential) =
+        text.split_at_checked(text.find(|c| !token(c)).unwrap_or(text.len())).unwrap_or((text, ""));
     if !is_meant(scheme) {
         return Presented::Absent;
+    }
+    if !(credential.is_empty() || credential.starts_with(' ')) {
+        return Presented::Malformed("the scheme of the Authorization field is not followed by a space");
     }
     match credential.trim_matches(' ') {
         "" => Presented::Malformed("the Authorization field has a scheme and no credential"),
@@ -202,7 +213,10 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Presented<'a> {
 
 /// The value of `name=value`.
 fn named<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
+    // Many servers trim names too: `session =x` is a second `session` to them.
+    let at = pair.iter().position(|b| *b == b'=')?;
+    let (own, value) = pair.split_at_checked(at)?;
+    (own.trim_ascii() == name.as_bytes()).then(|| value.strip_prefix(b"=").unwrap_or_default().trim_ascii())
 }
 
 fn query<'a>(query: &'a str, name: &str) -> Presented<'a> {
@@ -297,6 +311,12 @@ mod tests {
         let mut alone = headers(&[("cookie", "session=xyz")]);
         scrub_cookie("session", &mut alone);
         assert!(alone.is_empty());
+        let mut spaced = headers(&[("cookie", "k =1; a=2")]);
+        assert_eq!(cookie(&spaced, "k"), one("1"));
+        scrub_cookie("k", &mut spaced);
+        assert_eq!(spaced[COOKIE], "a=2");
+        let odd = headers(&[("cookie", "k=1; k =2")]);
+        assert!(matches!(cookie(&odd, "k"), Presented::Malformed(_)));
         let twice = headers(&[("cookie", "k=1"), ("cookie", "k=1")]);
         assert!(matches!(cookie(&twice, "k"), Presented::Malformed(_)));
     }

@@ -220,8 +220,14 @@ impl Requirement {
                         detail: format!("{} ({})", identity.id, identity.method.as_str()).into(),
                         site: Some(by.site().clone()),
                     });
-                    effects.passes.extend(identity.upstream_headers.iter().cloned());
-                    if known.is_none() {
+                    if self.all {
+                        effects.passes.extend(identity.upstream_headers.iter().cloned());
+                    }
+                    // The first one's, but for one that only a shadowed policy knows.
+                    if known
+                        .as_ref()
+                        .is_none_or(|(_, of)| of.mode() == Mode::Shadow && by.mode() == Mode::Enforce)
+                    {
                         known = Some((identity, by));
                     }
                 }
@@ -231,6 +237,10 @@ impl Requirement {
                     absent = absent.or(Some(by));
                 }
             }
+        }
+        if let (Some((identity, _)), false) = (&known, self.all) {
+            // One request, one identity: the upstream hears of the one whose conditions were asked.
+            effects.passes.extend(identity.upstream_headers.iter().cloned());
         }
         let said = noted && self.mode == Mode::Shadow;
         match absent {
@@ -247,15 +257,16 @@ impl Requirement {
             _ => {}
         }
         let nobody;
-        let (identity, by, mode) = match &known {
-            Some((identity, by)) => (&**identity, Some(*by), by.mode()),
+        let (identity, by) = match &known {
+            Some((identity, by)) => (&**identity, Some(*by)),
             None => {
                 nobody = Identity::anonymous();
-                (&nobody, absent, self.mode)
+                (&nobody, absent)
             }
         };
+        // Conditions are the route's: a shadowed policy beside an enforced one does not open them.
         if let (Err(denial), Some(by)) = (self.conditions.check(identity, asked), by) {
-            self.refuse(asked, effects, by, mode, &self.site, denial).map_err(|refusal| Refused {
+            self.refuse(asked, effects, by, self.mode, &self.site, denial).map_err(|refusal| Refused {
                 refusal,
                 identity: known.as_ref().map(|(identity, _)| Arc::clone(identity)),
             })?;
@@ -344,6 +355,10 @@ impl Requirement {
         for place in self.scrubbed() {
             place.scrub(fields);
         }
+        // What CGI and its kin would take for a credential that was judged (`x.token` for `x-token`) was not.
+        crate::client::remove_twins(fields, |name| {
+            self.policies().filter_map(|policy| policy.place()).any(|place| place.is_header(name))
+        });
         for forward in self.policies().filter_map(|policy| policy.as_forward()) {
             for name in forward.passes() {
                 fields.remove(name);
@@ -416,7 +431,15 @@ async fn tokens<'s>(
         None => jwt::issuer_of(&token).and_then(|issuer| tokens_of(&issuer)),
     };
     match (meant, opaque) {
-        (Some(judge), _) | (None, Some(judge)) => (judge, judge.judge(asked).await),
+        (Some(judge), _) | (None, Some(judge)) => match judge.judge(asked).await {
+            // It is there, and of a scheme that this judge does not take: that is not the same as none.
+            Judgement::Absent => {
+                let why = "the token's issuer is known, and its scheme is not taken for it";
+                let denial = Denial::new(Kind::Unauthorized, "malformed", why).with_error("invalid_request");
+                (judge, Judgement::Refused(denial))
+            }
+            judgement => (judge, judgement),
+        },
         (None, None) => {
             let denial = Denial::invalid("unknown_issuer", "the token is of no issuer that the route knows");
             (first, Judgement::Refused(denial))

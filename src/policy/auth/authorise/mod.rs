@@ -154,7 +154,10 @@ fn claim(name: &str, written: &Spanned<ClaimCondition>, build: &mut Build) -> Op
         (None, None, Some(values), None) if !values.is_empty() => {
             Test::AnyOf(values.iter().map(|Scalar(value)| value.clone()).collect())
         }
-        (None, None, None, Some(pattern)) => match Regex::new(&format!(r"\A(?:{})\z", pattern.value)) {
+        (None, None, None, Some(pattern)) => match Regex::new(pattern)
+            // By itself first: `a)|(?:b` would be one with what stands around it.
+            .and_then(|_| Regex::new(&format!(r"\A(?:{})\z", pattern.value)))
+        {
             Ok(regex) => Test::Matches(regex),
             Err(_) => {
                 let cause = format!("`{}` is not a regular expression", pattern.value);

@@ -107,6 +107,7 @@ fn what_cannot_be_a_condition_is_an_error_at_load() {
         ("claims: {a: {equals: 1, contains: 1}}", "exactly one of"),
         ("claims: {a: {any_of: []}}", "exactly one of"),
         ("claims: {a: {matches: '('}}", "is not a regular expression"),
+        ("claims: {a: {matches: 'acme)|(?:.*'}}", "is not a regular expression"),
         ("addresses: [nowhere]", "nowhere"),
         ("times: [always]", "always"),
         ("when: 'jwt.claims.tenant =='", "is no expression"),

@@ -178,7 +178,13 @@ impl Jwt {
             Recalled::Unknown => self.verify(text, asked).await?,
         };
         if let Some(revoked) = &self.revoked {
-            revoked.check(known.jti.as_deref(), &known.identity.id)?;
+            // What an issuer revokes is its `sub`, whatever claim the identity is made of.
+            let id = &*known.identity.id;
+            let subject = known.identity.claims.get("sub").and_then(|sub| sub.as_str()).unwrap_or(id);
+            revoked.check(known.jti.as_deref(), subject)?;
+            if subject != id {
+                revoked.check(None, id)?;
+            }
         }
         self.is_bound(&known, text, asked)?;
         Ok(Arc::clone(&known.identity))
