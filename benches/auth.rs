@@ -134,7 +134,13 @@ fn first(bencher: Bencher<'_, '_>, algorithm: &str) {
     let auth = policy("staff", &[&key], &format!("algorithms: [{algorithm}], cache: 0B"));
     let bearing = Bearing::new(&key.token(&claims(&json!({}))));
     let request = bearing.request();
-    let asked = Asked { request: &request, route: &bearing.route, parameters: &[], now: SystemTime::now() };
+    let asked = Asked {
+        request: &request,
+        route: &bearing.route,
+        parameters: &[],
+        query: None,
+        now: SystemTime::now(),
+    };
     assert!(matches!(now(auth.judge(&asked)), Judgement::Known(_)));
     bencher.bench_local(|| now(auth.judge(black_box(&asked))));
 }
@@ -189,7 +195,13 @@ fn cached(bencher: Bencher<'_, '_>, bytes: usize) {
     let bearing =
         Bearing::new(&key.token(&claims(&json!({"padding": "x".repeat(bytes.saturating_sub(400) * 3 / 4)}))));
     let request = bearing.request();
-    let asked = Asked { request: &request, route: &bearing.route, parameters: &[], now: SystemTime::now() };
+    let asked = Asked {
+        request: &request,
+        route: &bearing.route,
+        parameters: &[],
+        query: None,
+        now: SystemTime::now(),
+    };
     assert!(matches!(now(auth.judge(&asked)), Judgement::Known(_)));
     bencher.bench_local(|| now(auth.judge(black_box(&asked))));
 }
@@ -209,7 +221,13 @@ fn decide_cached(bencher: Bencher<'_, '_>, issuers: usize) {
         Requirement::compile(policies, Quantity::One, &Spanned::unwritten(rules), &mut build).unwrap();
     let bearing = Bearing::new(&key.token(&claims(&json!({}))));
     let request = bearing.request();
-    let asked = Asked { request: &request, route: &bearing.route, parameters: &[], now: SystemTime::now() };
+    let asked = Asked {
+        request: &request,
+        route: &bearing.route,
+        parameters: &[],
+        query: None,
+        now: SystemTime::now(),
+    };
     let mut effects = Effects::default();
     assert!(now(requirement.decide(&asked, &mut effects)).unwrap().identity().is_some());
     bencher.bench_local(|| now(requirement.decide(black_box(&asked), &mut effects)).unwrap());
@@ -250,7 +268,13 @@ fn introspection_cached(bencher: Bencher<'_, '_>) {
     let auth = Auth::compile("opaque", &Spanned::unwritten(config), &mut context).unwrap();
     let bearing = Bearing::new("mF_9.B5f-4.1JqM");
     let request = bearing.request();
-    let asked = Asked { request: &request, route: &bearing.route, parameters: &[], now: SystemTime::now() };
+    let asked = Asked {
+        request: &request,
+        route: &bearing.route,
+        parameters: &[],
+        query: None,
+        now: SystemTime::now(),
+    };
     assert!(matches!(office.block_on(auth.judge(&asked)), Judgement::Known(_)));
     server.join().unwrap();
     bencher.bench_local(|| now(auth.judge(black_box(&asked))));

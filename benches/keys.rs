@@ -126,7 +126,7 @@ impl Room {
     fn judge(&self, auth: &Auth, headers: &HeaderMap) -> Judgement {
         let request = self.request(headers);
         let now = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000);
-        let asked = Asked { request: &request, route: &self.route, parameters: &[], now };
+        let asked = Asked { request: &request, route: &self.route, parameters: &[], query: None, now };
         auth.judge(&asked).now_or_never().unwrap()
     }
 }
@@ -183,7 +183,8 @@ fn a_remembered_password(bencher: Bencher<'_, '_>) {
 
 fn prove(room: &Room, auth: &Auth, headers: &HeaderMap) {
     let request = room.request(headers);
-    let asked = Asked { request: &request, route: &room.route, parameters: &[], now: SystemTime::now() };
+    let asked =
+        Asked { request: &request, route: &room.route, parameters: &[], query: None, now: SystemTime::now() };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     assert!(matches!(runtime.block_on(auth.judge(&asked)), Judgement::Known(_)));
 }

@@ -241,7 +241,9 @@ impl Passage {
     ) -> Result<(), Refusal> {
         let began = Instant::now();
         let parameters = &self.record.parameters;
-        let asked = Asked { request, route, parameters, now: self.record.started_at };
+        let query = request.target.query().map(|query| auth.scrub_query(query));
+        let asked =
+            Asked { request, route, parameters, query: query.as_deref(), now: self.record.started_at };
         let decided = auth.decide(&asked, &mut self.effects).await;
         let mut phase = Phase { status: Some(200), latency: Some(began.elapsed()), error: None };
         let (identity, refusal) = match decided {

@@ -323,3 +323,15 @@ fn what_other_servers_may_read_as_a_credential_is_one() {
         );
     }
 }
+
+#[test]
+fn metadata_is_not_for_whom_the_routes_list_refuses() {
+    let origin = Origin::echo();
+    let text = file(&origin)
+        .replace("auth: staff, respond: {body: one}", "auth: staff, access: inner, respond: {body: one}");
+    let gateway = Place::new().start(
+        &text.replace("  headers:\n    who:", "  access: {inner: {deny: [127.0.0.1]}}\n  headers:\n    who:"),
+    );
+    ask(&gateway, "GET /.well-known/oauth-protected-resource/one/1", &[]).expect(404);
+    ask(&gateway, "GET /.well-known/oauth-protected-resource/any/1", &[]).expect(200);
+}

@@ -15,6 +15,7 @@ use crate::client::Client;
 use crate::gateway::Gateway;
 use crate::gateway::route::Route;
 use crate::policy::auth::WELL_KNOWN;
+use crate::policy::{Mode, Outcome};
 use crate::reply::Reply;
 use crate::request::{Arrival, Protocol};
 use crate::route::Found;
@@ -39,7 +40,12 @@ impl Passage {
         if !is_read || !(path.is_empty() || path.starts_with('/')) || is_claimed(gateway, arrival, target) {
             return Ok(());
         }
-        let routes = routes_of(gateway, target, path);
+        let mut routes = routes_of(gateway, target, path);
+        // Who may not come at all by the route's address list learns nothing of it.
+        routes.retain(|route| {
+            let list = route.access.as_ref().filter(|list| list.mode() == Mode::Enforce);
+            list.is_none_or(|list| list.check(client.address).outcome == Outcome::Pass)
+        });
         let told: Vec<_> = routes.iter().filter_map(|route| route.auth.as_ref()?.tokens()).collect();
         if told.is_empty() {
             return Ok(());

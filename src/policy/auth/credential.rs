@@ -69,6 +69,13 @@ impl Place {
                     );
                     None
                 }
+                Ok(header) if is_reserved(&header) || header.as_str().contains('_') => {
+                    let cause = format!(
+                        "`{header}` is the connection's or the gateway's own word, or is never passed on"
+                    );
+                    build.errors.push(&name.site, &*name.path, cause, "write such as `x-api-key`");
+                    None
+                }
                 Ok(header) => Some(Self::Header(header)),
                 Err(_) => {
                     let cause = format!("`{}` is not the name of a header field", name.value);
@@ -148,6 +155,29 @@ impl Place {
         let rest: Vec<_> = query.split('&').filter(|pair| !is_named(pair, name)).collect();
         Cow::Owned(rest.join("&"))
     }
+}
+
+/// Whether a field frames the message, belongs to the connection, or is what the gateway itself tells: no credential, and no service's
+/// word, stands there.
+pub(super) fn is_reserved(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.starts_with("x-forwarded-")
+        || name.starts_with("content-")
+        || matches!(
+            name,
+            "host"
+                | "connection"
+                | "keep-alive"
+                | "te"
+                | "trailer"
+                | "transfer-encoding"
+                | "upgrade"
+                | "expect"
+                | "forwarded"
+                | "via"
+                | "x-request-id"
+                | "proxy-connection"
+        )
 }
 
 /// The one credential of a scheme in `Authorization` (RFC 9110 §11.6.2). Another scheme is another kind of credential.

@@ -6,6 +6,7 @@
 pub mod api_key;
 mod authorise;
 pub mod basic;
+mod breaker;
 pub mod certificate;
 mod challenge;
 pub mod config;
@@ -14,6 +15,7 @@ mod fetching;
 mod figures;
 pub mod forward;
 pub mod introspection;
+mod judges;
 pub mod jwt;
 mod requirement;
 #[cfg(test)]
@@ -87,6 +89,8 @@ pub struct Asked<'a> {
     pub route: &'a RouteFacts,
     /// What the `{name}`s of the route's path matched.
     pub parameters: &'a [(Arc<str>, Box<str>)],
+    /// The query as the upstream will see it: without credentials that are for the gateway alone.
+    pub query: Option<&'a str>,
     /// By the wall clock: what tokens speak of.
     pub now: SystemTime,
 }

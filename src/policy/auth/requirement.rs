@@ -8,7 +8,7 @@ use http::header::WWW_AUTHENTICATE;
 
 use super::authorise::Conditions;
 use super::challenge::Challenge;
-use super::credential::Presented;
+use super::judges::{self, Judges};
 use super::{Asked, Auth, Denial, Judgement, Place, Rules, jwt};
 use crate::config::{Build, Site, Spanned};
 use crate::identity::Identity;
@@ -37,7 +37,7 @@ pub(super) const REASONS: &[&str] = &[
 pub struct Requirement {
     site: Site,
     /// Kinds of credentials, in the order written.
-    kinds: Box<[Kinds]>,
+    kinds: Box<[Judges]>,
     /// Whether each kind must be there; else one.
     all: bool,
     /// Whether a request with none passes.
@@ -45,20 +45,6 @@ pub struct Requirement {
     conditions: Conditions,
     /// Enforced unless every policy is shadowed: a shadowed policy opens what it alone guards.
     mode: Mode,
-}
-
-/// A kind of credential: policies that read tokens from the same place are one, and the token's issuer says which of them judges.
-#[derive(Debug)]
-enum Kinds {
-    Tokens {
-        place: Place,
-        /// Speaks for what no judge said.
-        first: Arc<Auth>,
-        judges: Box<[Arc<Auth>]>,
-        /// Who is asked about what is no token of these issuers.
-        opaque: Option<Arc<Auth>>,
-    },
-    One(Arc<Auth>),
 }
 
 /// The tokens that a route takes (RFC 9728 §2).
@@ -152,30 +138,19 @@ impl Requirement {
                 "remove `anonymous`, or make a route of its own for it",
             );
         }
+        match quantity {
+            Quantity::One => judges::each_is_asked(&policies, rules, build),
+            Quantity::All => judges::each_has_its_place(&policies, rules, build),
+        }
         let conditions = Conditions::compile(rules, build);
         if build.errors.errors().len() > errors_before {
             return None;
         }
         let shadowed = policies.iter().all(|policy| policy.mode() == Mode::Shadow);
-        let mut kinds = group(policies);
+        let mut kinds = judges::group(policies);
         if quantity == Quantity::One {
             // Who is known by what the request bears need not be asked about.
-            kinds.sort_by_key(Kinds::is_forward);
-        }
-        if quantity == Quantity::All
-            && let Some(Kinds::Tokens { first, .. }) =
-                kinds.iter().find(|kind| matches!(kind, Kinds::Tokens { .. }))
-        {
-            build.errors.push(
-                &rules.site,
-                &*rules.path,
-                format!(
-                    "a request has one token where `{}` reads it, so it cannot have all of these",
-                    first.name()
-                ),
-                "use `any_of`, or let one of them read elsewhere (`from`)",
-            );
-            return None;
+            kinds.sort_by_key(Judges::is_forward);
         }
         Some(Self {
             site: rules.site.clone(),
@@ -336,10 +311,7 @@ impl Requirement {
     }
 
     fn policies(&self) -> impl Iterator<Item = &Arc<Auth>> {
-        self.kinds.iter().flat_map(|kind| match kind {
-            Kinds::One(policy) => std::slice::from_ref(policy).iter().chain(None),
-            Kinds::Tokens { judges, opaque, .. } => judges.iter().chain(opaque.as_ref()),
-        })
+        self.kinds.iter().flat_map(Judges::policies)
     }
 
     /// What a client needs to know to get a token for this route; none where it takes none.
@@ -378,118 +350,6 @@ impl Requirement {
     fn scrubbed(&self) -> impl Iterator<Item = &Place> {
         self.policies().filter(|policy| policy.scrubs()).filter_map(|policy| policy.place())
     }
-}
-
-impl Kinds {
-    fn is_forward(&self) -> bool {
-        matches!(self, Self::One(policy) if policy.as_forward().is_some())
-    }
-
-    /// The policy that would ask a service about a request that bears nothing for it.
-    fn forward_without_credential(&self, asked: &Asked<'_>) -> Option<&Arc<Auth>> {
-        match self {
-            Self::One(policy) => Some(policy)
-                .filter(|policy| policy.as_forward().is_some_and(|f| f.is_absent(asked.request.headers))),
-            Self::Tokens { .. } => None,
-        }
-    }
-
-    async fn judge<'s>(&'s self, asked: &Asked<'_>) -> (&'s Arc<Auth>, Judgement) {
-        match self {
-            Self::One(policy) => (policy, policy.judge(asked).await),
-            Self::Tokens { place, first, judges, opaque } => {
-                tokens(place, first, judges, opaque.as_ref(), asked).await
-            }
-        }
-    }
-}
-
-/// The token's issuer says who judges; what says none is for the introspection, where there is one.
-async fn tokens<'s>(
-    place: &Place,
-    first: &'s Arc<Auth>,
-    judges: &'s [Arc<Auth>],
-    opaque: Option<&'s Arc<Auth>>,
-    asked: &Asked<'_>,
-) -> (&'s Arc<Auth>, Judgement) {
-    let dpop = judges.iter().filter_map(|judge| judge.as_jwt()).any(jwt::Jwt::takes_proofs);
-    let token = match place.find(asked.request, dpop) {
-        Presented::Absent => return (first, Judgement::Absent),
-        Presented::Malformed(why) => {
-            let denial = Denial::new(Kind::Unauthorized, "malformed", why).with_error("invalid_request");
-            return (first, Judgement::Refused(denial));
-        }
-        Presented::One(token) => token,
-    };
-    // A token that a judge has seen before need not be taken apart to find its issuer. The issuer says who judges in either case: what is
-    // remembered changes no verdict.
-    let tokens_of =
-        |issuer: &str| judges.iter().find(|judge| judge.as_jwt().is_some_and(|jwt| jwt.issuer() == issuer));
-    let mut all = judges.iter().filter_map(|judge| judge.as_jwt());
-    let meant = match all.find(|jwt| jwt.remembers(&token)) {
-        Some(jwt) => tokens_of(jwt.issuer()),
-        None => jwt::issuer_of(&token).and_then(|issuer| tokens_of(&issuer)),
-    };
-    match (meant, opaque) {
-        (Some(judge), _) | (None, Some(judge)) => match judge.judge(asked).await {
-            // It is there, and of a scheme that this judge does not take: that is not the same as none.
-            Judgement::Absent => {
-                let why = "the token's issuer is known, and its scheme is not taken for it";
-                let denial = Denial::new(Kind::Unauthorized, "malformed", why).with_error("invalid_request");
-                (judge, Judgement::Refused(denial))
-            }
-            judgement => (judge, judgement),
-        },
-        (None, None) => {
-            let denial = Denial::invalid("unknown_issuer", "the token is of no issuer that the route knows");
-            (first, Judgement::Refused(denial))
-        }
-    }
-}
-
-/// Policies by kind, each kind at the place of its first policy.
-fn group(policies: Vec<Arc<Auth>>) -> Box<[Kinds]> {
-    let mut kinds: Vec<Kinds> = Vec::new();
-    for policy in policies {
-        let place = policy.place().filter(|_| policy.reads_tokens()).cloned();
-        let Some(place) = place else {
-            kinds.push(Kinds::One(policy));
-            continue;
-        };
-        let same = kinds.iter_mut().find_map(|kind| match kind {
-            Kinds::Tokens { place: other, judges, opaque, .. } if *other == place => Some((judges, opaque)),
-            _ => None,
-        });
-        let first = Arc::clone(&policy);
-        let (judge, asked) =
-            if policy.as_jwt().is_some() { (Some(policy), None) } else { (None, Some(policy)) };
-        match same {
-            Some((judges, opaque)) => {
-                *judges = judges.iter().cloned().chain(judge).collect();
-                *opaque = opaque.take().or(asked);
-            }
-            None => {
-                kinds.push(Kinds::Tokens {
-                    place,
-                    first,
-                    judges: judge.into_iter().collect(),
-                    opaque: asked,
-                });
-            }
-        }
-    }
-    // A kind with one policy needs no look at the issuer.
-    kinds
-        .into_iter()
-        .map(|kind| match kind {
-            Kinds::Tokens { place, first, judges, opaque } => match (&*judges, opaque) {
-                ([only], None) => Kinds::One(Arc::clone(only)),
-                ([], Some(only)) => Kinds::One(only),
-                (_, opaque) => Kinds::Tokens { place, first, judges, opaque },
-            },
-            one @ Kinds::One(_) => one,
-        })
-        .collect()
 }
 
 /// The address of the resource's metadata (RFC 9728 §3.1): the well-known path stands between host and path.

@@ -74,5 +74,11 @@ pub(crate) fn asked<T>(
         site: Site::new("portcullis.yaml", 7, 3),
     };
     let parameters = [(Arc::from("tenant"), "acme".into())];
-    then(&Asked { request: &request, route: &route, parameters: &parameters, now: now() })
+    then(&Asked {
+        request: &request,
+        route: &route,
+        parameters: &parameters,
+        query: target.query(),
+        now: now(),
+    })
 }

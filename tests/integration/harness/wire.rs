@@ -18,6 +18,8 @@ impl<T: Read + Write + Send> Stream for T {}
 pub(crate) struct Wire {
     stream: Box<dyn Stream>,
     tcp: TcpStream,
+    /// Since when the last thing was written: what the gateway's clocks cannot begin before.
+    said: Instant,
     /// All that has been read.
     pub(crate) read: Vec<u8>,
 }
@@ -43,7 +45,7 @@ impl Wire {
 
     pub(crate) fn over(tcp: TcpStream) -> Self {
         tcp.set_nodelay(true).unwrap();
-        Self { stream: Box::new(tcp.try_clone().unwrap()), tcp, read: Vec::new() }
+        Self { stream: Box::new(tcp.try_clone().unwrap()), tcp, said: Instant::now(), read: Vec::new() }
     }
 
     /// TLS; `protocol` is what ALPN offers.
@@ -61,12 +63,13 @@ impl Wire {
         let offer = [&[u8::try_from(protocol.len()).unwrap()], protocol.as_bytes()].concat();
         let connector = authority.connector(|builder| builder.set_alpn_protos(&offer).unwrap());
         let stream = connector.connect("gate.example", tcp.try_clone().unwrap()).unwrap();
-        Self { stream: Box::new(stream), tcp, read: Vec::new() }
+        Self { stream: Box::new(stream), tcp, said: Instant::now(), read: Vec::new() }
     }
 
     /// Writes; whether it could.
     pub(crate) fn write(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.tcp.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
+        self.said = Instant::now();
         self.stream.write_all(bytes.as_ref()).and_then(|()| self.stream.flush()).is_ok()
     }
 
@@ -86,9 +89,10 @@ impl Wire {
         }
     }
 
-    /// Sends this piece now and then, and reads whatever comes, until the gateway ends the connection.
+    /// Sends this piece now and then, and reads whatever comes, until the gateway ends the connection. The time is since what was
+    /// written before: on a busy machine this may begin when all is over.
     pub(crate) fn drip(&mut self, piece: &[u8], every: Duration, limit: Duration) -> End {
-        let began = Instant::now();
+        let (said, began) = (self.said, Instant::now());
         let mut writes = !piece.is_empty();
         let mut next = began;
         while began.elapsed() < limit {
@@ -98,7 +102,7 @@ impl Wire {
                 next = Instant::now() + every;
             }
             if !self.take(4096, every) {
-                return End::Freed(began.elapsed());
+                return End::Freed(said.elapsed());
             }
         }
         End::Open
@@ -112,7 +116,7 @@ impl Wire {
         limit: Duration,
         fits: impl Fn(&[u8]) -> bool,
     ) -> Option<Duration> {
-        let began = Instant::now();
+        let (said, began) = (self.said, Instant::now());
         let mut next = began;
         while began.elapsed() < limit {
             if !piece.is_empty() && Instant::now() >= next {
@@ -121,7 +125,7 @@ impl Wire {
             }
             let goes_on = self.take(4096, every);
             if fits(&self.read) {
-                return Some(began.elapsed());
+                return Some(said.elapsed());
             }
             if !goes_on {
                 return None;

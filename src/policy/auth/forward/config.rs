@@ -10,6 +10,7 @@ use serde::Deserialize;
 use crate::config::units::Time;
 use crate::config::{Build, OrNone, Spanned};
 use crate::egress;
+use crate::policy::auth::credential::is_reserved;
 
 /// The longest that a request may wait for the service.
 const TIMEOUT_MAX: Duration = Duration::from_secs(30);
@@ -138,27 +139,8 @@ pub(super) fn check(config: &Spanned<Config>, egress: &egress::Policy, build: &m
 
 /// A field that is neither the connection's nor the gateway's own word.
 fn field(name: &Spanned<String>, build: &mut Build) -> Option<HeaderName> {
-    let ours = |name: &str| {
-        name.starts_with("x-forwarded-")
-            || name.starts_with("content-")
-            || matches!(
-                name,
-                "host"
-                    | "connection"
-                    | "keep-alive"
-                    | "te"
-                    | "trailer"
-                    | "transfer-encoding"
-                    | "upgrade"
-                    | "expect"
-                    | "forwarded"
-                    | "via"
-                    | "x-request-id"
-                    | "proxy-connection"
-            )
-    };
     match name.parse::<HeaderName>() {
-        Ok(field) if !ours(field.as_str()) => Some(field),
+        Ok(field) if !is_reserved(&field) => Some(field),
         Ok(field) => {
             let cause = format!("`{field}` is the connection's, or the gateway's own word");
             build.errors.push(&name.site, &*name.path, cause, "name a field that clients and servers send");
@@ -209,6 +191,13 @@ fn remembered(
             "list every field of `headers` here",
         );
         return None;
+    }
+    let told = [(":method", By::Method), (":host", By::Host), (":path", By::Path)];
+    let silent: Vec<_> = told.iter().filter(|(_, what)| !by.contains(what)).map(|(name, _)| *name).collect();
+    if !silent.is_empty() {
+        let cause = format!("a yes to one request holds for all that differ in {} only", silent.join(", "));
+        let cure = "right where the service looks at nothing but `by`; list them otherwise, in quotes";
+        build.errors.warn(&cache.site, format!("{}.by", cache.path), cause, cure);
     }
     Some((lasts, by.into()))
 }

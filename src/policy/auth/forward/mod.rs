@@ -63,8 +63,9 @@ impl Forward {
         let checked = config::check(config, context.egress, context.build)?;
         let definition = format!("{name} {:?} {:?}", config.value, context.egress);
         let fetcher = context.fetcher();
-        let service =
-            context.live.find_or("forward", &definition, || Service::new(fetcher, config.in_flight));
+        let service = context
+            .live
+            .find_or("forward", &definition, || Service::new(Arc::clone(name), fetcher, config.in_flight));
         Some(Self {
             name: Arc::clone(name),
             url: config.url.as_str().into(),
@@ -124,7 +125,7 @@ impl Forward {
     fn question(&self, asked: &Asked<'_>) -> egress::Request {
         let request = asked.request;
         let mut question = egress::Request::get(self.url.clone()).within(self.timeout).unfollowed();
-        let path = match request.target.query() {
+        let path = match asked.query {
             Some(query) => format!("{}?{query}", request.target.path()),
             None => request.target.path().to_owned(),
         };

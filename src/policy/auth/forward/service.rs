@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::hash::RandomState;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quick_cache::Weighter;
@@ -14,6 +14,7 @@ use super::config::By;
 use crate::egress::{self, Egress, Fetched};
 use crate::identity::Identity;
 use crate::policy::auth::Asked;
+use crate::policy::auth::breaker::Breaker;
 
 /// What is remembered of answers, in bytes.
 const REMEMBERED: u64 = 4 << 20;
@@ -21,9 +22,7 @@ const REMEMBERED: u64 = 4 << 20;
 const ENTRY: u64 = 512;
 /// A request that differs by more than this is asked about each time.
 const KEY_MAX: usize = 16 << 10;
-/// So many failures in a row, and the service is left alone for a while.
-const FAILURES: u32 = 5;
-/// The while; then one request tries again.
+/// How long a service that has failed again and again is left alone; then one request tries.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// What became of a question.
@@ -40,7 +39,7 @@ pub(super) enum Asking {
 pub(super) struct Service {
     client: Arc<Result<Egress, String>>,
     waiting: Arc<Semaphore>,
-    breaker: Mutex<Breaker>,
+    breaker: Arc<Breaker>,
     /// By all that makes requests equal, compared in full; the hash has a secret of the process.
     known: Cache<Box<[u8]>, Known, Weight, RandomState>,
 }
@@ -70,59 +69,28 @@ impl Weighter<Box<[u8]>, Known> for Weight {
     }
 }
 
-/// Keeps requests from waiting for what does not answer.
-#[derive(Debug, Default)]
-pub(super) struct Breaker {
-    failures: u32,
-    until: Option<Instant>,
-}
-
-impl Breaker {
-    /// Whether to ask. After a pause one is let through, and the next pause begins.
-    pub(super) fn lets_through(&mut self, now: Instant) -> bool {
-        match self.until {
-            Some(until) if now < until => false,
-            Some(_) => {
-                self.until = Some(now + PAUSE);
-                true
-            }
-            None => true,
-        }
-    }
-
-    pub(super) fn note(&mut self, answered: bool, now: Instant) {
-        if answered {
-            *self = Self::default();
-            return;
-        }
-        self.failures = self.failures.saturating_add(1);
-        if self.failures >= FAILURES {
-            self.until = Some(now + PAUSE);
-        }
-    }
-}
-
 impl Service {
-    pub(super) fn new(client: Arc<Result<Egress, String>>, in_flight: usize) -> Self {
+    pub(super) fn new(policy: Arc<str>, client: Arc<Result<Egress, String>>, in_flight: usize) -> Self {
         let items = usize::try_from(REMEMBERED / (2 * ENTRY)).unwrap_or(1024);
         Self {
             client,
             waiting: Arc::new(Semaphore::new(in_flight)),
-            breaker: Mutex::default(),
+            breaker: Breaker::new(policy, PAUSE),
             known: Cache::with(items, REMEMBERED, Weight, RandomState::new(), DefaultLifecycle::default()),
         }
     }
 
     /// Asks, in its own time: a client that goes away leaves the question to end by itself.
     pub(super) async fn ask(self: &Arc<Self>, runtime: &Handle, question: egress::Request) -> Asking {
-        if !self.breaker().lets_through(Instant::now()) {
+        let Ok(place) = Arc::clone(&self.waiting).try_acquire_owned() else { return Asking::Busy };
+        let Some(mut turn) = self.breaker.turn(Instant::now()) else {
             return Asking::Failed(
                 "the service has failed several times in a row; it is left alone for a second".to_owned(),
             );
-        }
-        let Ok(place) = Arc::clone(&self.waiting).try_acquire_owned() else { return Asking::Busy };
+        };
         let own = Arc::clone(self);
         let task = runtime.spawn(async move {
+            turn.begin();
             let asking = match &*own.client {
                 Ok(client) => match client.send(question).await {
                     Ok(fetched) => Asking::Answered(fetched),
@@ -131,16 +99,13 @@ impl Service {
                 Err(cause) => Asking::Failed(format!("nothing can be asked: {cause}")),
             };
             // A server in distress answers 5xx: that is no answer either.
-            let answered = matches!(&asking, Asking::Answered(fetched) if !fetched.status.is_server_error());
-            own.breaker().note(answered, Instant::now());
-            drop(place);
+            if matches!(&asking, Asking::Answered(fetched) if !fetched.status.is_server_error()) {
+                turn.answered();
+            }
+            drop((turn, place));
             asking
         });
         task.await.unwrap_or_else(|_| Asking::Failed("the question was dropped".to_owned()))
-    }
-
-    fn breaker(&self) -> std::sync::MutexGuard<'_, Breaker> {
-        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whose an equal request was, while that is remembered.
@@ -169,6 +134,8 @@ pub(super) fn key(by: &[By], asked: &Asked<'_>) -> Vec<u8> {
         key.extend_from_slice(&(part.len() as u64).to_be_bytes());
         key.extend_from_slice(part);
     };
+    // The service sees no routes, yet what one route asks is not what another asks.
+    add(asked.route.name.as_bytes());
     for by in by {
         match by {
             By::Header(name) => {
@@ -183,8 +150,8 @@ pub(super) fn key(by: &[By], asked: &Asked<'_>) -> Vec<u8> {
             }
             By::Path => {
                 add(request.target.path().as_bytes());
-                add(request.target.query().unwrap_or_default().as_bytes());
-                add(if request.target.query().is_some() { b"?" } else { b"" });
+                add(asked.query.unwrap_or_default().as_bytes());
+                add(if asked.query.is_some() { b"?" } else { b"" });
             }
             By::Client => add(request.client_ip().to_canonical().to_string().as_bytes()),
         }

@@ -1,8 +1,8 @@
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::StatusCode;
 
-use super::service::{Breaker, key};
+use super::service::key;
 use super::*;
 use crate::config::{Build, Site};
 use crate::policy::auth::testing::asked;
@@ -113,7 +113,7 @@ fn requests_are_equal_only_in_all_parts() {
 
 #[test]
 fn what_is_remembered_ends() {
-    let service = Service::new(Arc::new(Err("nothing".to_owned())), 1);
+    let service = Service::new("auth.sso".into(), Arc::new(Err("nothing".to_owned())), 1);
     let identity = Arc::new(Identity::new("ann", Method::Forward, "auth.sso".into()));
     service.remember(b"long", Duration::from_secs(600), &identity);
     service.remember(b"over", Duration::ZERO, &identity);
@@ -121,22 +121,6 @@ fn what_is_remembered_ends() {
     assert_eq!(service.recall(b"long").unwrap().id, identity.id);
     assert!(service.recall(b"over").is_none() && service.recall(b"long ").is_none());
     assert!(service.recall(&[0; 20_000]).is_none(), "a long key is kept");
-}
-
-#[test]
-fn after_failures_in_a_row_one_at_a_time_tries() {
-    let (mut breaker, now) = (Breaker::default(), Instant::now());
-    for _ in 0..4 {
-        breaker.note(false, now);
-        assert!(breaker.lets_through(now));
-    }
-    breaker.note(false, now);
-    assert!(!breaker.lets_through(now));
-    let later = now + Duration::from_secs(1);
-    assert!(breaker.lets_through(later), "nobody tries again");
-    assert!(!breaker.lets_through(later), "all try again");
-    breaker.note(true, later);
-    assert!(breaker.lets_through(later) && breaker.lets_through(later));
 }
 
 #[test]

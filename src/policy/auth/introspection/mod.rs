@@ -4,7 +4,6 @@
 //! 503: none passes unasked.
 
 mod answer;
-mod breaker;
 mod server;
 
 use std::fmt::Write as _;

@@ -22,9 +22,9 @@ use tokio::sync::{Semaphore, watch};
 use zeroize::Zeroizing;
 
 use super::answer::{Rules, Verdict};
-use super::breaker::Breaker;
 use crate::egress::{Egress, Request};
 use crate::policy::auth::Figure;
+use crate::policy::auth::breaker::{Breaker, Turn};
 use crate::policy::auth::jwt::claims::seconds;
 
 /// What is remembered, in bytes, as far as it can be counted.
@@ -36,6 +36,8 @@ const BAD_FOR: Duration = Duration::from_secs(5);
 /// Questions that are asked at once, and tokens that wait to be asked about.
 const QUESTIONS_MAX: usize = 64;
 const FLIGHTS_MAX: usize = 1024;
+/// How long a server that has failed again and again is left alone.
+const PAUSE: Duration = Duration::from_secs(5);
 /// The longest answer.
 const ANSWER_BYTES_MAX: u64 = 64 << 10;
 /// Unreserved by `application/x-www-form-urlencoded`; a space is `%20`, which every reader of forms takes.
@@ -106,7 +108,7 @@ pub(super) struct Server {
     cache: Cache<Token, Entry, Bytewise, RandomState>,
     flights: Mutex<HashMap<Token, Flight>>,
     questions: Semaphore,
-    breaker: Breaker,
+    breaker: Arc<Breaker>,
     /// What the log was told last.
     trouble: Mutex<Option<String>>,
     counts: [AtomicU64; OUTCOMES.len()],
@@ -120,6 +122,7 @@ impl Server {
         (cache_for, timeout): (Duration, Duration),
         asking: Option<(Handle, Arc<Result<Egress, String>>)>,
     ) -> Self {
+        let breaker = Breaker::new(Arc::clone(&rules.policy), PAUSE);
         Self {
             url,
             rules,
@@ -136,7 +139,7 @@ impl Server {
             ),
             flights: Mutex::default(),
             questions: Semaphore::new(QUESTIONS_MAX),
-            breaker: Breaker::default(),
+            breaker,
             trouble: Mutex::default(),
             counts: Default::default(),
         }
@@ -168,15 +171,15 @@ impl Server {
             self.count(Outcome::Refused);
             return Err("too many tokens wait to be asked about");
         }
-        if !self.breaker.allows(Instant::now()) {
+        let Some(turn) = self.breaker.turn(Instant::now()) else {
             self.count(Outcome::Refused);
             return Err("the server has failed again and again, and is left alone for a moment");
-        }
+        };
         let token = Token(Arc::new(Zeroizing::new(token.to_owned())));
         let (land, flight) = watch::channel(None);
         flights.insert(token.clone(), flight.clone());
         drop(flights);
-        let question = Question { server: Arc::clone(self), token, answered: false };
+        let question = Question { server: Arc::clone(self), token, turn };
         runtime.spawn(async move { land.send_replace(Some(question.ask().await)) });
         Ok(flight)
     }
@@ -242,16 +245,18 @@ const ENDED: &str = "the question ended without an answer";
 struct Question {
     server: Arc<Server>,
     token: Token,
-    answered: bool,
+    turn: Turn,
 }
 
 impl Question {
     async fn ask(mut self) -> Result<Verdict, &'static str> {
         let server = Arc::clone(&self.server);
-        let asked = tokio::time::timeout(server.timeout, async {
-            let _permit = server.questions.acquire().await.map_err(|error| error.to_string())?;
-            self.send().await
-        });
+        let Ok(Ok(_turn)) = tokio::time::timeout(server.timeout, server.questions.acquire()).await else {
+            server.count(Outcome::Refused);
+            return Err("too many tokens wait to be asked about");
+        };
+        self.turn.begin();
+        let asked = tokio::time::timeout(server.timeout, self.send());
         let answer = asked.await.unwrap_or_else(|_| Err(format!("no answer within {:?}", server.timeout)));
         let read = answer.and_then(|body| {
             let verdict = server.rules.read(&body, seconds(SystemTime::now()));
@@ -259,7 +264,7 @@ impl Question {
         });
         match read {
             Ok((verdict, length)) => {
-                self.answered = true;
+                self.turn.answered();
                 server.tell(None);
                 server.count(match verdict {
                     Verdict::Known { .. } => Outcome::Active,
@@ -305,11 +310,6 @@ impl Question {
 impl Drop for Question {
     fn drop(&mut self) {
         let server = &self.server;
-        if server.breaker.report(self.answered, Instant::now()) {
-            let (state, level) =
-                if self.answered { ("closed", log::Level::Info) } else { ("open", log::Level::Warn) };
-            log::log!(level, "{}: the circuit breaker is {state}", server.rules.policy);
-        }
         server.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.token);
     }
 }

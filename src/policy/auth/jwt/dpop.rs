@@ -280,7 +280,6 @@ impl fmt::Debug for Shared {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::sync::atomic::AtomicBool;
     use std::time::SystemTime;
 
     use serde_json::json;
@@ -290,8 +289,8 @@ mod tests {
     use crate::canonical::Target;
     use crate::client::Client;
     use crate::config::Site;
+    use crate::policy::auth::testing;
     use crate::record::RouteFacts;
-    use crate::request::{Connection, Fate};
 
     const URL: &str = "https://api.example.com/orders";
 
@@ -320,7 +319,7 @@ mod tests {
             headers.append(DPOP, HeaderValue::from_str(field).unwrap());
         }
         let client = Client { address: [127, 0, 0, 1].into(), peer_trusted: false, https };
-        let connection = connection();
+        let connection = testing::connection();
         let request = Request {
             method: &Method::GET,
             target,
@@ -336,23 +335,9 @@ mod tests {
             labels: BTreeMap::new(),
             site: Site::default_value(),
         };
-        let asked = Asked { request: &request, route: &route, parameters: &[], now: SystemTime::now() };
+        let asked =
+            Asked { request: &request, route: &route, parameters: &[], query: None, now: SystemTime::now() };
         proofs.check(&key.thumbprint(), token, &asked)
-    }
-
-    fn connection() -> Connection {
-        Connection {
-            listener: "test".into(),
-            peer: None,
-            local: None,
-            tls: None,
-            redirect: None,
-            worker: 0,
-            tunnel: AtomicBool::new(false),
-            leaving: Arc::default(),
-            head_began: Mutex::new(None),
-            fate: Fate::default(),
-        }
     }
 
     fn proofs(wants_nonce: bool) -> Proofs {

@@ -127,7 +127,8 @@ impl Keeper {
                 let is_other =
                     memory.known.as_ref().is_none_or(|known| known.set.generation() != set.generation());
                 if is_other {
-                    log::info!("{}: {}", self.name, keys(&set));
+                    let level = if set.is_empty() { log::Level::Warn } else { log::Level::Info };
+                    log::log!(level, "{}: {}", self.name, keys(&set));
                 }
                 self.tell_complaints(memory, &set);
                 issuer.put(Arc::clone(&set), confirmed);
