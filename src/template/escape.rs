@@ -6,7 +6,8 @@ pub enum Escape {
     /// A line of a log: printable ASCII; the rest, quotes and backslashes are `\xNN`, so that a line can neither be split nor
     /// forged. What is not known is `-`.
     Log,
-    /// A header field's value: printable ASCII; the rest is `\xNN`.
+    /// A header field's value: printable ASCII; the rest is `\xNN`, and so is a backslash before `x` (`\x5Cx`) and a space at either
+    /// end, which whoever reads the field takes away. So two values never arrive alike; `DOMAIN\user` stays as it is.
     Header,
     /// An address: in a path what is no `pchar` (RFC 3986 §3.3) is percent-encoded and escapes stay as they are; in an authority
     /// and in a query all that is not unreserved is.
@@ -69,14 +70,15 @@ pub(super) fn is_plain(escape: Escape, value: &[u8]) -> bool {
             |b| (0x20..0x7f).contains(&b) && !matches!(b, b'"' | b'\\' | b'&' | b'<' | b'>' | b'\'')
         }
     };
-    value.iter().all(|b| plain(*b))
+    let is_cut = escape == Escape::Header && matches!(value, [b' ', ..] | [.., b' ']);
+    !is_cut && value.iter().all(|b| plain(*b))
 }
 
 /// Appends `value` as it may stand there.
 pub(super) fn push(escape: Escape, position: Position, value: &[u8], out: &mut Vec<u8>) {
     match escape {
         Escape::Log => push_visible(value, |b| b == b'"' || b == b'\\', out),
-        Escape::Header => push_visible(value, |_| false, out),
+        Escape::Header => push_field(value, out),
         Escape::Url => push_url(position, value, out),
         Escape::Json => push_json(value, out),
         Escape::Html => push_text(value, html_entity, out),
@@ -96,6 +98,25 @@ fn push_visible(value: &[u8], also: impl Fn(u8) -> bool, out: &mut Vec<u8>) {
         } else {
             push_hex(b"\\x", byte, out);
         }
+    }
+}
+
+/// What is escaped must not look like what is not: a backslash stands for itself but before `x`. Who reads it back takes `\xNN` for
+/// a byte wherever it stands. Spaces at the ends are no part of a field's value (RFC 9110 §5.5).
+fn push_field(value: &[u8], out: &mut Vec<u8>) {
+    let mut rest = value;
+    while let Some((&byte, behind)) = rest.split_first() {
+        let plain = match byte {
+            b'\\' => behind.first() != Some(&b'x'),
+            b' ' => rest.len() < value.len() && !behind.is_empty(),
+            byte => (0x21..=0x7e).contains(&byte),
+        };
+        if plain {
+            out.push(byte);
+        } else {
+            push_hex(b"\\x", byte, out);
+        }
+        rest = behind;
     }
 }
 
@@ -258,13 +279,65 @@ mod tests {
         assert_eq!(Position::Authority.after(".example.com/"), Position::Path);
     }
 
+    /// Takes `\xNN` for a byte, wherever it stands.
+    fn read_back(field: &str) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut rest = field.as_bytes();
+        while let Some((&first, behind)) = rest.split_first() {
+            rest = match rest {
+                [b'\\', b'x', high, low, after @ ..] => {
+                    let digit = |digit: &u8| u8::try_from(char::from(*digit).to_digit(16).unwrap()).unwrap();
+                    bytes.push(digit(high) << 4 | digit(low));
+                    after
+                }
+                _ => {
+                    bytes.push(first);
+                    behind
+                }
+            };
+        }
+        bytes
+    }
+
+    #[test]
+    fn what_stands_in_a_field_is_one_value() {
+        for (value, expected) in [
+            (&b"alice"[..], "alice"),
+            (b"DOMAIN\\alice", "DOMAIN\\alice"),
+            (b"DOMAIN\\xavier", "DOMAIN\\x5Cxavier"),
+            (b"DOMAIN\\Xavier", "DOMAIN\\Xavier"),
+            (b"\xe9", "\\xE9"),
+            // What would be the same as the one before.
+            (b"\\xE9", "\\x5CxE9"),
+            (b"\\x5CxE9", "\\x5Cx5CxE9"),
+            (b"\\\\x", "\\\\x5Cx"),
+            (b"\\", "\\"),
+            (b"al ice", "al ice"),
+            (b" alice ", "\\x20alice\\x20"),
+            (b" ", "\\x20"),
+            (b"  ", "\\x20\\x20"),
+        ] {
+            assert_eq!(written(Escape::Header, value), expected);
+            assert_eq!(read_back(expected), value, "{expected}");
+        }
+    }
+
     proptest::proptest! {
+        #[test]
+        fn two_values_never_come_out_alike(value in "(\\\\|x| |[0-9A-F]|\u{e9}|\u{0}){0,12}") {
+            let field = written(Escape::Header, value.as_bytes());
+            assert_eq!(read_back(field.trim()), value.as_bytes());
+        }
+
         #[test]
         fn no_value_leaves_its_place(value: Vec<u8>) {
             let visible = |text: &str| text.bytes().all(|b| (0x20..=0x7e).contains(&b));
             let line = written(Escape::Log, &value);
             assert!(visible(&line) && !line.contains('"'), "{line}");
-            assert!(visible(&written(Escape::Header, &value)));
+            let field = written(Escape::Header, &value);
+            assert!(visible(&field));
+            assert_eq!(read_back(field.trim()), value, "{field}");
+            assert!(!is_plain(Escape::Header, &value) || field.as_bytes() == value);
             let url = written(Escape::Url, &value);
             assert!(visible(&url) && !url.contains([' ', '"', '<', '>', '\\', '?', '#']), "{url}");
             for escape in [Escape::Json, Escape::Html, Escape::Text] {

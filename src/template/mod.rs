@@ -194,18 +194,19 @@ mod tests {
     use std::sync::Arc;
     use std::time::{Duration, Instant, SystemTime};
 
-    use http::{HeaderValue, Method};
+    use http::HeaderValue;
 
     use super::*;
     use crate::canonical::Target;
     use crate::config::Site;
+    use crate::identity::{Identity, Method};
     use crate::record::{ErrorFacts, Integration, RouteFacts};
 
     fn record() -> Record {
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_512_875_120);
         let mut record = Record::new(0, 3, Instant::now(), at);
         record.client = Some("192.0.2.7".parse().unwrap());
-        record.method = Some(Method::GET);
+        record.method = Some(http::Method::GET);
         record.user_agent = Some(HeaderValue::from_bytes(b"c\"url\xe9\t").unwrap());
         record.target = Some(Arc::new(Target::of_canonical_parts(
             "api.example.com",
@@ -309,6 +310,30 @@ mod tests {
         assert_eq!(rendered(agent, Escape::Header), "c\"url\\xE9\\x09");
         assert_eq!(rendered(agent, Escape::Json), "c\\\"url\u{fffd}\\t");
         assert_eq!(rendered("{tls.sni} {route.none}", Escape::Log), "- -");
+    }
+
+    #[test]
+    fn one_element_of_a_list_is_never_two() {
+        let mut record = record();
+        let list = |texts: &[&str]| texts.iter().map(|text| Box::from(*text)).collect::<Box<[Box<str>]>>();
+        let mut rendered = |groups: &[&str]| {
+            let mut identity = Identity::new("alice", Method::Jwt, "auth.staff".into());
+            (identity.groups, identity.scopes) = (list(groups), list(groups));
+            record.identity = Some(Arc::new(identity));
+            let mut out = String::new();
+            Template::parse("{identity.groups}|{identity.scopes}").unwrap().render(&record, &mut out);
+            out
+        };
+        for (groups, expected) in [
+            (&["a", "admin"][..], "a,admin|a admin"),
+            (&["a,admin"], "a%2Cadmin|a,admin"),
+            (&["a admin"], "a admin|a%20admin"),
+            (&["a%2Cadmin"], "a%252Cadmin|a%2Cadmin"),
+            (&["a%20admin", "b"], "a%20admin,b|a%2520admin b"),
+            (&["100%", "a%25", "%%2C"], "100%,a%2525,%%252C|100% a%2525 %%2C"),
+        ] {
+            assert_eq!(rendered(groups), expected);
+        }
     }
 
     #[test]

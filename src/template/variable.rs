@@ -211,8 +211,8 @@ fn push_fact(fact: Fact, record: &Record, answer: Option<&Answer>, out: &mut Vec
         Fact::User => push_text(record.identity.as_ref().map(|i| &*i.id), out),
         Fact::Issuer => push_text(record.identity.as_ref().and_then(|i| i.issuer.as_deref()), out),
         Fact::AuthMethod => push_text(record.identity.as_ref().map(|i| i.method.as_str()), out),
-        Fact::Scopes => push_list(record.identity.as_ref().map(|i| &*i.scopes), " ", out),
-        Fact::Groups => push_list(record.identity.as_ref().map(|i| &*i.groups), ",", out),
+        Fact::Scopes => push_list(record.identity.as_ref().map(|i| &*i.scopes), (b' ', b"%20"), out),
+        Fact::Groups => push_list(record.identity.as_ref().map(|i| &*i.groups), (b',', b"%2C"), out),
         Fact::Plan => push_text(record.identity.as_ref().and_then(|i| i.plan.as_deref()), out),
         Fact::Caller => push_text(record.caller.as_deref(), out),
         Fact::ApiKeyId => push_text(record.api_key_id.as_deref(), out),
@@ -299,12 +299,24 @@ fn push_text(text: Option<&str>, out: &mut Vec<u8>) {
     out.extend_from_slice(text.unwrap_or_default().as_bytes());
 }
 
-fn push_list(list: Option<&[Box<str>]>, between: &str, out: &mut Vec<u8>) {
+/// Elements, with a character between them. One that has it within itself is not two: there its code stands for it, and a `%` that would
+/// be taken for a code is `%25`.
+fn push_list(list: Option<&[Box<str>]>, (between, code): (u8, &[u8]), out: &mut Vec<u8>) {
     for (index, text) in list.unwrap_or_default().iter().enumerate() {
         if index > 0 {
-            out.extend_from_slice(between.as_bytes());
+            out.push(between);
         }
-        push_text(Some(text), out);
+        let mut rest = text.as_bytes();
+        while let Some((&byte, behind)) = rest.split_first() {
+            match byte {
+                byte if byte == between => out.extend_from_slice(code),
+                b'%' if rest.starts_with(code) || rest.starts_with(b"%25") => {
+                    out.extend_from_slice(b"%25");
+                }
+                byte => out.push(byte),
+            }
+            rest = behind;
+        }
     }
 }
 
