@@ -22,7 +22,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 pub use facts::facts;
 
-use super::certificates::{BadCertificate, note, parse_chain, read};
+use super::certificates::{BadCertificate, note, parse_chain, read, unix};
 use super::document::{ClientDemand, ListenerTls};
 use crate::config::{Build, Spanned};
 
@@ -39,6 +39,8 @@ pub struct ClientTrust {
     rule: [u8; 32],
     authorities: Vec<X509>,
     revoked: Option<Vec<u8>>,
+    /// When its revocation lists end, in seconds since 1970.
+    ends: Vec<i64>,
     store: X509Store,
 }
 
@@ -67,17 +69,17 @@ impl ClientTrust {
         let pem = read(file, build)?;
         let authorities = note(authorities(&pem), file, build)?;
         warn_of_dates(&authorities, file, build);
-        let revoked = match tls.client_crl.as_option() {
-            None => None,
+        let (revoked, ends) = match tls.client_crl.as_option() {
+            None => (None, Vec::new()),
             Some(list) => {
                 let pem = read(list, build)?;
                 let lists = note(lists(&pem, &authorities), list, build)?;
                 warn_of_lists(&lists, list, build);
-                Some(pem.to_vec())
+                (Some(pem.to_vec()), lists.iter().filter_map(|list| list.next_update()).map(unix).collect())
             }
         };
         let demand = tls.client_certificate.as_ref().map(|demand| demand.value).unwrap_or_default();
-        match Self::new(demand, authorities, revoked) {
+        match Self::new(demand, authorities, revoked, ends) {
             Ok(own) => Some(Some(own)),
             Err(cause) => {
                 build.errors.push(&file.site, &*file.path, cause, "see what OpenSSL says of the files");
@@ -86,7 +88,12 @@ impl ClientTrust {
         }
     }
 
-    fn new(demand: ClientDemand, authorities: Vec<X509>, revoked: Option<Vec<u8>>) -> Result<Self, String> {
+    fn new(
+        demand: ClientDemand,
+        authorities: Vec<X509>,
+        revoked: Option<Vec<u8>>,
+        ends: Vec<i64>,
+    ) -> Result<Self, String> {
         let mut rule = Sha256::new();
         let mut add = |part: &[u8]| {
             rule.update(&(part.len() as u64).to_be_bytes());
@@ -101,12 +108,20 @@ impl ClientTrust {
         }
         add(revoked.as_deref().unwrap_or_default());
         let store = store(&authorities, revoked.as_deref())?;
-        Ok(Self { demand, rule: rule.finish(), authorities, revoked, store })
+        Ok(Self { demand, rule: rule.finish(), authorities, revoked, ends, store })
     }
 
     /// What the rule is known by: equal rules, and they alone, have equal ones.
     pub fn rule(&self) -> [u8; 32] {
         self.rule
+    }
+
+    /// The same at this time, in seconds since 1970: a list that ends makes another rule, by which connections are judged anew.
+    pub fn rule_at(&self, now: i64) -> [u8; 32] {
+        match self.ends.iter().filter(|end| **end <= now).count() {
+            0 => self.rule,
+            ended => openssl::sha::sha256(&[&self.rule[..], &ended.to_be_bytes()].concat()),
+        }
     }
 
     /// Whether a client without a certificate is refused.

@@ -412,6 +412,35 @@ fn revoked_certificates_are_refused_and_a_renewed_list_counts_at_once() {
 }
 
 #[test]
+fn an_open_connection_ends_with_the_list_that_it_was_judged_by() {
+    let scene = Scene::new();
+    let pair = scene.pair("good");
+    scene.place.write("clients.crl", scene.clients.revoke(&[], 86_400));
+    let tls = "client_ca: clients.pem, client_crl: clients.crl";
+    let (server, clients, gateway) = scene.start(tls, &format!("{POLICIES}{ROUTES}"));
+    let mut open = Connection::over_tls(connect(&server, Some(&pair), gateway.address()));
+    ask(&mut open, HOST, "/known").unwrap().expect(200);
+    let before = gateway.generation();
+    let written = std::time::Instant::now();
+    gateway.place.write("clients.crl", clients.revoke(&[], 6));
+    crate::harness::eventually("the list to be read", || (gateway.generation() > before).then_some(()));
+    let answer = ask(&mut open, HOST, "/known").unwrap();
+    if written.elapsed().as_secs() < 4 {
+        answer.expect(200);
+    }
+    // Nobody reloads, and nobody hears of a newer list.
+    crate::harness::eventually("the connection to end", || {
+        (ask(&mut open, HOST, "/late").map_or(0, |answer| answer.status) != 200).then_some(())
+    });
+    assert!(written.elapsed().as_secs() >= 5);
+    let line = gateway.access_of("/late");
+    assert!(line["status"] == 200 || error(&line) == "client_certificate_changed", "{line}");
+    let labels = [("reason", "client_certificate_changed")];
+    gateway.await_metric("portcullis_refusals_total", &labels, 1.0);
+    assert!(get(&server, Some(&pair), gateway.address(), "/known").is_none());
+}
+
+#[test]
 fn the_upstream_is_told_by_header_rules_alone() {
     let scene = Scene::new();
     let pair = scene.pair("press");

@@ -36,7 +36,7 @@ fn make(subject: &str, issuer: Option<&Made>, days: std::ops::Range<i64>, ca: bo
 
 fn trust(demand: ClientDemand, authorities: &[&Made]) -> ClientTrust {
     let authorities = authorities.iter().map(|made| made.certificate.clone()).collect();
-    ClientTrust::new(demand, authorities, None).unwrap()
+    ClientTrust::new(demand, authorities, None, Vec::new()).unwrap()
 }
 
 fn chain(certificates: &[&Made]) -> Vec<Box<[u8]>> {
@@ -74,6 +74,19 @@ fn rules_are_equal_where_everything_is() {
     assert_ne!(own, rule(ClientDemand::Optional, &[&root]));
     assert_ne!(own, rule(ClientDemand::Required, &[&other]));
     assert_ne!(own, rule(ClientDemand::Required, &[&root, &other]));
+}
+
+#[test]
+fn a_list_that_ends_makes_another_rule() {
+    let root = make("root", None, -1..9, true);
+    let lists =
+        |ends| ClientTrust::new(ClientDemand::Required, vec![root.certificate.clone()], None, ends).unwrap();
+    let own = lists(vec![200, 100]);
+    assert_eq!((own.rule_at(0), own.rule_at(99)), (own.rule(), own.rule()));
+    let (one, both) = (own.rule_at(100), own.rule_at(200));
+    assert!(one != own.rule() && both != own.rule() && one != both);
+    assert_eq!((own.rule_at(199), own.rule_at(i64::MAX)), (one, both));
+    assert_eq!(lists(Vec::new()).rule_at(i64::MAX), own.rule(), "lists without an end have none");
 }
 
 #[test]

@@ -46,19 +46,19 @@ impl Passage {
         Ok(())
     }
 
-    /// A reload may have changed the rule, and time may have ended the certificate, since the handshake.
+    /// A reload may have changed the rule, and time may have ended the certificate or a revocation list, since the handshake.
     fn holds(&self, connection: &Connection, tls: &TlsFacts, trust: Option<&ClientTrust>) -> bool {
-        if let Some(certificate) = &tls.client_certificate {
-            let now = self.record.started_at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-            if i64::try_from(now).is_ok_and(|now| now > certificate.not_after) {
-                return false;
-            }
+        let now = self.record.started_at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        if tls.client_certificate.as_ref().is_some_and(|certificate| now > certificate.not_after) {
+            return false;
         }
         let Some(trust) = trust else { return false };
-        if tls.client_rule == Some(trust.rule()) {
+        let rule = trust.rule_at(now);
+        if tls.client_rule == Some(rule) {
             return true;
         }
-        connection.fate.holds(trust.rule(), || match &tls.client_certificate {
+        connection.fate.holds(rule, || match &tls.client_certificate {
             Some(certificate) => trust.judge(&certificate.chain).is_ok(),
             None => !trust.is_required(),
         })
