@@ -11,9 +11,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{ConfigFile, USAGE};
-use crate::config::Build;
+use super::{ConfigFile, USAGE, environment};
 use crate::config::units::Time;
+use crate::config::{Build, load_sections};
+use crate::gateway::document::Document;
 use crate::gateway::{Account, state_directory};
 use crate::policy::auth::api_key::{self, Listed, Made};
 use crate::server::privileges;
@@ -45,6 +46,9 @@ enum Verb {
 struct Common {
     #[command(flatten)]
     file: ConfigFile,
+    /// The state directory, where no configuration can be read
+    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    state: Option<PathBuf>,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -147,12 +151,55 @@ impl From<io::Error> for Failed {
 struct Place {
     directory: PathBuf,
     user: Option<Account>,
-    routes: BTreeSet<String>,
+    /// Those that a key may be for; none where the configuration does not load.
+    routes: Option<BTreeSet<String>>,
+}
+
+impl Place {
+    /// What a configuration says; where it does not load, what of it is sound, and the rest is a warning: a key must be revoked while
+    /// somebody mends a route. None when `build.errors` says why.
+    fn find(asked: &Common, build: &mut Build, err: &mut dyn Write) -> Option<Self> {
+        if let Some(directory) = &asked.state {
+            return Some(Self { directory: directory.clone(), user: None, routes: None });
+        }
+        let routes = asked.file.compile(build, |document, _| {
+            Some(document.routes.iter().map(|route| route.name.value.clone()).collect())
+        });
+        let mut own = Build::default();
+        let document: Document = load_sections(&asked.file.path(), &environment, &mut own, &["server"])?;
+        let errors_before = own.errors.errors().len();
+        let user = Account::of(&document, &mut own);
+        if own.errors.errors().len() > errors_before {
+            build.errors.append(own.errors);
+            return None;
+        }
+        if routes.is_none() {
+            let _ = writeln!(
+                err,
+                "{}warning: the configuration does not load; of it keys need `server` alone, which is sound\n",
+                build.errors.render(&build.sources)
+            );
+        }
+        Some(Self { directory: state_directory(&document, &own), user, routes })
+    }
+
+    /// The routes that a key may be for.
+    fn routes(&self) -> Result<&BTreeSet<String>, Failed> {
+        self.routes.as_ref().ok_or_else(|| {
+            let cause = "routes of keys are checked against the configuration, and there is none that loads";
+            Failed::usage((
+                cause.to_owned(),
+                "mend it first: `portcullis check` says what is wrong".to_owned(),
+            ))
+        })
+    }
 }
 
 impl Keys {
-    pub(super) fn file(&self) -> &ConfigFile {
-        &self.common().file
+    /// The file that it needs.
+    pub(super) fn file(&self) -> Option<&ConfigFile> {
+        let Common { file, state, json: _ } = self.common();
+        state.is_none().then_some(file)
     }
 
     fn common(&self) -> &Common {
@@ -169,12 +216,7 @@ impl Keys {
 /// 0: done; 64: usage or configuration; 1: anything else, and nothing was changed.
 pub(super) fn keys(asked: &Keys, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     let mut build = Build::default();
-    let place = asked.file().compile(&mut build, |document, build| {
-        let routes = document.routes.iter().map(|route| route.name.value.clone()).collect();
-        let user = Account::of(document, build);
-        Some(Place { directory: state_directory(document, build), user, routes })
-    });
-    let Some(place) = place.filter(|_| build.errors.is_empty()) else {
+    let Some(place) = Place::find(asked.common(), &mut build, err) else {
         let _ = write!(err, "{}", build.errors.render(&build.sources));
         return USAGE;
     };
@@ -205,7 +247,9 @@ fn run(asked: &Keys, place: &Place, out: &mut dyn Write, err: &mut dyn Write) ->
                 routes: routes.clone(),
                 expires: expires.clone(),
             };
-            let description = words.check(&place.routes, now).map_err(Failed::usage)?;
+            let none = BTreeSet::new();
+            let known = if routes.is_empty() { &none } else { place.routes()? };
+            let description = words.check(known, now).map_err(Failed::usage)?;
             if description.expires.is_some_and(|at| at <= now) {
                 let cure = "name a time to come, or leave `--expires` out";
                 return Err(Failed::usage((
@@ -246,10 +290,11 @@ fn run(asked: &Keys, place: &Place, out: &mut dyn Write, err: &mut dyn Write) ->
         }
         Verb::List(_) => list(place, json, now, out)?,
         Verb::Import(asked) => {
+            let routes = place.routes()?;
             // Opened as who started this: the state's owner may not be able to.
             let mut source = import::Source::open(&asked.from).map_err(Failed::new)?;
             let mut store = open(place)?;
-            let keys = source.keys(&place.routes, now);
+            let keys = source.keys(routes, now);
             let taken = api_key::import(&mut store, keys, now);
             let number = taken.map_err(|(_, why)| {
                 let cause = match why {

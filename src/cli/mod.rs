@@ -146,7 +146,7 @@ impl Command {
             Self::Check(file) => Some(file),
             Self::Explain(asked) => Some(&asked.file),
             Self::Fetch(asked) => Some(&asked.file),
-            Self::Keys(asked) => Some(asked.file()),
+            Self::Keys(asked) => asked.file(),
             Self::Schema | Self::Version => None,
         }
     }

@@ -70,6 +70,49 @@ pub fn load_then<T: DeserializeOwned + JsonSchema + Any, R>(
     compiled
 }
 
+/// As [`load`], where these sections alone matter and others may be wrong: for what must be done while a configuration does not load. The
+/// document has the defaults of all other sections. What is wrong stands in `build.errors`, also where this succeeds.
+///
+/// None where the sections themselves are wrong, or may be: where a file cannot be read as a whole, or one that is included is missing.
+pub fn load_sections<T: DeserializeOwned + JsonSchema + Any>(
+    path: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+    build: &mut Build,
+    sections: &[&str],
+) -> Option<T> {
+    let shape: Arc<Shape> = Shape::of::<T>();
+    let brought = std::mem::take(&mut build.errors);
+    let mut tree = Loader::new(&shape, env, build).file(path, None);
+    if let Some(tree) = &tree {
+        validate(tree, &shape, &mut build.errors);
+    }
+    let known = shape.root().get("properties").and_then(serde_json::Value::as_object);
+    let is_elsewhere = |path: &str| {
+        let section = path.split(['.', '[']).next().unwrap_or_default();
+        let is_known = known.is_some_and(|known| known.contains_key(section));
+        is_known && section != "include" && !sections.contains(&section)
+    };
+    let sound = build.errors.errors().iter().all(|error| is_elsewhere(&error.path));
+    let mut own = Errors::default();
+    let document = tree.as_mut().filter(|_| sound).and_then(|tree| {
+        if let Value::Map(entries) = &mut tree.value {
+            for entry in entries.iter_mut().filter(|entry| !sections.contains(&entry.key.as_str())) {
+                entry.value.wipe();
+            }
+            entries.retain(|entry| sections.contains(&entry.key.as_str()));
+        }
+        decode(tree, &mut own)
+    });
+    if let Some(tree) = &mut tree {
+        tree.wipe();
+    }
+    let found = std::mem::replace(&mut build.errors, brought);
+    build.errors.append(found);
+    let decoded = own.is_empty();
+    build.errors.append(own);
+    document.filter(|_| decoded)
+}
+
 /// `build` may bring errors along that are not ours; ours alone decide.
 fn checked<T: DeserializeOwned + JsonSchema + Any>(
     build: &mut Build,

@@ -32,7 +32,7 @@ mod wording;
 
 pub use build::{Build, Files, unreadable};
 pub use errors::{Diagnostic, Errors};
-pub use load::{load, load_text, load_then};
+pub use load::{load, load_sections, load_text, load_then};
 pub use render::Sources;
 pub use schema::schema;
 pub use secret::Secret;

@@ -542,3 +542,43 @@ fn a_policy_that_comes_by_a_reload_has_its_keys_at_once() {
     eventually("the route to ask for a key", || (gateway.get("/items").status == 401).then_some(()));
     ask(&gateway, &key).expect(200);
 }
+
+#[test]
+fn a_key_is_revoked_while_the_configuration_does_not_load() {
+    let gateway = Running::with(KEYED);
+    let (id, key) = create(&gateway.place, &[]);
+    soon(&gateway, &key, 200);
+    let good = Place::with_base(KEYED);
+    let broken = good.replace("{path: /items}", "{paht: '${env:PORTCULLIS_TEST_NOT_SET}'}");
+    gateway.place.write("broken.yaml", &broken);
+    gateway.place.write("elsewhere.yaml", good.replacen("state: ./state", "sate: ./state", 1));
+    gateway.place.write("torn.yaml", format!("{good}: [\n"));
+    gateway.place.write("half.yaml", format!("include: [./gone.yaml]\n{good}"));
+    let run = |verb: &[&str], config: &[&str]| gateway.place.portcullis(&[&["keys"], verb, config].concat());
+    // Where it says wrongly, or may say, where the keys are, nothing is done.
+    let revoke = ["revoke", "--id", &id, "--json"];
+    for config in ["elsewhere.yaml", "torn.yaml", "half.yaml"] {
+        let refused = run(&revoke, &["--config", config]);
+        assert_eq!(refused.status.code(), Some(64), "{config}: {}", told(&refused));
+    }
+    ask(&gateway, &key).expect(200);
+    let revoked = run(&revoke, &["--config", "broken.yaml"]);
+    assert_eq!(revoked.status.code(), Some(0), "{}", told(&revoked));
+    assert_eq!(String::from_utf8_lossy(&revoked.stdout), format!("{{\"id\":\"{id}\",\"revoked\":true}}\n"));
+    let said = String::from_utf8_lossy(&revoked.stderr);
+    assert!(
+        said.contains("unknown key `paht`") && said.contains("the configuration does not load"),
+        "{said}"
+    );
+    soon(&gateway, &key, 401);
+    // A key's routes are those of a configuration.
+    let made = ["create", "--name", "a", "--owner", "b"];
+    let refused = run(&[&made[..], &["--routes", "items"]].concat(), &["--config", "broken.yaml"]);
+    assert_eq!(refused.status.code(), Some(64), "{}", told(&refused));
+    assert!(told(&refused).contains("there is none that loads"), "{}", told(&refused));
+    assert_eq!(run(&made, &["--config", "broken.yaml"]).status.code(), Some(0));
+    // Nor is one needed where the directory is named.
+    let listed = run(&["list", "--json"], &["--state", "state"]);
+    assert_eq!(listed.status.code(), Some(0), "{}", told(&listed));
+    assert!(told(&listed).contains(&id), "{}", told(&listed));
+}
