@@ -1,7 +1,9 @@
 //! Errors as they are printed: the place, the line itself, the cause, the cure.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
@@ -13,6 +15,10 @@ use super::{Diagnostic, Errors, Site};
 pub struct Sources {
     texts: BTreeMap<Arc<str>, Arc<str>>,
     hidden: Vec<Hidden>,
+    /// The paths of values that something was put into.
+    filled: BTreeSet<Box<str>>,
+    /// Secrets that stand in the files themselves.
+    literal: Vec<Zeroizing<String>>,
 }
 
 /// What a `${…}` stood for.
@@ -27,6 +33,8 @@ struct Hidden {
 
 /// Below this many characters a value is no secret, and blotting it out would spoil messages.
 const SECRET_CHARACTERS_MIN: usize = 4;
+/// What stands in a message for the user and the password of a URL, and for a secret.
+const HIDDEN: &str = "…";
 /// More of a line is not shown.
 const LINE_CHARACTERS_MAX: usize = 160;
 
@@ -38,6 +46,7 @@ impl Sources {
 
     /// Keeps a substituted value, put in at this place, out of every message.
     pub(super) fn hide(&mut self, value: &str, written: &str, site: &Site, path: &str) {
+        self.filled.insert(path.into());
         if value.chars().nth(SECRET_CHARACTERS_MIN - 1).is_some() {
             self.hidden.push(Hidden {
                 value: Zeroizing::new(value.to_owned()),
@@ -48,6 +57,18 @@ impl Sources {
             // The longest first: one secret may be part of another.
             self.hidden.sort_by_key(|hidden| std::cmp::Reverse(hidden.value.len()));
         }
+    }
+
+    /// Keeps a secret that stands in a file out of every message, and out of the lines that they show.
+    pub fn withhold(&mut self, secret: &str) {
+        if secret.chars().nth(SECRET_CHARACTERS_MIN - 1).is_some() {
+            self.literal.push(Zeroizing::new(secret.to_owned()));
+        }
+    }
+
+    /// Whether the value at this path has `${…}` in it, and so does not stand in the file itself.
+    pub fn is_put_in(&self, path: &str) -> bool {
+        self.filled.contains(path)
     }
 
     /// The line a site names, where its file was read.
@@ -82,6 +103,33 @@ impl Sources {
             text.split('`').enumerate().map(quoted).collect::<Vec<_>>().join("`")
         });
         self.discreet(&text)
+    }
+    /// A text without secrets and without what URLs in it have before `@` (RFC 3986 §3.2.1), a password mostly; and where a place of it
+    /// is then, in bytes.
+    fn shown<'t>(&self, text: &'t str, at: usize) -> (Cow<'t, str>, usize) {
+        let literal = self.literal.iter().flat_map(|secret| text.match_indices(secret.as_str()));
+        let literal = literal.map(|(at, secret)| at..at + secret.len());
+        let mut all: Vec<Range<usize>> = passwords(text).chain(literal).collect();
+        all.sort_by_key(|hidden| (hidden.start, std::cmp::Reverse(hidden.end)));
+        let (mut shown, mut shown_at, mut from) = (String::new(), at, 0);
+        for hidden in all {
+            // One within another is hidden with it.
+            let Some(before) = text.get(from..hidden.start) else { continue };
+            shown.push_str(before);
+            if hidden.contains(&at) {
+                shown_at = shown.len();
+            }
+            shown.push_str(HIDDEN);
+            from = hidden.end;
+            if from <= at {
+                shown_at = shown.len() + (at - from);
+            }
+        }
+        if from == 0 {
+            return (Cow::Borrowed(text), at);
+        }
+        shown.push_str(text.get(from..).unwrap_or_default());
+        (Cow::Owned(shown), shown_at)
     }
 }
 
@@ -124,7 +172,8 @@ fn place(diagnostic: &Diagnostic) -> (&str, u32, u32) {
 impl Diagnostic {
     fn render(&self, severity: &str, sources: &Sources, out: &mut String) {
         let Site { file, line, column } = &self.site;
-        let _ = writeln!(out, "{severity}: {}", printable(&sources.discreet_at(&self.cause, self)));
+        let told = |text: &str| printable(&sources.shown(&sources.discreet_at(text, self), 0).0);
+        let _ = writeln!(out, "{severity}: {}", told(&self.cause));
         let margin = " ".repeat(line.to_string().len());
         let _ = match line {
             0 => write!(out, "{margin}--> {file}"),
@@ -135,20 +184,40 @@ impl Diagnostic {
         }
         out.push('\n');
         if let Some(snippet) = sources.line(&self.site) {
-            let (shown, before, length) = window(snippet, *column);
+            let at = usize::try_from(column.saturating_sub(1)).unwrap_or(usize::MAX);
+            let at = snippet.char_indices().nth(at).map_or(snippet.len(), |(at, _)| at);
+            let (snippet, at) = sources.shown(snippet, at);
+            let at = snippet.get(..at).unwrap_or_default().chars().count();
+            let (shown, before, length) = window(&snippet, at);
             let _ = writeln!(out, "{margin} |\n{line} | {shown}");
             let _ = writeln!(out, "{margin} | {}{}", " ".repeat(before), "^".repeat(length));
         }
         if !self.cure.is_empty() {
-            let _ = writeln!(out, "{margin} = help: {}", printable(&sources.discreet_at(&self.cure, self)));
+            let _ = writeln!(out, "{margin} = help: {}", told(&self.cure));
         }
         out.push('\n');
     }
 }
 
-/// The part of a line to show, how many characters of it stand before the caret, and how many are meant.
-fn window(line: &str, column: u32) -> (String, usize, usize) {
-    let at = usize::try_from(column.saturating_sub(1)).unwrap_or(usize::MAX);
+/// Where users and passwords of URLs stand in a text.
+fn passwords(text: &str) -> impl Iterator<Item = Range<usize>> {
+    text.match_indices("://").filter_map(|(at, mark)| {
+        let start = at + mark.len();
+        let rest = text.get(start..)?;
+        let ends = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | '<' | '>');
+        let url = rest.get(..rest.find(ends).unwrap_or(rest.len()))?;
+        let authority = url.get(..url.find(['/', '?', '#']).unwrap_or(url.len()))?;
+        // A slash in a password makes another host of what stands before it: `https://me:a/b@example.com`.
+        let is_port = |port: &str| port.bytes().all(|b| b.is_ascii_digit());
+        let is_cut =
+            authority.split_once(':').is_some_and(|(host, port)| !host.starts_with('[') && !is_port(port));
+        let end = if is_cut { url.rfind('@')? } else { authority.rfind('@')? };
+        (end > 0).then(|| start..start + end)
+    })
+}
+
+/// The part of a line to show, how many characters of it stand before the caret, and how many are meant; `at` counts characters.
+fn window(line: &str, at: usize) -> (String, usize, usize) {
     let skipped = at.saturating_sub(LINE_CHARACTERS_MAX / 2);
     let shown: String = line.chars().skip(skipped).take(LINE_CHARACTERS_MAX).collect();
     let before = (at - skipped).min(shown.chars().count());
@@ -244,6 +313,49 @@ mod tests {
     }
 
     #[test]
+    fn a_url_is_told_without_its_password() {
+        for (text, expected) in [
+            ("https://me:hunter2@a.example/x", "https://…@a.example/x"),
+            (
+                "`https://me@a.example` and http://a:b@[::1]:80/",
+                "`https://…@a.example` and http://…@[::1]:80/",
+            ),
+            ("https://me:hun@ter2@a.example", "https://…@a.example"),
+            ("https://me:hun/ter2@a.example/", "https://…@a.example/"),
+            ("https://me:hun#ter2@a.example/", "https://…@a.example/"),
+            // These have none.
+            ("https://a.example/@scope/x", "https://a.example/@scope/x"),
+            ("https://a.example:8443/me@x?a@b", "https://a.example:8443/me@x?a@b"),
+            ("https://[fd00::7]/a@b", "https://[fd00::7]/a@b"),
+            ("https://@a.example", "https://@a.example"),
+            ("me:hunter2@a.example", "me:hunter2@a.example"),
+        ] {
+            assert_eq!(Sources::default().shown(text, 0).0, expected, "{text}");
+        }
+        let line = "a: {url: \"https://me:hunter2@a.example/\", cache: 2h}";
+        let said = |column| {
+            let mut errors = Errors::default();
+            errors.push(&Site::new("a.yaml", 1, column), "", "no `http://x:y@z`", "not `ftp://x:y@z`");
+            let said = errors.render(&sources(line));
+            assert!(!said.contains("hunter") && !said.contains("x:y"), "{said}");
+            let lines: Vec<_> = said.lines().map(str::to_owned).collect();
+            let caret = lines[4].chars().position(|c| c == '^').unwrap();
+            lines[3].chars().skip(caret).take(5).collect::<String>()
+        };
+        let column = |text: &str| u32::try_from(line.find(text).unwrap() + 1).unwrap();
+        assert_eq!(said(column("url")), "url: ");
+        assert_eq!(said(column("cache")), "cache");
+        assert_eq!(said(column("unter2")), "…@a.e", "within what is hidden");
+        let mut sources = sources("a: hunter2, b: {hunter2: 1, c: d}");
+        sources.withhold("hunter2");
+        let mut errors = Errors::default();
+        errors.push(&Site::new("a.yaml", 1, 29), "c", "`hunter2` again", "");
+        let said = errors.render(&sources);
+        assert!(said.contains("error: `…` again") && said.contains("a: …, b: {…: 1, c: d}\n"), "{said}");
+        assert!(said.ends_with(&format!("  | {}^\n\n1 error\n", " ".repeat(16))), "{said}");
+    }
+
+    #[test]
     fn a_caret_is_as_long_as_the_word() {
         for (text, length) in [
             ("key: value", 3),
@@ -263,7 +375,7 @@ mod tests {
     #[test]
     fn a_long_line_is_cut_around_the_place() {
         let line = format!("{}here{}", "a".repeat(1000), "b".repeat(1000));
-        let (shown, before, _) = window(&line, 1001);
+        let (shown, before, _) = window(&line, 1000);
         assert_eq!(shown.chars().count(), 160);
         assert!(shown.chars().skip(before).collect::<String>().starts_with("here"));
     }

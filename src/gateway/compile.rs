@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::document::{Document, Edge, Server, Workers};
 use super::listener::{self, ListenAddress, listen_address};
+use super::passage::Resources;
 use super::route::{Route, has_parameter, path_of};
 use super::{Gateway, SettingSites, Settings, account, bounds, reasons};
 use crate::config::units::Rate;
@@ -82,14 +83,16 @@ pub(super) fn compile(
     if !build.errors.is_empty() {
         return None;
     }
+    let routes = routes?;
     Some(Gateway {
+        resources: Arc::new(Resources::new(&routes)),
         generation,
         hash: build.files.hash(),
         settings: settings?,
         listeners,
         edge_access,
         replies: Arc::new(replies?),
-        routes: Arc::new(routes?),
+        routes: Arc::new(routes),
         entries: entries.into_iter().map(Arc::new).collect(),
         upstreams,
         auth: shelf.auth.into_values().collect(),

@@ -125,6 +125,7 @@ pub struct Gateway {
     replies: Arc<Replies>,
     routes: Arc<Routes>,
     entries: Vec<Arc<route::Route>>,
+    resources: Arc<passage::Resources>,
     telling: Arc<Telling>,
     /// Listeners of earlier snapshots that still have connections.
     former: OnceLock<Vec<Arc<Listener>>>,

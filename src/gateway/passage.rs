@@ -27,6 +27,7 @@ use crate::reply::{Kind, Preference, Refusal, Reply, Wants};
 use crate::request::{Arrival, Connection, Fields, Request};
 use crate::upstream::Upstream;
 use door::{redirect_port, without_underscores};
+pub(super) use metadata::Resources;
 
 /// The request id's field, to the client and to the upstream.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -305,6 +306,9 @@ impl Passage {
             if let (Some(cors), false) = (&route.cors, self.preflight) {
                 cors.apply(self.origin.as_ref(), fields);
             }
+        }
+        for (name, value) in &self.effects.answers {
+            fields.set(name.clone(), value.clone());
         }
         if let Ok(id) = HeaderValue::from_str(self.record.request_id.as_str()) {
             fields.set(X_REQUEST_ID, id);

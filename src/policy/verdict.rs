@@ -66,6 +66,8 @@ pub struct Effects {
     pub would: Vec<ErrorFacts>,
     /// Fields for the upstream, of external services that know who it is.
     pub passes: Vec<(http::HeaderName, http::HeaderValue)>,
+    /// Fields for the answer, whatever it is.
+    pub answers: Vec<(http::HeaderName, http::HeaderValue)>,
     /// The way so far; none in traffic, so that nothing is built there.
     pub steps: Option<Vec<Step>>,
 }

@@ -151,6 +151,21 @@ impl Routes {
         self.find_where(requested_method, target, |conditions| conditions.hold_by_query(target.query()))
     }
 
+    /// What a host has in common with those that lead to the same routes, and with no other; none where it leads to none.
+    pub fn class_of(&self, host: &str) -> Option<usize> {
+        self.tree.class_of(host)
+    }
+
+    /// All classes of hosts.
+    pub fn classes(&self) -> impl Iterator<Item = usize> {
+        self.tree.classes()
+    }
+
+    /// All routes of a host's patterns, by index; of one path, others may stand before them. Costs a look at each.
+    pub fn routes_of(&self, host: &str) -> Vec<usize> {
+        self.tree.routes_of(host)
+    }
+
     fn find_where(&self, method: &Method, target: &Target, holds: impl Fn(&Conditions) -> bool) -> Found<'_> {
         let mut found = None;
         let mut method_failed = false;

@@ -145,6 +145,30 @@ impl Tree {
         });
     }
 
+    /// What this host has in common with those that lead to the same routes, and with no other; none where it leads to none.
+    pub(super) fn class_of(&self, host: &str) -> Option<usize> {
+        // The first one says which the others are: those that stand for more of its own.
+        self.roots(host).next()
+    }
+
+    /// All classes of hosts.
+    pub(super) fn classes(&self) -> impl Iterator<Item = usize> {
+        self.exact.values().chain(self.under.values()).copied().chain(self.any)
+    }
+
+    /// All routes of a host's patterns, by index; of one path, others may stand before them.
+    pub(super) fn routes_of(&self, host: &str) -> Vec<usize> {
+        let mut open: Vec<usize> = self.roots(host).collect();
+        let mut routes = Vec::new();
+        while let Some(node) = open.pop().and_then(|at| self.nodes.get(at)) {
+            open.extend(node.literals.values().copied().chain(node.parameter));
+            routes.extend(node.here.iter().chain(&node.rest));
+        }
+        routes.sort_unstable();
+        routes.dedup();
+        routes
+    }
+
     /// The exact host's, then wildcards from the longest to the shortest, then any.
     fn roots<'a>(&'a self, host: &'a str) -> impl Iterator<Item = usize> + 'a {
         let parents = if self.under.is_empty() { "" } else { host };

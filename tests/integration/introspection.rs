@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use serde_json::json;
 
+use crate::harness::tokens::SigningKey;
 use crate::harness::{Origin, Place, Running, bearing, eventually};
 
 const ASKED: &str = "portcullis_introspections_total";
@@ -210,4 +211,46 @@ fn a_server_that_says_nothing_is_waited_for_a_bounded_time() {
         }
     });
     assert!(slowest.load(Ordering::SeqCst) < 3_000, "{slowest:?} ms");
+}
+
+#[test]
+fn a_token_that_is_bound_to_a_key_needs_its_proof() {
+    const URL: &str = "http://example.com/";
+    let (client, thief) = (SigningKey::new("ES256", ""), SigningKey::new("ES256", ""));
+    let mut bound = active();
+    bound["cnf"] = json!({"jkt": client.thumbprint()});
+    let server = Server::start(&bound);
+    let gateway = server.gateway(", cache: 1m");
+    let send = |scheme: &str, token: &str, proof: Option<&str>| {
+        let proof = proof.map(|proof| format!("DPoP: {proof}\r\n")).unwrap_or_default();
+        gateway.send(format!(
+            "GET / HTTP/1.1\r\nHost: example.com\r\nAuthorization: {scheme} {token}\r\n{proof}\r\n"
+        ))
+    };
+    let proof = |key: &SigningKey| key.proof("GET", URL, "bound", &json!({}));
+    let good = proof(&client);
+    send("DPoP", "bound", Some(&good)).expect(200);
+    let replayed = send("DPoP", "bound", Some(&good));
+    let challenge = replayed.expect(401).all("www-authenticate");
+    assert!(
+        challenge.contains("DPoP realm=\"opaque\"") && challenge.contains("invalid_dpop_proof"),
+        "{challenge}"
+    );
+    send("DPoP", "bound", Some(&proof(&client))).expect(200);
+    // Whoever has stolen the token has not the key.
+    for (scheme, proof, reason, number) in [
+        ("Bearer", None, "binding", 1.0),
+        ("Bearer", Some(proof(&client)), "binding", 2.0),
+        ("DPoP", Some(proof(&thief)), "binding", 3.0),
+        ("DPoP", None, "proof_missing", 1.0),
+        ("DPoP", Some(client.proof("GET", URL, "another", &json!({}))), "proof", 1.0),
+        ("DPoP", Some(client.proof("GET", "http://example.com/other", "bound", &json!({}))), "proof", 2.0),
+    ] {
+        send(scheme, "bound", proof.as_deref()).expect(401);
+        await_refused(&gateway, reason, number);
+    }
+    // And one that is bound to none is a bearer's.
+    server.say(200, active());
+    send("Bearer", "plain", None).expect(200);
+    send("DPoP", "plain", Some(&client.proof("GET", URL, "plain", &json!({})))).expect(401);
 }

@@ -170,6 +170,12 @@ fn a_storm_of_unknown_kids_causes_one_fetch_a_cool_down_and_none_elsewhere() {
     assert_eq!(issuer.asked("/jwks"), 2, "the first fetch, and the one of the storm");
     assert_eq!(elsewhere.connections(), 0);
     await_refused(&gateway, "unknown_key", 80.0);
+    // Nor does the issuer that a token names lead anywhere, whoever has signed it.
+    for signer in [&key, &SigningKey::new("ES256", "k1"), &SigningKey::new("ES256", "k9")] {
+        let foreign = signer.token(&claims(&json!({"iss": format!("http://{}", elsewhere.address())})));
+        bearing(gateway.address(), "/", &foreign).expect(401);
+    }
+    assert_eq!((issuer.asked("/jwks"), elsewhere.connections()), (2, 0));
     bearing(gateway.address(), "/", &token(&issuer, &key)).expect(200);
 }
 
@@ -269,6 +275,23 @@ fn bad_keys_are_left_out_one_by_one_and_told_once() {
     ] {
         let line = format!("the key `{kid}` is left out: {cause}");
         assert_eq!(said.matches(&line).count(), 1, "{line}:\n{said}");
+    }
+    // `check` asks nobody: it judges the copy.
+    eventually("the copy of the keys", || {
+        let mut found = std::fs::read_dir(gateway.place.path("state/issuers")).ok()?;
+        found
+            .any(|entry| entry.is_ok_and(|e| e.path().extension().is_some_and(|e| e == "json")))
+            .then_some(())
+    });
+    let checked = gateway.place.portcullis(&["check", "--config", "portcullis.yaml"]);
+    let told = String::from_utf8_lossy(&checked.stderr).into_owned();
+    assert_eq!(checked.status.code(), Some(0), "{told}");
+    for cause in [
+        "the key `weak` is left out: it is RSA",
+        "the key `symmetric` is left out",
+        "auth.staff.jwt.keys.url",
+    ] {
+        assert!(told.contains(cause), "{cause}: {told}");
     }
     let policy = [("policy", "auth.staff")];
     let metrics = gateway.metrics();
@@ -375,11 +398,38 @@ fn keys_and_tokens_without_names_are_rotated_too() {
     };
     let (first, next) = (key("-"), key("-"));
     issuer.put("/jwks", Page::new(nameless(&first)));
-    let gateway = Place::new().start_fetching(&by_url(&issuer, ", cooldown: 1s"));
+    let gateway = Place::new().start_fetching(&by_url(&issuer, ""));
     bearing(gateway.address(), "/", &signed(&first)).expect(200);
     issuer.put("/jwks", Page::new(nameless(&next)));
     bearing(gateway.address(), "/", &signed(&next)).expect(200);
     bearing(gateway.address(), "/", &signed(&first)).expect(401);
     await_refused(&gateway, "signature", 1.0);
     assert_eq!(issuer.asked("/jwks"), 2, "within the cool-down");
+}
+
+#[test]
+fn keys_that_change_twice_in_a_row_are_known_when_the_cool_down_ends() {
+    let (issuer, first, second, third) = (Issuer::start(), key("k1"), key("k2"), key("k3"));
+    issuer.put("/jwks", Page::new(jwks(&[&first])));
+    let gateway = Place::new().start_fetching(&by_url(&issuer, ", cooldown: 4s"));
+    bearing(gateway.address(), "/", &token(&issuer, &first)).expect(200);
+    issuer.put("/jwks", Page::new(jwks(&[&second])));
+    let provoked = Instant::now();
+    bearing(gateway.address(), "/", &token(&issuer, &second)).expect(200);
+    issuer.put("/jwks", Page::new(jwks(&[&third])));
+    let token = token(&issuer, &third);
+    for _ in 0..3 {
+        bearing(gateway.address(), "/", &token).expect(401);
+    }
+    let asked = issuer.asked("/jwks");
+    if provoked.elapsed() < Duration::from_secs(3) {
+        assert_eq!(asked, 2, "within the cool-down");
+    }
+    // Nobody asks again, and the key is known all the same.
+    eventually("a fetch of itself", || (issuer.asked("/jwks") == 3).then_some(()));
+    assert!(provoked.elapsed() >= Duration::from_millis(3900), "{:?}", provoked.elapsed());
+    let labels = [("policy", "auth.staff"), ("result", "fetched")];
+    gateway.await_metric(FETCHES, &labels, 3.0);
+    bearing(gateway.address(), "/", &token).expect(200);
+    assert_eq!(issuer.asked("/jwks"), 3, "one was enough");
 }

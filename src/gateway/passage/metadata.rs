@@ -3,7 +3,8 @@
 //! Nothing is configured for it. The address in a challenge is made of the request's own path, and what is answered there is what
 //! the route of that path asks: `resource` is the address that the client was refused at, as RFC 9728 §3.3 has it compared.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, OnceLock};
 
 use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -14,17 +15,61 @@ use crate::canonical::{self, Target};
 use crate::client::Client;
 use crate::gateway::Gateway;
 use crate::gateway::route::Route;
-use crate::policy::auth::WELL_KNOWN;
+use crate::policy::auth::{Requirement, WELL_KNOWN, proof_algorithms};
 use crate::policy::{Mode, Outcome};
 use crate::reply::Reply;
 use crate::request::{Arrival, Protocol};
-use crate::route::Found;
+use crate::route::{Found, Routes};
 
 /// By which a route may be asked for: what its `match.methods` are most likely to have.
 const METHODS: [Method; 5] = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
 
-/// How many routes are looked at for a host as a whole.
-const ROUTES_MAX: usize = 256;
+/// How many kinds of tokens are told of a host as a whole.
+const KINDS_MAX: usize = 256;
+
+/// What tokens hosts take as a whole: found when it is asked for first, once for all hosts of a pattern, as it takes a look at each of their
+/// routes.
+#[derive(Debug)]
+pub(in crate::gateway) struct Resources {
+    /// By the class of hosts: routes that take tokens, one for each kind.
+    kinds: HashMap<usize, OnceLock<Box<[usize]>>>,
+}
+
+impl Resources {
+    pub(in crate::gateway) fn new(routes: &Routes) -> Self {
+        Self { kinds: routes.classes().map(|class| (class, OnceLock::new())).collect() }
+    }
+
+    /// For the host of this target.
+    fn of_host(&self, gateway: &Gateway, target: &Target) -> &[usize] {
+        let cell = gateway.routes.class_of(target.host()).and_then(|class| self.kinds.get(&class));
+        cell.map(|cell| &**cell.get_or_init(|| kinds_of(gateway, target))).unwrap_or_default()
+    }
+}
+
+/// One route for each kind of tokens, where a request of its path may come to it at all. Two routes with other lists of addresses are of
+/// two kinds: who is told of the one may not be told of the other.
+fn kinds_of(gateway: &Gateway, target: &Target) -> Box<[usize]> {
+    let mut seen = HashSet::new();
+    let mut kinds = Vec::new();
+    for index in gateway.routes.routes_of(target.host()) {
+        let Some(route) = gateway.entries.get(index) else { continue };
+        let Some(tokens) = route.auth.as_ref().and_then(Requirement::tokens) else { continue };
+        let kind = (tokens, route.access.as_ref().map(Arc::as_ptr));
+        if seen.contains(&kind) {
+            continue;
+        }
+        let example = route.facts.resource_path.replace(['{', '}', '*'], "");
+        if routes_at(gateway, target, &example).contains(&index) {
+            seen.insert(kind);
+            kinds.push(index);
+        }
+        if kinds.len() == KINDS_MAX {
+            break;
+        }
+    }
+    kinds.into()
+}
 
 impl Passage {
     /// Answers a request for metadata, unless a route is for exactly that address. Only reads are answered.
@@ -63,10 +108,9 @@ impl Passage {
                 body.insert("scopes_supported".to_owned(), json!(scopes));
             }
             if told.iter().any(|tokens| tokens.proofs) {
-                body.insert(
-                    "dpop_signing_alg_values_supported".to_owned(),
-                    json!(["ES256", "EdDSA", "RS256"]),
-                );
+                let algorithms = proof_algorithms();
+                let algorithms: Vec<_> = algorithms.split(' ').collect();
+                body.insert("dpop_signing_alg_values_supported".to_owned(), json!(algorithms));
             }
         }
         self.effects.note(|| step("resource_metadata", "answer", format!("for {path}")));
@@ -90,34 +134,26 @@ fn is_claimed(gateway: &Gateway, arrival: &Arrival<'_>, target: &Target) -> bool
     }
 }
 
-/// The routes of a resource: those of its path; for a host as a whole, where its root has none, those that the host has.
+/// The routes of a resource: those of its path; for a host as a whole, where its root has none, those that stand for what the host takes.
 fn routes_of<'g>(gateway: &'g Gateway, target: &Target, path: &str) -> Vec<&'g Route> {
     let found = routes_at(gateway, target, if path.is_empty() { "/" } else { path });
-    if !found.is_empty() || !path.is_empty() {
-        return found;
-    }
-    let all = gateway.entries.iter().filter(|route| route.auth.is_some()).take(ROUTES_MAX);
-    all.filter(|route| {
-        let example = route.facts.resource_path.replace(['{', '}', '*'], "");
-        routes_at(gateway, target, &example).iter().any(|found| found.facts.index == route.facts.index)
-    })
-    .map(|route| &**route)
-    .collect()
+    let indexes = match (found.is_empty(), path.is_empty()) {
+        (true, true) => gateway.resources.of_host(gateway, target).to_vec(),
+        _ => found.into_iter().collect(),
+    };
+    indexes.into_iter().filter_map(|index| gateway.entries.get(index)).map(|route| &**route).collect()
 }
 
-fn routes_at<'g>(gateway: &'g Gateway, target: &Target, path: &str) -> Vec<&'g Route> {
+fn routes_at(gateway: &Gateway, target: &Target, path: &str) -> BTreeSet<usize> {
     let none = HeaderMap::new();
     let host = Some(target.authority());
-    let Ok(asked) =
-        canonical::target(&Method::GET, path.as_bytes(), host, &none, Protocol::Http2, usize::MAX)
-    else {
-        return Vec::new();
-    };
     let mut indexes = BTreeSet::new();
+    let asked = canonical::target(&Method::GET, path.as_bytes(), host, &none, Protocol::Http2, usize::MAX);
+    let Ok(asked) = asked else { return indexes };
     for method in &METHODS {
         if let Found::Route { index, .. } = gateway.routes.find(method, &asked, &none) {
             indexes.insert(index);
         }
     }
-    indexes.iter().filter_map(|index| gateway.entries.get(*index)).map(|route| &**route).collect()
+    indexes
 }

@@ -175,6 +175,68 @@ fn example() -> Arc<Gateway> {
 }
 
 #[test]
+fn what_a_policy_tells_the_client_goes_with_the_answer() {
+    let mut became = send(&example(), &asked("GET", "/plain/a", &[]));
+    let told = (HeaderName::from_static("dpop-nonce"), HeaderValue::from_static("next"));
+    became.passage.effects.answers.push(told);
+    let mut fields = HeaderMap::new();
+    fields.insert("dpop-nonce", HeaderValue::from_static("an upstream's"));
+    became.passage.finish(StatusCode::OK, &mut fields);
+    assert_eq!(fields["dpop-nonce"], "next");
+}
+
+#[test]
+fn a_host_as_a_whole_tells_whose_tokens_its_own_routes_take() {
+    let mut text = String::from(
+        "log: {access: {to: none}}\nlisteners: [{address: '127.0.0.1:0'}]\npolicies:\n  access: {office: {allow: [10.0.0.0/8]}}\n  auth:\n",
+    );
+    for name in ["one", "two", "three", "four"] {
+        text.push_str(&format!(
+            "    {name}: {{introspection: {{url: 'https://{name}.test/ask', client_id: a, client_secret: b, issuer: 'https://{name}.test'}}}}\n"
+        ));
+    }
+    text.push_str("routes:\n");
+    let mut route = |name: &str, host: &str, path: &str, rest: &str| {
+        text.push_str(&format!(
+            "  - {{name: {name}, match: {{hosts: ['{host}'], path: '{path}'}}, respond: {{}}, {rest}}}\n"
+        ));
+    };
+    for number in 0..300 {
+        route(&format!("r{number}"), &format!("h{number}.test"), "/x", "auth: one");
+    }
+    route("wild", "*.b.test", "/x", "auth: two");
+    route("exact", "x.b.test", "/x", "auth: three");
+    route("deeper", "*.b.test", "/y/{id}/z", "auth: four");
+    route("inner", "*.b.test", "/inner", "auth: one, access: office");
+    route("open", "*.b.test", "/open", "auth: none");
+    let gateway = Arc::new(gateway(&text, &Live::default(), 1));
+    let servers = |host: &str| {
+        let became =
+            send(&gateway, &Asked { host, ..asked("GET", "/.well-known/oauth-protected-resource", &[]) });
+        let body = became.reply.filter(|reply| reply.status == 200)?.body;
+        let told: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let servers = told["authorization_servers"].as_array().unwrap().iter();
+        Some(
+            servers
+                .map(|own| own.as_str().unwrap().replace("https://", "").replace(".test", ""))
+                .collect::<Vec<_>>(),
+        )
+    };
+    // Twice: found, and found before. Hosts of one pattern are told alike, and others are not.
+    for _ in 0..2 {
+        assert_eq!(servers("h299.test").unwrap(), ["one"]);
+        assert_eq!(servers("y.b.test").unwrap(), ["four", "two"]);
+        assert_eq!(servers("z.z.b.test:8443").unwrap(), ["four", "two"]);
+        assert_eq!(
+            servers("x.b.test").unwrap(),
+            ["four", "three"],
+            "a route of its own stands before the wildcard's"
+        );
+        assert_eq!(servers("b.test"), None);
+    }
+}
+
+#[test]
 fn paths_are_rewritten_at_the_borders_of_segments() {
     let gateway = example();
     let rows = [

@@ -63,7 +63,7 @@ async fn tokens<'s>(
     opaque: Option<&'s Arc<Auth>>,
     asked: &Asked<'_>,
 ) -> (&'s Arc<Auth>, Judgement) {
-    let dpop = judges.iter().filter_map(|judge| judge.as_jwt()).any(jwt::Jwt::takes_proofs);
+    let dpop = judges.iter().chain(opaque).any(|judge| judge.takes_proofs());
     let token = match place.find(asked.request, dpop) {
         Presented::Absent => return (first, Judgement::Absent),
         Presented::Malformed(why) => {

@@ -18,6 +18,7 @@ pub mod introspection;
 mod judges;
 pub mod jwt;
 mod requirement;
+mod secrets;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -29,6 +30,7 @@ use challenge::Challenge;
 pub use config::{ClaimCondition, Config, RouteAuth, Rules};
 pub use credential::{Place, Presented};
 pub use figures::Figure;
+pub use jwt::proof_algorithms;
 pub use requirement::{Decision, Quantity, Refused, Requirement, Tokens, WELL_KNOWN};
 
 use super::Mode;
@@ -95,13 +97,16 @@ pub struct Asked<'a> {
     pub now: SystemTime,
 }
 
+/// A field for the answer to a request that passes: a nonce for the next proof (RFC 9449 §8.2).
+pub type Told = Option<(http::HeaderName, http::HeaderValue)>;
+
 /// What a policy makes of a request's credential.
 #[derive(Debug)]
 pub enum Judgement {
     /// The request presents none of this kind.
     Absent,
-    /// It is valid: whose it is.
-    Known(Arc<Identity>),
+    /// It is valid: whose it is, and what the client is told with the answer.
+    Known(Arc<Identity>, Told),
     /// It is presented, and not valid, or cannot be checked.
     Refused(Denial),
 }
@@ -227,7 +232,7 @@ impl Auth {
                 (None, _) => &["Token"],
             },
             Way::Introspection(introspection) => match bearer(introspection.place()) {
-                Some(_) => &["Bearer"],
+                Some(_) => &["Bearer", "DPoP"],
                 None => &["Token"],
             },
             Way::ApiKey(_) => &["ApiKey"],
@@ -239,10 +244,19 @@ impl Auth {
             parameters.push_str(", charset=\"UTF-8\"");
         }
         let of = |scheme: &'static str| match scheme {
-            "DPoP" => format!("{parameters}, algs=\"{}\"", jwt::proof_algorithms()),
+            "DPoP" => format!("{parameters}, algs=\"{}\"", proof_algorithms()),
             _ => parameters.clone(),
         };
         schemes.iter().map(|scheme| Challenge { scheme, parameters: of(scheme) }).collect()
+    }
+
+    /// Whether it takes tokens with a proof of possession (RFC 9449).
+    fn takes_proofs(&self) -> bool {
+        match &self.way {
+            Way::Jwt(jwt) => jwt.takes_proofs(),
+            Way::Introspection(_) => true,
+            Way::ApiKey(_) | Way::Certificate(_) | Way::Forward(_) | Way::Basic(_) => false,
+        }
     }
 
     /// The tokens' judge, where it is one.

@@ -9,7 +9,7 @@ use http::header::WWW_AUTHENTICATE;
 use super::authorise::Conditions;
 use super::challenge::Challenge;
 use super::judges::{self, Judges};
-use super::{Asked, Auth, Denial, Judgement, Place, Rules, jwt};
+use super::{Asked, Auth, Denial, Judgement, Place, Rules};
 use crate::config::{Build, Site, Spanned};
 use crate::identity::Identity;
 use crate::policy::{Effects, Mode, Outcome, Step, Verdict};
@@ -48,7 +48,7 @@ pub struct Requirement {
 }
 
 /// The tokens that a route takes (RFC 9728 §2).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tokens<'a> {
     /// Of whom.
     pub issuers: Vec<&'a str>,
@@ -188,7 +188,8 @@ impl Requirement {
                         lacking.push(by);
                     }
                 }
-                Judgement::Known(identity) => {
+                Judgement::Known(identity, told) => {
+                    effects.answers.extend(told);
                     effects.note(|| Step {
                         name: Arc::clone(by.name()),
                         outcome: "pass".into(),
@@ -317,7 +318,7 @@ impl Requirement {
     /// What a client needs to know to get a token for this route; none where it takes none.
     pub fn tokens(&self) -> Option<Tokens<'_>> {
         let issuers: Vec<_> = self.policies().filter_map(|policy| policy.token_issuer()).collect();
-        let proofs = self.policies().filter_map(|policy| policy.as_jwt()).any(jwt::Jwt::takes_proofs);
+        let proofs = self.policies().any(|policy| policy.takes_proofs());
         (!issuers.is_empty()).then(|| Tokens { issuers, scopes: self.conditions.scope_list(), proofs })
     }
 

@@ -128,7 +128,7 @@ impl ApiKey {
             return Judgement::Refused(Denial::new(Kind::AccessDenied, "key_route", message));
         }
         found.note_use(keeper::minute(asked.now));
-        Judgement::Known(self.identity(&hash, &found))
+        Judgement::Known(self.identity(&hash, &found), None)
     }
 
     fn identity(&self, hash: &Hash, found: &Found) -> Arc<Identity> {

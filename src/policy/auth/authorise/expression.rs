@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::{Arc, LazyLock};
 use std::time::UNIX_EPOCH;
 
-use cel::common::ast::{EntryExpr, Expr};
+use cel::common::ast::{EntryExpr, Expr, LiteralValue};
 use cel::objects::{Key, Map};
 use cel::{Context, Env, IdedExpr, Program, Value};
 
@@ -23,6 +23,13 @@ const BYTES_MAX: usize = 2048;
 /// What an expression may speak of, in the order in which a message lists it.
 const VARIABLES: [&str; 11] =
     ["method", "path", "host", "protocol", "client", "headers", "route", "labels", "jwt", "identity", "now"];
+
+/// What those have that are no lists of somebody else's names: whatever else is asked of them is not there, and refuses for ever.
+const MEMBERS: [(&str, &[&str]); 3] = [
+    ("client", &["ip"]),
+    ("jwt", &["claims"]),
+    ("identity", &["id", "issuer", "method", "scopes", "groups", "plan", "claims"]),
+];
 
 /// The functions of the language: made once.
 static LANGUAGE: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
@@ -99,6 +106,22 @@ fn parse(text: &str) -> Result<Expression, Fault> {
             "use one `exists`, `all`, `map` or `filter` at a time",
         );
     }
+    if let Some(kind) = never_true(&program.expression().expr) {
+        return fault(
+            format!("`{text}` is {kind}: it is never true"),
+            "write a condition such as `method == \"GET\"`",
+        );
+    }
+    if let Some(name) = unknown_function(program.expression()) {
+        return fault(
+            format!("an expression knows no function `{name}`"),
+            "it knows `size`, `contains`, `startsWith`, `endsWith`, `has`, `exists`, `all`, `map`, `filter`, `int`, `string` and `in`; \
+             `claims` has `matches`",
+        );
+    }
+    if let Some((of, name, known)) = unknown_member(program.expression()) {
+        return fault(format!("`{of}` has no `{name}`"), &format!("it has `{}`", known.join("`, `")));
+    }
     let mut uses = Vec::new();
     for name in program.references().variables() {
         if name.starts_with('@') {
@@ -140,6 +163,53 @@ fn entries<'e>(entries: impl Iterator<Item = &'e EntryExpr>) -> Vec<&'e IdedExpr
             EntryExpr::StructField(field) => vec![&field.value],
         })
         .collect()
+}
+
+/// What an expression is that is neither true nor false, as far as its form tells.
+fn never_true(expression: &Expr) -> Option<&'static str> {
+    match expression {
+        Expr::Literal(LiteralValue::Boolean(_)) => None,
+        Expr::Literal(_) => Some("a value"),
+        Expr::List(_) => Some("a list"),
+        Expr::Map(_) | Expr::Struct(_) => Some("a map"),
+        Expr::Ident(name) if VARIABLES.contains(&name.as_str()) => Some("no condition"),
+        _ => None,
+    }
+}
+
+/// A function that the language does not have, on anything.
+fn unknown_function(expression: &IdedExpr) -> Option<&str> {
+    let own = match &expression.expr {
+        Expr::Call(call) if !is_function(&call.func_name, call.target.is_some()) => Some(&*call.func_name),
+        _ => None,
+    };
+    own.or_else(|| children(&expression.expr).into_iter().find_map(unknown_function))
+}
+
+/// Whether there is a function of this name: called without arguments, it says that these are wrong, and not that it is unknown.
+fn is_function(name: &str, is_member: bool) -> bool {
+    // `_==_` and the like, and what macros are made of.
+    if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+        return true;
+    }
+    let call = if is_member { format!("''.{name}()") } else { format!("{name}()") };
+    let called = LANGUAGE.compile(&call).map(|call| call.execute(&Context::with_env(Arc::clone(&LANGUAGE))));
+    called.is_ok_and(|result| !matches!(result, Err(cel::ExecutionError::UndeclaredReference(_))))
+}
+
+/// A member that one of our own variables does not have, and those that it has.
+fn unknown_member(expression: &IdedExpr) -> Option<(&str, &str, &'static [&'static str])> {
+    let own = match &expression.expr {
+        Expr::Select(select) => match &select.operand.expr {
+            Expr::Ident(of) => MEMBERS
+                .iter()
+                .find(|(name, members)| name == of && !members.contains(&&*select.field))
+                .map(|(name, members)| (*name, &*select.field, *members)),
+            _ => None,
+        },
+        _ => None,
+    };
+    own.or_else(|| children(&expression.expr).into_iter().find_map(unknown_member))
 }
 
 /// How deep lists are gone through within each other.

@@ -66,6 +66,14 @@ impl Conditions {
                 );
             }
         }
+        for group in rules.groups.iter().filter(|group| group.trim().is_empty()) {
+            build.errors.push(
+                &group.site,
+                &*group.path,
+                "the name of a group is empty",
+                "write such as `staff`",
+            );
+        }
         let texts = |list: &[Spanned<String>]| {
             list.iter().map(|text| text.as_str().into()).collect::<Box<[Box<str>]>>()
         };

@@ -92,8 +92,9 @@ fn every_condition_must_hold() {
         ("when: jwt.claims.level > \"2\"", Some("expression")),
         ("when: has(jwt.claims.absent)", Some("expression")),
         ("when: '!has(jwt.claims.absent)'", None),
-        ("when: method", Some("expression")),
-        ("when: no_such_function(method)", Some("expression")),
+        // What a form does not tell is found when it is evaluated.
+        ("when: 'method + path'", Some("expression")),
+        ("when: size(1) == 1", Some("expression")),
     ] {
         assert_eq!(check(yaml, &alice), refused, "{yaml}");
     }
@@ -112,6 +113,18 @@ fn what_cannot_be_a_condition_is_an_error_at_load() {
         ("times: [always]", "always"),
         ("when: 'jwt.claims.tenant =='", "is no expression"),
         ("when: user == \"alice\"", "knows no `user`"),
+        ("when: no_such_function(method)", "no function `no_such_function`"),
+        ("when: method.no_such()", "no function `no_such`"),
+        ("when: 'method.matches(\"GET\")'", "no function `matches`"),
+        ("when: 'false && (true || path.oops(1) == 2)'", "no function `oops`"),
+        ("when: 'identity.scopes.exists(s, s.oops())'", "no function `oops`"),
+        ("when: jwt.claim.tenant == \"a\"", "`jwt` has no `claim`"),
+        ("when: 'has(identity.name)'", "`identity` has no `name`"),
+        ("when: client.address == \"a\"", "`client` has no `address`"),
+        ("when: method", "never true"),
+        ("when: '[true]'", "never true"),
+        ("when: '\"true\"'", "never true"),
+        ("groups: ['']", "empty"),
         ("when: '[1, 2].all(a, [1, 2].all(b, a == b))'", "within each other"),
     ] {
         let errors = conditions(yaml).unwrap_err();

@@ -142,14 +142,14 @@ impl Basic {
         let tag = self.tag(&credentials);
         if let Some(right) = self.known.right.get(&tag) {
             if Instant::now() < right.until {
-                return Judgement::Known(right.identity);
+                return Judgement::Known(right.identity, None);
             }
             self.known.right.remove(&tag);
         }
         // A page that brings thirty requests at once has one password hashed: the others wait for it, and find it right.
         let judged = self.known.right.get_or_insert_async(&tag, self.prove(asked, credentials)).await;
         match judged {
-            Ok(right) => Judgement::Known(right.identity),
+            Ok(right) => Judgement::Known(right.identity, None),
             Err(denial) => Judgement::Refused(*denial),
         }
     }

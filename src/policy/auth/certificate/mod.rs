@@ -119,13 +119,13 @@ impl Certificate {
             return Judgement::Absent;
         };
         if let Some(identity) = self.known.get(&certificate.sha256) {
-            return Judgement::Known(identity);
+            return Judgement::Known(identity, None);
         }
         match self.identify(certificate) {
             Ok(identity) => {
                 let identity = Arc::new(identity);
                 self.known.insert(certificate.sha256, Arc::clone(&identity));
-                Judgement::Known(identity)
+                Judgement::Known(identity, None)
             }
             Err(denial) => Judgement::Refused(denial),
         }

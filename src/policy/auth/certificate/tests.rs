@@ -50,7 +50,7 @@ fn judge(config: Config, certificate: Option<ClientCertificate>) -> Result<Arc<I
     super::super::testing::asked("GET", "/", &[("x-client-cert", "CN=root")], |asked| {
         let request = crate::request::Request { connection: &connection, ..*asked.request };
         match policy.judge(&Asked { request: &request, now: now(), ..*asked }) {
-            Judgement::Known(identity) => Ok(identity),
+            Judgement::Known(identity, _) => Ok(identity),
             Judgement::Absent => Err("absent"),
             Judgement::Refused(denial) => {
                 assert_eq!(denial.kind, Kind::Unauthorized);

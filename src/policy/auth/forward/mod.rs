@@ -93,7 +93,7 @@ impl Forward {
     pub(super) async fn judge(&self, asked: &Asked<'_>) -> Judgement {
         let key = self.cache.as_ref().map(|(_, by)| service::key(by, asked));
         if let Some(identity) = key.as_deref().and_then(|key| self.service.recall(key)) {
-            return Judgement::Known(identity);
+            return Judgement::Known(identity, None);
         }
         let unavailable =
             |message: String| Judgement::Refused(Denial::unavailable("forward_unavailable", message));
@@ -116,7 +116,7 @@ impl Forward {
                 {
                     self.service.remember(&key, *lasts, &identity);
                 }
-                Judgement::Known(identity)
+                Judgement::Known(identity, None)
             }
             Err(denial) => Judgement::Refused(denial),
         }

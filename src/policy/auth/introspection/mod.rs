@@ -14,8 +14,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::config::From;
-use super::jwt::binding;
-use super::{Asked, Context, Denial, Figure, Judgement, Place, Presented, fetching};
+use super::jwt::Dpop;
+use super::jwt::binding::Possession;
+use super::{Asked, Context, Denial, Figure, Judgement, Place, Presented, fetching, secrets};
 use crate::config::units::Time;
 use crate::config::{Build, Secret, Spanned};
 use crate::reply::Kind;
@@ -32,6 +33,10 @@ pub(super) const REASONS: &[&str] = &[
     "expired",
     "not_yet_valid",
     "binding",
+    "proof",
+    "proof_missing",
+    "proof_replayed",
+    "proofs_full",
     "introspection_unavailable",
 ];
 
@@ -82,6 +87,8 @@ impl Default for Config {
 #[derive(Debug)]
 pub(super) struct Introspection {
     place: Place,
+    /// A token that is bound to a key (`cnf.jkt`, RFC 9449 §6.2) needs its proof.
+    possession: Possession,
     server: Arc<Server>,
 }
 
@@ -106,7 +113,9 @@ impl Introspection {
             let times = (config.cache.0, config.timeout.0);
             Server::new(url.value.clone(), authorization, rules, times, asking)
         });
-        Some(Self { place: place?, server })
+        let place = place?;
+        let possession = Possession::new(context.live, &place, Dpop::Optional, answer::LEEWAY, false);
+        Some(Self { place, possession, server })
     }
 
     /// Where its tokens stand.
@@ -126,7 +135,7 @@ impl Introspection {
 
     /// What it makes of a request. Waits for the server where it does not remember what that said.
     pub(super) async fn judge(&self, asked: &Asked<'_>) -> Judgement {
-        let token = match self.place.find(asked.request, false) {
+        let token = match self.place.find(asked.request, true) {
             Presented::Absent => return Judgement::Absent,
             Presented::Malformed(why) => {
                 let denial = Denial::new(Kind::Unauthorized, "malformed", why).with_error("invalid_request");
@@ -138,13 +147,12 @@ impl Introspection {
             return Judgement::Refused(Denial::invalid("token_size", "the token is longer than 8 KiB"));
         }
         match self.server.verdict(&token).await {
-            Ok(Verdict::Known { identity, confirmation, .. }) => match &confirmation.certificate {
-                None => Judgement::Known(identity),
-                Some(bound) => match binding::certificate(bound, asked.request) {
-                    Ok(()) => Judgement::Known(identity),
+            Ok(Verdict::Known { identity, confirmation, .. }) => {
+                match self.possession.check(&confirmation, &token, asked) {
+                    Ok(told) => Judgement::Known(identity, told),
                     Err(denial) => Judgement::Refused(denial),
-                },
-            },
+                }
+            }
             Ok(Verdict::Refused(denial)) => Judgement::Refused(denial),
             Err(why) => Judgement::Refused(Denial::unavailable("introspection_unavailable", why)),
         }
@@ -173,6 +181,9 @@ fn definition(name: &str, config: &Config, context: &Context<'_>) -> String {
 
 /// What is wrong with the configuration, as far as it tells by itself.
 fn check(config: &Spanned<Config>, build: &mut Build) {
+    if !config.client_secret.is_empty() {
+        secrets::is_one(&config.client_secret, build);
+    }
     let mut refuse = |key: &str, cause: String, cure: &str| {
         build.errors.push(&config.site, format!("{}.{key}", config.path), cause, cure);
     };
@@ -180,7 +191,7 @@ fn check(config: &Spanned<Config>, build: &mut Build) {
         let cure = "write the server's introspection endpoint, such as `https://id.example.com/introspect`";
         refuse("url", "there is nobody to ask".to_owned(), cure);
     }
-    if config.client_id.is_empty() {
+    if config.client_id.trim().is_empty() {
         let cure = "write the name that the gateway is registered by at the server";
         refuse("client_id", "servers answer only to clients that they know (RFC 7662 §4)".to_owned(), cure);
     }
@@ -188,10 +199,10 @@ fn check(config: &Spanned<Config>, build: &mut Build) {
         let cure = "write `\"${env:NAME}\"` or `\"${file:PATH}\"`";
         refuse("client_secret", "there is no secret to authenticate with".to_owned(), cure);
     }
-    if config.issuer.as_ref().is_some_and(|issuer| issuer.is_empty()) {
+    if config.issuer.as_ref().is_some_and(|issuer| issuer.trim().is_empty()) {
         refuse("issuer", "it is empty".to_owned(), "write what the answers have in `iss`, or remove it");
     }
-    if config.audiences.iter().any(|audience| audience.is_empty()) {
+    if config.audiences.iter().any(|audience| audience.trim().is_empty()) {
         refuse("audiences", "one of them is empty".to_owned(), "write what the answers have in `aud`");
     }
     if config.cache.0 > CACHE_MAX {

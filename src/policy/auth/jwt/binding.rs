@@ -1,13 +1,20 @@
 //! Tokens that are bound to whom they were issued to (`cnf`, RFC 7800 §3.1): to a client certificate (RFC 8705 §3), or to a key of
 //! which each request has a proof (RFC 9449 §6).
 
+use std::time::Duration;
+
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::header::AUTHORIZATION;
+use http::{HeaderName, HeaderValue};
 use serde_json::Value;
 
-use crate::policy::auth::Denial;
+use super::config::Dpop;
+use super::dpop::Proofs;
+use crate::policy::auth::{Asked, Denial, Place};
 use crate::request::Request;
+use crate::state::Live;
 
 /// Whom a token is bound to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,11 +50,83 @@ impl Confirmation {
     }
 }
 
+/// How a policy takes tokens that are bound.
+#[derive(Debug)]
+pub(in crate::policy::auth) struct Possession {
+    /// Where proofs are known.
+    proofs: Option<Proofs>,
+    /// Whether each token must be bound to a key.
+    required: bool,
+    /// Whether tokens stand in `Authorization`, where the scheme tells a bearer's from one with a proof.
+    by_scheme: bool,
+}
+
+impl Possession {
+    /// For tokens that stand at `place`.
+    pub(in crate::policy::auth) fn new(
+        live: &Live,
+        place: &Place,
+        dpop: Dpop,
+        leeway: Duration,
+        wants_nonce: bool,
+    ) -> Self {
+        Self {
+            proofs: (dpop != Dpop::None).then(|| Proofs::find(live, leeway, wants_nonce)),
+            required: dpop == Dpop::Required,
+            by_scheme: *place == Place::Bearer,
+        }
+    }
+
+    /// Whether tokens bound by a proof (RFC 9449) are taken.
+    pub(in crate::policy::auth) fn takes_proofs(&self) -> bool {
+        self.proofs.is_some()
+    }
+
+    /// Whether no others are.
+    pub(in crate::policy::auth) fn needs_proofs(&self) -> bool {
+        self.required
+    }
+
+    /// Whether the request comes from whom the token is bound to, where it is bound. What the client is told with the answer: a nonce,
+    /// where the one it has is about to end (RFC 9449 §8.2).
+    ///
+    /// # Errors
+    /// It does not.
+    pub(in crate::policy::auth) fn check(
+        &self,
+        bound: &Confirmation,
+        token: &str,
+        asked: &Asked<'_>,
+    ) -> Result<Option<(HeaderName, HeaderValue)>, Denial> {
+        if let Some(hash) = &bound.certificate {
+            certificate(hash, asked.request)?;
+        }
+        let refuse = |why: &'static str| Err(Denial::invalid("binding", why));
+        let by_proof = self.by_scheme && has_dpop_scheme(asked.request);
+        match (&bound.key, &self.proofs) {
+            (None, _) if self.required => refuse("the token is bound to no key, which `dpop` requires"),
+            (None, _) if by_proof => {
+                refuse("the token came as one that is bound to a key, and is bound to none")
+            }
+            (None, _) => Ok(None),
+            (Some(_), None) => refuse("the token is bound to a key, and the policy takes no proofs (`dpop`)"),
+            // RFC 9449 §7.2: else a stolen token would do where proofs are not known.
+            (Some(_), Some(_)) if self.by_scheme && !by_proof => {
+                refuse("the token is bound to a key, and came as a bearer's")
+            }
+            (Some(key), Some(proofs)) => proofs.check(key, token, asked),
+        }
+    }
+}
+
+/// Whether the token came as `Authorization: DPoP`.
+fn has_dpop_scheme(request: &Request<'_>) -> bool {
+    let scheme = request.headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().get(..5));
+    scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"dpop "))
+}
+
 /// Whether the request comes over a connection of the certificate that the token is bound to.
-///
-/// # Errors
-/// It does not.
-pub(in crate::policy::auth) fn certificate(bound: &[u8; 32], request: &Request<'_>) -> Result<(), Denial> {
+fn certificate(bound: &[u8; 32], request: &Request<'_>) -> Result<(), Denial> {
     let own = request.connection.tls.as_ref().and_then(|tls| tls.client_certificate.as_ref());
     if own.is_some_and(|own| verify_slices_are_equal(&own.sha256, bound).is_ok()) {
         return Ok(());

@@ -55,7 +55,8 @@ pub struct Config {
     pub cache: Size,
 }
 
-/// Where keys come from: exactly one of `discovery`, `url`, `file`, `secret`.
+/// Where keys come from: exactly one of `discovery`, `url`, `file`, `secret`. `portcullis check` judges those of a file, and of others the
+/// copy in `server.state` that a gateway has made of what it fetched; it fetches nothing.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct KeysConfig {

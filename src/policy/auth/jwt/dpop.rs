@@ -80,11 +80,17 @@ impl Proofs {
         Self { shared, algorithms: algorithms().into(), leeway, wants_nonce }
     }
 
-    /// Checks that the request bears one good proof, of the key with this thumbprint, for this token.
+    /// Checks that the request bears one good proof, of the key with this thumbprint, for this token. Where its nonce is about to end,
+    /// gives the next one for the answer.
     ///
     /// # Errors
     /// It does not. Where a nonce is needed, the refusal bears one.
-    pub(super) fn check(&self, key: &str, token: &str, asked: &Asked<'_>) -> Result<(), Denial> {
+    pub(super) fn check(
+        &self,
+        key: &str,
+        token: &str,
+        asked: &Asked<'_>,
+    ) -> Result<Option<(HeaderName, HeaderValue)>, Denial> {
         let now = seconds(asked.now);
         let mut values = asked.request.headers.get_all(&DPOP).iter();
         let text = match (values.next(), values.next()) {
@@ -108,12 +114,10 @@ impl Proofs {
         }
         let claims = proof.claims().map_err(|denial| bad("proof", denial.message))?;
         let until = self.speaks_of(&claims, token, asked.request, now)?;
-        if self.wants_nonce {
-            self.has_nonce(&claims, now)?;
-        }
+        let next = if self.wants_nonce { self.has_nonce(&claims, now)? } else { None };
         let jti = text_of(&claims, "jti")?;
         match self.shared.keep(key, jti, until, now) {
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(next),
             Err(Kept::Already) => Err(bad("proof_replayed", "the proof has been used before")),
             Err(Kept::Full) => {
                 Err(Denial::unavailable("proofs_full", "there are more proofs than can be told apart"))
@@ -148,12 +152,21 @@ impl Proofs {
         Ok(until)
     }
 
-    fn has_nonce(&self, claims: &Map<String, Value>, now: f64) -> Result<(), Denial> {
+    /// The next nonce, where this one is no longer given out.
+    fn has_nonce(
+        &self,
+        claims: &Map<String, Value>,
+        now: f64,
+    ) -> Result<Option<(HeaderName, HeaderValue)>, Denial> {
         let slot = slot(now);
         let nonce = optional_text(claims, "nonce").ok().flatten();
-        let is_ours = |slot: u64| nonce.is_some_and(|nonce| same(nonce, &self.shared.nonce(slot)));
-        if is_ours(slot) || is_ours(slot.saturating_sub(1)) {
-            return Ok(());
+        let current = self.shared.nonce(slot);
+        if nonce.is_some_and(|nonce| same(nonce, &current)) {
+            return Ok(None);
+        }
+        let current = HeaderValue::from_str(&current).ok().map(|nonce| (DPOP_NONCE, nonce));
+        if nonce.is_some_and(|nonce| same(nonce, &self.shared.nonce(slot.saturating_sub(1)))) {
+            return Ok(current);
         }
         let mut denial = Denial::new(
             Kind::Unauthorized,
@@ -161,9 +174,7 @@ impl Proofs {
             "the proof has no nonce of the gateway's, or one that is too old",
         )
         .with_error("use_dpop_nonce");
-        if let Ok(nonce) = HeaderValue::from_str(&self.shared.nonce(slot)) {
-            denial.headers.push((DPOP_NONCE, nonce));
-        }
+        denial.headers.extend(current);
         Err(denial)
     }
 }
@@ -295,7 +306,12 @@ mod tests {
     const URL: &str = "https://api.example.com/orders";
 
     /// What the check says of a request to `https://api.example.com/orders` with these `DPoP` fields.
-    fn told(proofs: &Proofs, key: &SigningKey, token: &str, fields: &[String]) -> Result<(), Denial> {
+    fn told(
+        proofs: &Proofs,
+        key: &SigningKey,
+        token: &str,
+        fields: &[String],
+    ) -> Result<Option<String>, Denial> {
         told_at(
             proofs,
             key,
@@ -313,7 +329,7 @@ mod tests {
         fields: &[String],
         target: &Target,
         https: bool,
-    ) -> Result<(), Denial> {
+    ) -> Result<Option<String>, Denial> {
         let mut headers = HeaderMap::new();
         for field in fields {
             headers.append(DPOP, HeaderValue::from_str(field).unwrap());
@@ -337,15 +353,19 @@ mod tests {
         };
         let asked =
             Asked { request: &request, route: &route, parameters: &[], query: None, now: SystemTime::now() };
-        proofs.check(&key.thumbprint(), token, &asked)
+        let next = proofs.check(&key.thumbprint(), token, &asked)?;
+        Ok(next.map(|(name, nonce)| {
+            assert_eq!(name, DPOP_NONCE);
+            nonce.to_str().unwrap().to_owned()
+        }))
     }
 
     fn proofs(wants_nonce: bool) -> Proofs {
         Proofs::find(&Live::default(), Duration::from_secs(30), wants_nonce)
     }
 
-    fn reason(result: Result<(), Denial>) -> &'static str {
-        result.map_or_else(|denial| denial.reason, |()| "good")
+    fn reason(result: Result<Option<String>, Denial>) -> &'static str {
+        result.map_or_else(|denial| denial.reason, |_| "good")
     }
 
     #[test]
@@ -475,7 +495,10 @@ mod tests {
         assert_eq!(reason(told(&proofs, &key, "t", &with(nonce))), "good");
         assert_eq!(reason(told(&proofs, &key, "t", &with("AAAA"))), "proof_nonce");
         let slot = slot(tokens::now() as f64);
-        assert_eq!(reason(told(&proofs, &key, "t", &with(&proofs.shared.nonce(slot - 1)))), "good");
+        // The answer to one that is about to end bears the next (RFC 9449 §8.2).
+        let next = told(&proofs, &key, "t", &with(&proofs.shared.nonce(slot - 1))).unwrap();
+        assert_eq!(next.as_deref(), Some(nonce));
+        assert_eq!(told(&proofs, &key, "t", &with(nonce)), Ok(None));
         assert_eq!(reason(told(&proofs, &key, "t", &with(&proofs.shared.nonce(slot - 2)))), "proof_nonce");
         // Of another process.
         let other = self::proofs(true);

@@ -88,6 +88,15 @@ struct Gate {
     begun: u64,
     wanted: u64,
     provoked: Option<Instant>,
+    /// A key was unknown within the cool-down, and no fetch has begun since: one is owed when it is over.
+    owed: bool,
+}
+
+impl Gate {
+    /// When a fetch is owed; none where none is.
+    fn owed_at(&self, cooldown: Duration) -> Option<Instant> {
+        self.provoked.filter(|_| self.owed).map(|provoked| provoked + cooldown)
+    }
 }
 
 /// One of those who wait.
@@ -176,7 +185,8 @@ impl Issuer {
     }
 
     /// A token names a key that is not in the set of generation `seen`. Causes at most one fetch a cool-down, whoever asks; waits for
-    /// it, for a bounded time, and gives another set if one has come. None at once within the cool-down.
+    /// it, for a bounded time, and gives another set if one has come. None at once within the cool-down, at whose end one fetch follows:
+    /// an issuer that changes its keys twice in a row is unknown for no longer.
     pub(super) async fn after_unknown(&self, seen: u64) -> Option<Arc<KeySet>> {
         let newer = || self.current.load_full().filter(|set| set.generation() != seen);
         if let Some(set) = newer() {
@@ -199,6 +209,10 @@ impl Issuer {
             return Some(gate.wanted);
         }
         if gate.provoked.is_some_and(|provoked| provoked.elapsed() < self.cooldown) {
+            if !std::mem::replace(&mut gate.owed, true) {
+                // The keeper sleeps no longer than until then.
+                self.wake.notify_one();
+            }
             return None;
         }
         gate.provoked = Some(Instant::now());
@@ -222,12 +236,27 @@ impl Issuer {
         }
     }
 
-    /// Begins a fetch, if one is due or asked for.
+    /// Begins a fetch, if one is due, asked for or owed.
     pub(super) fn begin(&self, due: bool) -> bool {
         let mut gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
-        let begins = due || gate.wanted > gate.begun;
-        gate.begun += u64::from(begins);
+        let now = Instant::now();
+        let is_owed = gate.owed_at(self.cooldown).is_some_and(|at| at <= now);
+        let begins = due || is_owed || gate.wanted > gate.begun;
+        if begins {
+            gate.begun += 1;
+            gate.owed = false;
+        }
+        if is_owed {
+            // Whoever meets an unknown key meanwhile waits for this one.
+            gate.wanted = gate.wanted.max(gate.begun);
+            gate.provoked = Some(now);
+        }
         begins
+    }
+
+    /// When a fetch is owed for a key that was unknown within the cool-down.
+    pub(super) fn owed_at(&self) -> Option<Instant> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner).owed_at(self.cooldown)
     }
 
     /// Ends the fetch that has begun.
@@ -324,6 +353,11 @@ mod tests {
         assert_eq!(issuer.provoke(), Some(2), "under way");
         issuer.end(Outcome::Failed);
         assert_eq!((issuer.provoke(), issuer.begin(false)), (None, false), "within the cool-down");
+        assert!(issuer.owed_at().is_some_and(|at| at > Instant::now()), "one is owed at its end");
+        // Any that begins later will do.
+        assert!(issuer.begin(true));
+        issuer.end(Outcome::Fetched);
+        assert_eq!(issuer.owed_at(), None);
         let short = Issuer::new(Duration::ZERO, true);
         for round in 1..4 {
             assert_eq!(short.provoke(), Some(round));
@@ -331,6 +365,22 @@ mod tests {
             short.end(Outcome::Unchanged);
         }
         assert_eq!(Issuer::new(Duration::ZERO, false).provoke(), None, "nobody fetches");
+    }
+
+    #[test]
+    fn what_is_owed_is_fetched_once_when_the_cool_down_ends() {
+        let issuer = Issuer::new(Duration::from_millis(80), true);
+        assert_eq!(issuer.provoke(), Some(1));
+        assert!(issuer.begin(false));
+        issuer.end(Outcome::Fetched);
+        assert_eq!((issuer.provoke(), issuer.provoke(), issuer.begin(false)), (None, None, false));
+        let at = issuer.owed_at().unwrap();
+        std::thread::sleep(at.saturating_duration_since(Instant::now()));
+        assert!(issuer.begin(false), "nobody has asked again");
+        assert_eq!((issuer.owed_at(), issuer.begin(false)), (None, false));
+        assert_eq!(issuer.provoke(), Some(2), "it is waited for, and not followed by a third");
+        issuer.end(Outcome::Fetched);
+        assert_eq!(issuer.provoke(), None, "its cool-down has begun with it");
     }
 
     #[tokio::test(start_paused = true)]

@@ -92,10 +92,11 @@ impl Keeper {
                 self.give_up(&mut memory, &issuer);
             }
             let begins = issuer.begin(present >= due);
+            let owed = issuer.owed_at();
             // While it waits, the keys are nobody's but those who want them.
             drop(issuer);
             if !begins {
-                let until = memory.expires.map_or(due, |expires| expires.min(due));
+                let until = [memory.expires, owed].into_iter().flatten().fold(due, Instant::min);
                 tokio::select! {
                     () = tokio::time::sleep_until(until.into()) => {}
                     () = self.wake.notified() => {}

@@ -11,7 +11,7 @@ use super::issuer::{Issuer, Schedule, Source};
 use super::jwks::KeySet;
 use crate::config::units::Time;
 use crate::config::{Build, Spanned, unreadable};
-use crate::policy::auth::{Context, Figure, fetching};
+use crate::policy::auth::{Context, Figure, fetching, secrets};
 
 /// The fewest bytes of a secret.
 const SECRET_BYTES_MIN: usize = 32;
@@ -88,10 +88,15 @@ impl Keys {
         match (&keys.url, &keys.file, &keys.secret) {
             (Some(url), _, _) => {
                 fetching::may_be_fetched(url, context)?;
-                Some(Self::Live(Issuer::find(&Source::Url(url.value.clone()), schedule, context)))
+                let issuer = Issuer::find(&Source::Url(url.value.clone()), schedule, context);
+                judge_copy(&issuer, url, context);
+                Some(Self::Live(issuer))
             }
             (None, Some(file), _) => read(file, context.build).map(|set| Self::Fixed(Arc::new(set))),
             (None, None, Some(secret)) => {
+                if !secrets::is_one(secret, context.build) {
+                    return None;
+                }
                 if secret.len() < SECRET_BYTES_MIN {
                     let cause = format!("the secret has {} bytes, and can be guessed", secret.len());
                     let cure = "use 32 random bytes or more: `openssl rand -base64 48`";
@@ -114,7 +119,9 @@ impl Keys {
                 fetching::may_be_fetched(issuer, context)?;
                 is_plain(issuer, context.build)?;
                 let source = Source::Discovery { issuer: issuer.value.clone() };
-                Some(Self::Live(Issuer::find(&source, schedule, context)))
+                let found = Issuer::find(&source, schedule, context);
+                judge_copy(&found, issuer, context);
+                Some(Self::Live(found))
             }
         }
     }
@@ -185,6 +192,27 @@ fn read(file: &Spanned<String>, build: &mut Build) -> Option<KeySet> {
         build.errors.push(&file.site, &*file.path, cause, "a set needs a public key that verifies");
     }
     (!set.is_empty()).then_some(set)
+}
+
+/// Where nothing is fetched (`check`, `explain`), what is known of an issuer's keys is the copy that a gateway has made: what would be left
+/// out of it is said. A gateway itself says so when it has fetched them.
+fn judge_copy(issuer: &Issuer, written: &Spanned<String>, context: &mut Context<'_>) {
+    if context.live.runtime().is_some() {
+        return;
+    }
+    let current = issuer.current();
+    let Some(set) = current.as_deref() else { return };
+    let mut warn = |cause: String, cure: &str| {
+        context.build.errors.warn(&written.site, &*written.path, cause, cure);
+    };
+    for complaint in set.complaints() {
+        let cause = format!("in the issuer's keys, as they were fetched last, {complaint}");
+        warn(cause, "its tokens are refused; ask the issuer to mend or remove it");
+    }
+    if set.is_empty() {
+        let cause = "the issuer's keys, as they were fetched last, have none that verifies";
+        warn(cause.to_owned(), "every token is refused; ask the issuer for keys of `algorithms`");
+    }
 }
 
 /// A well-known path can be put behind a path, and behind nothing else (RFC 8414 §2, OpenID Connect Discovery 1.0 §3).

@@ -26,11 +26,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use algorithm::Algorithm;
+use binding::Possession;
 use cache::{Cache, Known, Recalled};
 use claims::Rules;
 pub use config::{AudienceClaim, Config, Dpop, KeysConfig, TokenKind};
-use dpop::Proofs;
-use http::header::AUTHORIZATION;
 pub use jwks::{Complaint, KeySet};
 use key::Fingerprint;
 use keys::Keys;
@@ -40,11 +39,10 @@ use token::{Token, Unverified};
 
 pub(super) use token::issuer_of;
 
-use super::{Asked, Context, Denial, Figure, Judgement, Place, Presented};
+use super::{Asked, Context, Denial, Figure, Judgement, Place, Presented, Told};
 use crate::config::{Build, Spanned};
 use crate::identity::Identity;
 use crate::reply::Kind;
-use crate::request::Request;
 
 /// Why a token may be refused.
 pub(super) const REASONS: &[&str] = &[
@@ -82,9 +80,7 @@ pub(super) struct Jwt {
     bytes_max: usize,
     keys: Keys,
     rules: Rules,
-    dpop: Dpop,
-    /// Where proofs are known.
-    proofs: Option<Proofs>,
+    possession: Possession,
     revoked: Option<Revoked>,
     cache: Option<Arc<Cache>>,
 }
@@ -105,21 +101,21 @@ impl Jwt {
             Some(written) => Some(Revoked::compile(written, context)?),
         };
         let rules = rules(name, config)?;
-        let proofs = (config.dpop != Dpop::None)
-            .then(|| Proofs::find(context.live, config.leeway.0, config.dpop_nonce));
+        let place = place?;
+        let possession =
+            Possession::new(context.live, &place, config.dpop, config.leeway.0, config.dpop_nonce);
         let bytes_max = usize::try_from(config.max_bytes.0).unwrap_or(usize::MAX);
         // What a verdict depends on, apart from keys: another definition has verdicts of its own.
         let definition = format!("{rules:?} {:?} {bytes_max} {}", config.algorithms, config.cache);
         let room = config.cache.0;
         let cache = || context.live.find_or("auth.jwt.cache", &definition, || Cache::new(room));
         Some(Self {
-            place: place?,
+            place,
             algorithms: config.algorithms.as_slice().into(),
             bytes_max,
             keys: keys?,
             rules,
-            dpop: config.dpop,
-            proofs,
+            possession,
             revoked,
             cache: (room > 0).then(cache),
         })
@@ -137,12 +133,12 @@ impl Jwt {
 
     /// Whether tokens bound by a proof (RFC 9449) are taken.
     pub(super) fn takes_proofs(&self) -> bool {
-        self.dpop != Dpop::None
+        self.possession.takes_proofs()
     }
 
     /// Whether no others are.
     pub(super) fn needs_proofs(&self) -> bool {
-        self.dpop == Dpop::Required
+        self.possession.needs_proofs()
     }
 
     /// `iss`
@@ -161,7 +157,7 @@ impl Jwt {
             Presented::One(token) => token,
         };
         match self.recognise(&token, asked).await {
-            Ok(identity) => Judgement::Known(identity),
+            Ok((identity, told)) => Judgement::Known(identity, told),
             Err(denial) => Judgement::Refused(denial),
         }
     }
@@ -171,7 +167,7 @@ impl Jwt {
         self.cache.as_ref().is_some_and(|cache| cache.has(token))
     }
 
-    async fn recognise(&self, text: &str, asked: &Asked<'_>) -> Result<Arc<Identity>, Denial> {
+    async fn recognise(&self, text: &str, asked: &Asked<'_>) -> Result<(Arc<Identity>, Told), Denial> {
         let known = match self.recall(text, asked) {
             Recalled::Known(known) => known,
             Recalled::Expired => return Err(claims::expired()),
@@ -186,8 +182,8 @@ impl Jwt {
                 revoked.check(None, id)?;
             }
         }
-        self.is_bound(&known, text, asked)?;
-        Ok(Arc::clone(&known.identity))
+        let told = self.possession.check(&known.confirmation, text, asked)?;
+        Ok((Arc::clone(&known.identity), told))
     }
 
     /// No allocation.
@@ -231,42 +227,12 @@ impl Jwt {
             }
         }
     }
-
-    /// Whether the request comes from whom the token is bound to, where it is bound.
-    fn is_bound(&self, known: &Known, text: &str, asked: &Asked<'_>) -> Result<(), Denial> {
-        if let Some(certificate) = &known.confirmation.certificate {
-            binding::certificate(certificate, asked.request)?;
-        }
-        let refuse = |why: &'static str| Err(Denial::invalid("binding", why));
-        let by_proof = self.place == Place::Bearer && has_dpop_scheme(asked.request);
-        match (&known.confirmation.key, &self.proofs) {
-            (None, _) if self.dpop == Dpop::Required => {
-                refuse("the token is bound to no key, which `dpop` requires")
-            }
-            (None, _) if by_proof => {
-                refuse("the token came as one that is bound to a key, and is bound to none")
-            }
-            (None, _) => Ok(()),
-            (Some(_), None) => refuse("the token is bound to a key, and the policy takes no proofs (`dpop`)"),
-            // RFC 9449 §7.2: else a stolen token would do where proofs are not known.
-            (Some(_), Some(_)) if self.place == Place::Bearer && !by_proof => {
-                refuse("the token is bound to a key, and came as a bearer's")
-            }
-            (Some(key), Some(proofs)) => proofs.check(key, text, asked),
-        }
-    }
 }
 
 /// How proofs may be signed, as a challenge says it (RFC 9449 §7.1).
-pub(super) fn proof_algorithms() -> String {
+pub fn proof_algorithms() -> String {
     let names: Vec<_> = dpop::algorithms().into_iter().map(Algorithm::as_str).collect();
     names.join(" ")
-}
-
-/// Whether the token came as `Authorization: DPoP`.
-fn has_dpop_scheme(request: &Request<'_>) -> bool {
-    let scheme = request.headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().get(..5));
-    scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"dpop "))
 }
 
 fn rules(name: &Arc<str>, config: &Config) -> Option<Rules> {
@@ -291,7 +257,7 @@ fn check(config: &Spanned<Config>, build: &mut Build) {
     let mut refuse = |key: &str, cause: String, cure: &str| {
         build.errors.push(&config.site, format!("{}.{key}", config.path), cause, cure);
     };
-    if config.issuer.as_ref().is_none_or(|issuer| issuer.is_empty()) {
+    if config.issuer.as_ref().is_none_or(|issuer| issuer.trim().is_empty()) {
         let cause = "tokens of any issuer would be taken whose keys these are";
         refuse(
             "issuer",
@@ -299,7 +265,7 @@ fn check(config: &Spanned<Config>, build: &mut Build) {
             "write what the tokens have in `iss`, such as `https://id.example.com`",
         );
     }
-    if config.audiences.is_empty() || config.audiences.iter().any(|audience| audience.is_empty()) {
+    if config.audiences.is_empty() || config.audiences.iter().any(|audience| audience.trim().is_empty()) {
         let cause = "tokens that were issued for other services would be taken";
         refuse("audiences", cause.to_owned(), "write what the tokens have in `aud`, such as `[orders]`");
     }
@@ -326,7 +292,7 @@ fn check(config: &Spanned<Config>, build: &mut Build) {
         .into_iter()
         .chain(&config.scope_claims)
         .chain(config.plan_claim.as_option())
-        .any(String::is_empty)
+        .any(|name| name.trim().is_empty())
     {
         refuse("subject_claim", "the name of a claim is empty".to_owned(), "write such as `sub`");
     }
@@ -342,7 +308,63 @@ mod tokens;
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
+    use futures_util::FutureExt as _;
+    use http::{HeaderName, HeaderValue};
+    use serde_json::json;
+
+    use super::tokens::{ISSUER, SigningKey, claims};
     use super::*;
+    use crate::config::load_text;
+    use crate::policy::Effects;
+    use crate::policy::auth::{self, Auth, Quantity, Requirement, testing};
+    use crate::state::Live;
+
+    #[test]
+    fn the_next_nonce_comes_with_the_answer_where_one_is_about_to_end() {
+        let (issuer, client) = (SigningKey::new("ES256", "k"), SigningKey::new("ES256", ""));
+        let directory = tempfile::tempdir().unwrap();
+        let keys = directory.path().join("jwks.json");
+        std::fs::write(&keys, tokens::jwks(&[&issuer])).unwrap();
+        let text = format!(
+            "jwt: {{issuer: '{ISSUER}', audiences: [orders], keys: {{file: '{}'}}, dpop: required, dpop_nonce: true}}",
+            keys.display()
+        );
+        let mut build = Build::default();
+        let config: auth::Config = load_text("a.yaml", &text, &|_| None, &mut build).unwrap();
+        let (live, egress) = (Live::default(), Arc::default());
+        let mut context = Context { live: &live, egress: &egress, build: &mut build };
+        let policy = Auth::compile("staff", &Spanned::unwritten(config), &mut context).unwrap();
+        let rules = Spanned::unwritten(auth::Rules::default());
+        let requirement =
+            Requirement::compile(vec![Arc::new(policy)], Quantity::One, &rules, &mut build).unwrap();
+        let now = tokens::now();
+        let token = issuer.token(&claims(&json!({"cnf": {"jkt": client.thumbprint()}, "exp": now + 1200})));
+        type Fields = Vec<(HeaderName, HeaderValue)>;
+        let decide = |after: u64, nonce: Option<&str>| -> Result<Fields, Fields> {
+            let other = json!({"iat": now + after, "nonce": nonce});
+            let proof = client.proof("GET", "https://api.example.com/orders", &token, &other);
+            let fields = [("authorization", &*format!("DPoP {token}")), ("dpop", &*proof)];
+            testing::asked("GET", "/orders", &fields, |asked| {
+                let asked = Asked { now: SystemTime::now() + Duration::from_secs(after), ..*asked };
+                let mut effects = Effects::default();
+                let decided = requirement.decide(&asked, &mut effects).now_or_never().unwrap();
+                decided.map(|_| effects.answers).map_err(|refused| refused.refusal.headers)
+            })
+        };
+        let nonce_of = |fields: &Fields| {
+            let nonce = fields.iter().find(|(name, _)| name == "dpop-nonce");
+            nonce.map(|(_, nonce)| nonce.to_str().unwrap().to_owned())
+        };
+        let first = nonce_of(&decide(0, None).unwrap_err()).unwrap();
+        assert_eq!(decide(0, Some(&first)), Ok(Vec::new()), "it is young");
+        let second = nonce_of(&decide(300, Some(&first)).unwrap()).unwrap();
+        assert_ne!(second, first);
+        assert_eq!(decide(300, Some(&second)), Ok(Vec::new()));
+        assert!(decide(600, Some(&first)).is_err(), "it has ended");
+        assert!(decide(600, Some(&second)).is_ok());
+    }
 
     #[test]
     fn every_word_that_a_token_is_refused_with_has_its_series() {

@@ -12,7 +12,7 @@ use super::json;
 use crate::config::{Spanned, unreadable};
 use crate::egress::Egress;
 use crate::policy::auth::config::RevocationConfig;
-use crate::policy::auth::{Context, Denial};
+use crate::policy::auth::{Context, Denial, fetching};
 
 /// After a fetch that failed, the next comes no later than this.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -55,13 +55,7 @@ impl Revoked {
         match (&config.file, &config.url) {
             (Some(file), None) => read(file, context).map(Self::Fixed),
             (None, Some(url)) => {
-                if let Err(failure) = context.egress.may_fetch(url) {
-                    let cause = format!("`{}` may not be fetched: {}", url.value, failure.message);
-                    let cure =
-                        "write a URL that begins with `https://`, or list its host in `server.egress.allow`";
-                    errors.push(&url.site, &*url.path, cause, cure);
-                    return None;
-                }
+                fetching::may_be_fetched(url, context)?;
                 Some(Self::Live(Feed::find(url, config.refresh.0, context)))
             }
             _ => {
