@@ -27,6 +27,7 @@ pub mod proxy_header;
 pub mod rig;
 pub mod sanitiser;
 pub mod script;
+pub mod token;
 
 /// A target: called with whatever bytes, panics where a promise is broken.
 pub type Run = fn(&[u8]);
@@ -43,4 +44,5 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("path", path::run),
     ("proxy_header", proxy_header::run),
     ("sanitiser", sanitiser::run),
+    ("token", token::run),
 ];
