@@ -34,6 +34,11 @@ fn send(
     ))
 }
 
+/// Of a token, as a proof has it.
+fn hash_of(token: &str) -> String {
+    tokens::part(openssl::sha::sha256(token.as_bytes()))
+}
+
 fn bound(issuer: &SigningKey, client: &SigningKey) -> String {
     issuer.token(&claims(&json!({"cnf": {"jkt": client.thumbprint()}})))
 }
@@ -77,6 +82,9 @@ fn a_stolen_token_is_401_whatever_comes_with_it() {
     };
     let now = tokens::now();
     let good = || proof(&client, "GET", URL, &token, json!({}));
+    // What a good proof says, under another header.
+    let said = json!({"jti": tokens::unique(), "htm": "GET", "htu": URL, "iat": now, "ath": hash_of(&token)});
+    let with = |header: Value| client.token_with(&header, &said);
     let rows = [
         ("no-proof", "DPoP", vec![], "proof_missing"),
         ("as-bearer", "Bearer", vec![], "binding"),
@@ -107,6 +115,25 @@ fn a_stolen_token_is_401_whatever_comes_with_it() {
         ("future", "DPoP", vec![proof(&client, "GET", URL, &token, json!({"iat": now + 300}))], "proof"),
         ("two-proofs", "DPoP", vec![good(), good()], "proof"),
         ("no-proof-at-all", "DPoP", vec!["x".to_owned()], "proof"),
+        ("unsigned", "DPoP", vec![format!("{}.", good().rsplit_once('.').unwrap().0)], "proof"),
+        ("of-the-issuer", "DPoP", vec![proof(&issuer, "GET", URL, &token, json!({}))], "binding"),
+        ("kid-for-jwk", "DPoP", vec![with(json!({"typ": "dpop+jwt", "alg": "ES256", "kid": "k"}))], "proof"),
+        (
+            "jku-for-jwk",
+            "DPoP",
+            vec![with(json!({"typ": "dpop+jwt", "alg": "ES256", "jku": "http://127.0.0.1:1/jwks.json"}))],
+            "proof",
+        ),
+        (
+            "hs",
+            "DPoP",
+            vec![
+                SigningKey::secret("HS256", client.public().to_string().as_bytes())
+                    .token_with(&json!({"typ": "dpop+jwt", "alg": "HS256", "jwk": client.public()}), &said),
+            ],
+            "proof",
+        ),
+        ("no-type", "DPoP", vec![with(json!({"alg": "ES256", "jwk": client.public()}))], "proof"),
         ("token-as-proof", "DPoP", vec![token.clone()], "proof"),
     ];
     for (name, scheme, proofs, reason) in rows {

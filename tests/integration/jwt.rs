@@ -139,6 +139,17 @@ fn what_an_attacker_makes_of_a_token_is_401_and_fetches_nothing() {
     let mut changed = raw.clone();
     changed[10] ^= 1;
     let der = [&[0x30, 70, 2, 33, 0][..], &raw[..32], &[2, 33, 0], &raw[32..]].concat();
+    // The order of P-256, as r and as s: the same as zero (CVE-2022-21449 and its kin).
+    let order = [
+        0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa,
+        0xad, 0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
+    ]
+    .repeat(2);
+    let rsa_token = rsa.token(&good);
+    let (rsa_message, _) = rsa_token.rsplit_once('.').unwrap();
+    let rsa_raw = rsa.raw(rsa_message.as_bytes());
+    let rsa_signed = |signature: &[u8]| format!("{rsa_message}.{}", part(signature));
+    ask(&gateway, "/orders/good", &rsa_token).expect(200);
     let header = |more: Value| {
         let mut header = ec.header();
         header.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -178,6 +189,15 @@ fn what_an_attacker_makes_of_a_token_is_401_and_fetches_nothing() {
         ("der", signed(&der), "signature"),
         ("padded", format!("{token}="), "token_form"),
         ("four-parts", format!("{token}.{signature}"), "token_form"),
+        // Encrypted, in form (RFC 7516 §3.1).
+        ("five-parts", format!("{token}.{signature}.{signature}"), "token_form"),
+        ("two-tokens", format!("{token},{token}"), "token_form"),
+        ("order", signed(&order), "signature"),
+        ("rsa-blank", rsa_signed(&[]), "signature"),
+        ("rsa-zeros", rsa_signed(&[0; 256]), "signature"),
+        ("rsa-one", rsa_signed(&[&[0; 255][..], &[1]].concat()), "signature"),
+        ("rsa-truncated", rsa_signed(&rsa_raw[..255]), "signature"),
+        ("rsa-extended", rsa_signed(&[&[0][..], &rsa_raw].concat()), "signature"),
         ("changed-payload", payload(json!({"sub": "root"})), "signature"),
         ("foreign-key", attacker.token(&good), "signature"),
         ("jwk", with(&attacker, json!({"alg": "ES256", "jwk": attacker.public()})), "signature"),
@@ -219,6 +239,114 @@ fn what_an_attacker_makes_of_a_token_is_401_and_fetches_nothing() {
     ask(&gateway, "/orders/good", &token).expect(200);
     let series = [("policy", "auth.staff"), ("reason", "token_algorithm")];
     assert!(gateway.metrics().of("portcullis_refusals_total", &series) >= 11.0);
+}
+
+#[test]
+fn no_algorithm_takes_what_is_no_signature_of_its_own() {
+    let names =
+        ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"];
+    let keys: Vec<_> = names.iter().map(|name| SigningKey::new(name, &format!("key-{name}"))).collect();
+    // Keys without `alg` are for all of their kind: then the header chooses more than it should, if anything lets it.
+    let open = keys.iter().map(|key| {
+        let mut jwk = key.jwk();
+        jwk.as_object_mut().unwrap().remove("alg");
+        jwk
+    });
+    let place = Place::new();
+    place.write("jwks.json", json!({"keys": open.collect::<Vec<_>>()}).to_string());
+    let gateway = place.start(&policy(&[&format!("algorithms: [{}]", names.join(", "))]));
+    for key in &keys {
+        let path = format!("/orders/{}", key.algorithm);
+        let token = key.token(&claims(&json!({})));
+        ask(&gateway, &path, &token).expect(200);
+        let (message, _) = token.rsplit_once('.').unwrap();
+        let raw = key.raw(message.as_bytes());
+        let mut low = vec![0; raw.len()];
+        *low.last_mut().unwrap() = 1;
+        let mut changed = raw.clone();
+        *changed.last_mut().unwrap() ^= 1;
+        let odd = [
+            &[][..],
+            &raw[1..],
+            &raw[..raw.len() - 1],
+            &vec![0; raw.len()],
+            &low,
+            &vec![0xff; raw.len()],
+            &changed,
+        ];
+        for (number, signature) in odd.into_iter().chain([&[&raw[..], &[0]].concat()[..]]).enumerate() {
+            let token = format!("{message}.{}", part(signature));
+            assert_eq!(ask(&gateway, &path, &token).status, 401, "{} {number}", key.algorithm);
+        }
+        // By every other name the signature is none, but for the two of Ed25519.
+        let same =
+            |name: &str| matches!((name, &*key.algorithm), ("EdDSA", "Ed25519") | ("Ed25519", "EdDSA"));
+        for other in names.iter().filter(|name| **name != key.algorithm && !same(name)) {
+            let token =
+                key.token_with(&json!({"alg": other, "kid": key.kid, "typ": "at+jwt"}), &claims(&json!({})));
+            assert_eq!(ask(&gateway, &path, &token).status, 401, "{} as {other}", key.algorithm);
+        }
+    }
+}
+
+#[test]
+fn a_name_of_ten_kilobytes_is_no_keys_where_tokens_may_be_long() {
+    let key = SigningKey::new("ES256", "k");
+    let place = Place::new();
+    place.write("jwks.json", tokens::jwks(&[&key]));
+    let text = Place::with_base(&policy(&["max_bytes: 64KiB"]))
+        .replace("server: {", "server: {limits: {field_bytes: 64KiB, header_bytes: 128KiB}, ");
+    let gateway = place.start_whole(&text);
+    let named = |kid: Value| {
+        key.token_with(&json!({"alg": "ES256", "typ": "at+jwt", "kid": kid}), &claims(&json!({})))
+    };
+    for (name, kid) in
+        [("long", "k".repeat(10 << 10)), ("up", "../".repeat(4 << 10)), ("kk", "k".repeat(513))]
+    {
+        let path = format!("/orders/{name}");
+        is_refused(&gateway, &path, &ask(&gateway, &path, &named(json!(kid))), "token_header");
+    }
+    is_refused(
+        &gateway,
+        "/orders/longest",
+        &ask(&gateway, "/orders/longest", &named(json!("k".repeat(512)))),
+        "unknown_key",
+    );
+    ask(&gateway, "/orders/good", &named(json!("k"))).expect(200);
+}
+
+#[test]
+fn a_secret_is_never_a_public_key() {
+    // Where HMAC is configured there are no public keys; where there are, HMAC is not: both at once do not load. What an attacker has
+    // is the public key of another policy of the same route.
+    let (rsa, place) = (SigningKey::new("RS256", "rsa"), Place::new());
+    place.write("jwks.json", tokens::jwks(&[&rsa]));
+    place.write("secret", "a secret of more than thirty-two bytes, of the other policy");
+    let gateway = place.start(&format!(
+        "policies:
+  auth:
+    staff: {{jwt: {{issuer: {ISSUER}, audiences: [orders], algorithms: [RS256], keys: {{file: ./jwks.json}}}}}}
+    partners: {{jwt: {{issuer: https://partners.example, audiences: [orders], algorithms: [HS256], keys: {{secret: '${{file:./secret}}'}}}}}}
+routes:
+  - {{name: orders, match: {{path: '/orders/{{*rest}}'}}, auth: {{any_of: [staff, partners]}}, respond: {{body: hello}}}}
+"
+    ));
+    let pem = rsa.pem();
+    for (name, bytes) in [
+        ("pem", pem.as_bytes().to_vec()),
+        ("trimmed", pem.trim_end().as_bytes().to_vec()),
+        ("der", rsa.der()),
+        ("jwk", rsa.jwk().to_string().into_bytes()),
+    ] {
+        for (issuer, reason) in [(ISSUER, "token_algorithm"), ("https://partners.example", "signature")] {
+            let forger = SigningKey::secret("HS256", &bytes);
+            let header = json!({"alg": "HS256", "typ": "JWT", "kid": "rsa"});
+            let token = forger.token_with(&header, &claims(&json!({"iss": issuer})));
+            let path = format!("/orders/{name}-{reason}");
+            ask(&gateway, &path, &token).expect(401);
+            assert_eq!(gateway.access_of(&path)["error"]["reason"], reason, "{path}");
+        }
+    }
 }
 
 #[test]
