@@ -36,6 +36,7 @@ const PINGORA: &[(&str, &[&str])] = &[
     ("pingora_core", &["proxy", "server"]),
     ("pingora_timeout", &["proxy", "server"]),
     ("pingora_error", &["proxy", "server"]),
+    ("pingora_limits", &["policy"]),
 ];
 
 /// Policies do not know each other; these files of `policy` are what they share.

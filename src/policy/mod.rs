@@ -4,6 +4,7 @@ pub mod access;
 pub mod auth;
 pub mod cors;
 pub mod headers;
+pub mod rate_limit;
 mod verdict;
 
 pub use verdict::{Effects, Mode, Outcome, Step, Verdict};
