@@ -58,6 +58,10 @@ fn refused_configurations_say_what_is_wrong() {
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         fs::set_permissions(format!("tests/golden/refused/parts/{key}"), private).unwrap();
     }
+    for key in ["977-rsa.pem", "977-open.pem"] {
+        let public = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        fs::set_permissions(format!("tests/golden/refused/parts/{key}"), public).unwrap();
+    }
     let mut differences = Vec::new();
     for path in &files {
         let said = check_file(path);

@@ -15,6 +15,7 @@ use crate::gateway::{Gateway, ListenAddress, state_directory};
 use crate::observe::{Metrics, Polled, Sample, Settings};
 use crate::policy::auth::Figure;
 use crate::policy::auth::api_key::Keys;
+use crate::policy::auth::identity_token::TokenFigures;
 use crate::proxy::Gate;
 use crate::server::{BackOffice, Closed, Counts, Loaded, Options, Refused, Server, Unserved, privileges};
 use crate::state::Live;
@@ -289,6 +290,13 @@ fn poll(metrics: &Metrics, counts: &Arc<Counts>, current: &Current, live: &Arc<L
                     }
                 }
             }
+        }
+        if let Some(figures) = gateway.identity_tokens.as_ref().map(|tokens| tokens.figures()) {
+            let TokenFigures { signed, reused, refused, keys } = figures;
+            for (result, number) in [("signed", signed), ("reused", reused), ("refused", refused)] {
+                tell(Polled::IdentityTokens, &[result], count(number));
+            }
+            tell(Polled::IdentityKeys, &[], size(keys));
         }
         for upstream in &gateway.upstreams {
             for (server, healthy) in upstream.servers() {

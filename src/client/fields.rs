@@ -275,7 +275,8 @@ fn client_words(headers: &HeaderMap) -> Vec<HeaderName> {
     headers.keys().filter(|name| is_forwarding(name.as_str())).cloned().collect()
 }
 
-fn is_forwarding(name: &str) -> bool {
+/// Whether applications may learn from a field whose request it is, so that no client's word passes in it; every name with a `_` too.
+pub(crate) fn is_forwarding(name: &str) -> bool {
     // CGI, WSGI and their kin read `_` and `-` as one: `x_client` would speak for the `x-client` that a header rule sets.
     if name.bytes().any(|b| b == b'_') {
         return true;

@@ -10,8 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use http::HeaderMap;
 use ipnet::IpNet;
 
-pub(crate) use fields::is_protected;
 pub use fields::{Upgrade, forward, remove_twins, request_id, strip_hop_by_hop};
+pub(crate) use fields::{is_forwarding, is_protected};
 
 use crate::config::{Build, Spanned};
 

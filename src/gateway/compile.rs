@@ -9,13 +9,14 @@ use super::document::{Document, Edge, Server, Workers};
 use super::listener::{self, ListenAddress, listen_address};
 use super::passage::Resources;
 use super::route::{Route, has_parameter, path_of};
-use super::{Gateway, SettingSites, Settings, account, bounds, reasons};
+use super::{Gateway, SettingSites, Settings, account, bounds, identity, reasons};
 use crate::config::units::Rate;
 use crate::config::{Build, OrNone, Site, Spanned};
 use crate::egress;
 use crate::framing::Pace;
 use crate::observe::Telling;
 use crate::policy::access::Access;
+use crate::policy::auth::identity_token::IdentityTokens;
 use crate::policy::auth::{self, Auth};
 use crate::policy::cors::Cors;
 use crate::policy::headers::HeaderRules;
@@ -34,6 +35,7 @@ pub(super) struct Shelf {
     pub(super) cors: BTreeMap<String, Arc<Cors>>,
     pub(super) headers: BTreeMap<String, Arc<HeaderRules>>,
     pub(super) upstreams: BTreeMap<String, Arc<Upstream>>,
+    pub(super) identity_tokens: Option<Arc<IdentityTokens>>,
 }
 
 pub(super) fn compile(
@@ -53,6 +55,7 @@ pub(super) fn compile(
     let replies = Replies::compile(&document.server.problem_types, &document.replies, build);
     defaults(document, &shelf, build);
     let entries = routes(document, &shelf, build);
+    let identity_fields = identity::check(document, &shelf, &entries, build);
     let inputs: Vec<_> = entries
         .iter()
         .zip(&document.routes)
@@ -97,6 +100,8 @@ pub(super) fn compile(
         upstreams,
         auth: shelf.auth.into_values().collect(),
         egress,
+        identity_tokens: shelf.identity_tokens,
+        identity_fields,
         telling: Arc::new(telling?),
         former: OnceLock::new(),
         #[cfg(test)]
@@ -265,6 +270,9 @@ fn shelf(document: &Document, egress: &Arc<egress::Policy>, live: &Live, build: 
         name_is_sound(&config.path, name, &config.site, build);
         shelf.headers.extend(HeaderRules::compile(name, config, build).map(|p| (name.clone(), Arc::new(p))));
     }
+    if let Some(config) = &document.server.identity_tokens {
+        shelf.identity_tokens = IdentityTokens::compile(config, live, build).map(Arc::new);
+    }
     for (name, config) in &document.upstreams {
         name_is_sound(&config.path, name, &config.site, build);
         shelf.upstreams.extend(Upstream::compile(name, config, live, build).map(|u| (name.clone(), u)));
@@ -300,6 +308,9 @@ fn defaults(document: &Document, shelf: &Shelf, build: &mut Build) {
     let (defaults, policies) = (&document.defaults, &document.policies);
     if let Some(written) = &defaults.auth {
         super::authentication::compile(written, document, shelf, build);
+    }
+    if let Some(written) = defaults.forward_identity.as_option() {
+        identity::compile(written, document, shelf, build);
     }
     if let Some(name) = defaults.access.as_option() {
         find(name, &shelf.access, policies.access.keys(), "policies.access", build);

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::canonical::Oddity;
 use crate::config::units::{Rate, Size, Speed, Time};
 use crate::config::{OrNone, Spanned};
-use crate::policy::auth::{self, RouteAuth};
+use crate::policy::auth::{self, RouteAuth, identity_token};
 use crate::policy::{access, cors, headers};
 use crate::{egress, observe, reply, route, upstream};
 
@@ -73,6 +73,8 @@ pub struct Server {
     pub timeouts: Timeouts,
     /// Fetches of the gateway's own, and those of `portcullis fetch`.
     pub egress: egress::Config,
+    /// Tokens of the gateway's own, by which upstreams know who a request is from: see a route's `forward_identity`.
+    pub identity_tokens: Option<Spanned<identity_token::Config>>,
 }
 
 impl Default for Server {
@@ -89,6 +91,7 @@ impl Default for Server {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             egress: egress::Config::default(),
+            identity_tokens: None,
         }
     }
 }
@@ -273,6 +276,8 @@ pub struct Policies {
 pub struct Defaults {
     /// Who may pass. Must be said here or on the route: nothing is public by omission. `none` is public.
     pub auth: Option<Spanned<RouteAuth>>,
+    /// How upstreams are told who it is, or `none`; for routes with an `upstream` that are not public.
+    pub forward_identity: OrNone<Spanned<identity_token::ForwardConfig>>,
     /// A policy of `policies.access`, or `none`.
     pub access: OrNone<Spanned<String>>,
     /// A policy of `policies.cors`, or `none`.
@@ -299,6 +304,10 @@ pub struct Route {
     /// Who may pass: `none` (public), a policy of `policies.auth`, or rules.
     #[serde(default)]
     pub auth: Option<Spanned<RouteAuth>>,
+    /// How the upstream is told who it is, or `none`: a signed token (`server.identity_tokens`) in a field that no client may send. A
+    /// request of nobody in particular has none.
+    #[serde(default)]
+    pub forward_identity: Option<OrNone<Spanned<identity_token::ForwardConfig>>>,
     /// A policy of `policies.access`, or `none`.
     #[serde(default)]
     pub access: Option<OrNone<Spanned<String>>>,

@@ -9,6 +9,7 @@ pub mod client_trust;
 mod compile;
 pub mod document;
 pub mod explain;
+mod identity;
 mod listener;
 mod passage;
 pub(crate) mod reasons;
@@ -29,6 +30,8 @@ pub use listener::{ListenAddress, Listener, ListenerTls};
 pub use passage::{Admission, Admitted, Passage, X_REQUEST_ID};
 pub use snapshots::Snapshots;
 
+use http::HeaderName;
+
 use crate::config::units::Rate;
 use crate::config::{Build, Site};
 use crate::egress;
@@ -36,6 +39,7 @@ use crate::framing::Pace;
 use crate::observe::Telling;
 use crate::policy::access::Access;
 use crate::policy::auth::Auth;
+use crate::policy::auth::identity_token::IdentityTokens;
 use crate::reply::Replies;
 use crate::route::Routes;
 use crate::state::Live;
@@ -121,6 +125,10 @@ pub struct Gateway {
     pub auth: Vec<Arc<Auth>>,
     /// What the gateway may fetch itself.
     pub egress: Arc<egress::Policy>,
+    /// What upstreams are told by who a request is from; none where nothing is written of it.
+    pub identity_tokens: Option<Arc<IdentityTokens>>,
+    /// The fields that only the gateway may tell in who it is: on every route they are taken from what clients send.
+    identity_fields: Arc<[HeaderName]>,
     edge_access: Option<Arc<Access>>,
     replies: Arc<Replies>,
     routes: Arc<Routes>,

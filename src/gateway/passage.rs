@@ -3,6 +3,7 @@
 mod certificate;
 mod door;
 mod forward;
+mod identity;
 mod metadata;
 #[cfg(test)]
 mod tests;
@@ -45,6 +46,8 @@ pub struct Passage {
     route: Option<usize>,
     /// What a template made of the path.
     rewritten: String,
+    /// The gateway's signed word for who it is.
+    identity_token: Option<HeaderValue>,
     origin: Option<HeaderValue>,
     wants: Preference,
     listener: Arc<str>,
@@ -122,6 +125,7 @@ impl Passage {
             client: None,
             route: None,
             rewritten: String::new(),
+            identity_token: None,
             origin: None,
             wants: Preference::Settled(Wants::Problem),
             listener: Arc::clone(&connection.listener),
@@ -140,7 +144,7 @@ impl Passage {
         };
         let gateway = Arc::clone(&self.gateway);
         if let Some(route) = gateway.entries.get(admitted.route)
-            && let Err(refusal) = self.rewrite(route)
+            && let Err(refusal) = self.rewrite(route).and_then(|()| self.vouch(route))
         {
             return Admission::Reply(self.refuse(refusal));
         }
@@ -176,6 +180,7 @@ impl Passage {
         self.client_certificate(arrival.connection, listener, &target)?;
         self.edge(&gateway, &client)?;
         self.redirect_to_https(redirect_port(listener, arrival.connection), &client, &target)?;
+        self.identity_keys(&gateway, arrival, &target)?;
         self.resource_metadata(&gateway, arrival, &client, &target)?;
         let route = self.route(&gateway, arrival, &target)?;
         self.tolerated(&gateway, arrival, &target, route)?;

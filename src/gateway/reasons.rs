@@ -82,6 +82,8 @@ pub(crate) const GATEWAY_REASONS: &[&str] = &[
     "no_route",
     "method_not_allowed",
     "redirect_invalid",
+    "identity_token_size",
+    "identity_token_unsigned",
     "target_invalid",
     "no_healthy_server",
     "connect_refused",

@@ -12,6 +12,7 @@ use crate::canonical::{self, Oddities};
 use crate::config::{Build, OrNone, Spanned};
 use crate::policy::access::Access;
 use crate::policy::auth::Requirement;
+use crate::policy::auth::identity_token::Forwarding;
 use crate::policy::cors::Cors;
 use crate::policy::headers::HeaderRules;
 use crate::record::RouteFacts;
@@ -26,6 +27,8 @@ pub(super) struct Route {
     pub(super) facts: Arc<RouteFacts>,
     /// Who may pass; none: everybody.
     pub(super) auth: Option<Requirement>,
+    /// How the upstream is told who it is.
+    pub(super) forward_identity: Option<Forwarding>,
     pub(super) access: Option<Arc<Access>>,
     pub(super) cors: Option<Arc<Cors>>,
     pub(super) headers: Vec<Arc<HeaderRules>>,
@@ -87,6 +90,7 @@ impl Route {
         Self {
             facts: super::compile::facts(index, config),
             auth,
+            forward_identity: super::identity::forwarding(config, document, shelf, build),
             access: access
                 .and_then(|n| find(n, &shelf.access, policies.access.keys(), "policies.access", build)),
             cors: cors.and_then(|n| find(n, &shelf.cors, policies.cors.keys(), "policies.cors", build)),

@@ -37,6 +37,7 @@ mod header_rules;
 mod heads;
 mod hostile_origin;
 mod http2;
+mod identity_tokens;
 mod introspection;
 mod issuers;
 mod jws_vectors;

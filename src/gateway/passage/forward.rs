@@ -46,12 +46,14 @@ impl Passage {
         for (name, value) in &self.effects.passes {
             fields.append(name.clone(), value.clone());
         }
+        self.strip_identity(fields);
         if !route.headers.is_empty() {
             client::remove_twins(fields, |name| route.headers.iter().any(|rules| rules.speaks_as(name)));
         }
         for rules in &route.headers {
             rules.request(&self.record, fields);
         }
+        self.tell_identity(route, fields);
         let Action::Forward { upstream, path } = &route.action else {
             return path_and_query(target.path(), query(route, &target).as_deref());
         };

@@ -47,6 +47,10 @@ pub enum Polled {
     IssuerKeysAge,
     /// `portcullis_introspections_total{policy,result}`
     Introspections,
+    /// `portcullis_identity_tokens_total{result}`
+    IdentityTokens,
+    /// `portcullis_identity_keys`
+    IdentityKeys,
 }
 
 /// A figure that somebody else keeps.
@@ -139,6 +143,16 @@ impl Polled {
                 name: "portcullis_introspections_total",
                 help: "Questions to an introspection server, by how they ended.",
                 labels: &["policy", "result"],
+            },
+            Self::IdentityTokens => Definition {
+                name: "portcullis_identity_tokens_total",
+                help: "Requests whose identity was to be forwarded: with a token newly signed, one used again, or none (refused).",
+                labels: &["result"],
+            },
+            Self::IdentityKeys => Definition {
+                name: "portcullis_identity_keys",
+                help: "Keys that are published for those who verify identity tokens.",
+                labels: &[],
             },
         }
     }
@@ -322,6 +336,8 @@ impl Metrics {
             Polled::IssuerKeysLeftOut.definition().gauges(told(Polled::IssuerKeysLeftOut, Vec::new())),
             Polled::IssuerKeysAge.definition().gauges(told(Polled::IssuerKeysAge, Vec::new())),
             Polled::Introspections.definition().counters(told(Polled::Introspections, Vec::new())),
+            Polled::IdentityTokens.definition().counters(told(Polled::IdentityTokens, Vec::new())),
+            Polled::IdentityKeys.definition().gauges(told(Polled::IdentityKeys, Vec::new())),
         ]
     }
 }

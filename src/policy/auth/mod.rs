@@ -14,6 +14,7 @@ mod credential;
 mod fetching;
 mod figures;
 pub mod forward;
+pub mod identity_token;
 pub mod introspection;
 mod judges;
 pub mod jwt;

@@ -79,6 +79,7 @@ impl Rules {
         let good = match self.kind {
             TokenKind::Any => return Ok(()),
             TokenKind::AtJwt => is("at+jwt"),
+            TokenKind::IdentityToken => is(crate::policy::auth::identity_token::TYPE),
             TokenKind::AccessToken => kind.is_none() || is("at+jwt") || is("jwt"),
         };
         if !good {

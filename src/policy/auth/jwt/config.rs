@@ -107,6 +107,9 @@ pub enum TokenKind {
     /// Access tokens of RFC 9068.
     #[serde(rename = "at+jwt")]
     AtJwt,
+    /// Identity tokens of a gateway of this kind (`server.identity_tokens`), and nothing else.
+    #[serde(rename = "portcullis+jwt")]
+    IdentityToken,
     /// Whatever is signed and for this audience.
     #[serde(rename = "any")]
     Any,
