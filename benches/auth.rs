@@ -43,6 +43,54 @@ static ALLOCATOR: AllocProfiler = AllocProfiler::system();
 const ALGORITHMS: [&str; 6] = ["RS256", "PS256", "ES256", "ES384", "EdDSA", "HS256"];
 const SECRET: &[u8] = b"a secret of more than thirty-two bytes";
 
+/// A gateway's word for who it is: signed each time, and kept.
+mod identity_token {
+    use std::path::Path;
+
+    use portcullis::identity::{Identity, Method};
+    use portcullis::policy::auth::identity_token::{Config, ForwardConfig, Forwarding, IdentityTokens};
+
+    use super::*;
+
+    fn forwarding(directory: &Path, more: &str) -> Forwarding {
+        let mut build = Build::default();
+        let text = format!("{{issuer: 'https://gw.example.com', {more}}}");
+        let config: Config = load_text("bench.yaml", &text, &|_| None, &mut build).unwrap();
+        let live = Live::new(directory);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        live.set_runtime(runtime.handle().clone());
+        let tokens = IdentityTokens::compile(&Spanned::unwritten(config), &live, &mut build).unwrap();
+        live.settle().unwrap();
+        let text = "{header: x-identity-token, audience: orders, claims: [tenant]}";
+        let written: ForwardConfig = load_text("bench.yaml", text, &|_| None, &mut build).unwrap();
+        Forwarding::compile(&Spanned::unwritten(written), Some(&Arc::new(tokens)), &mut build).unwrap()
+    }
+
+    fn alice() -> Identity {
+        let mut identity = Identity::new("alice", Method::Jwt, "auth.staff".into());
+        identity.issuer = Some(tokens::ISSUER.into());
+        identity.scopes = ["orders:read", "orders:write"].map(Into::into).into();
+        identity.claims = json!({"tenant": "acme"}).as_object().unwrap().clone();
+        identity
+    }
+
+    #[divan::bench(args = ["ES256", "EdDSA"])]
+    fn signed(bencher: Bencher<'_, '_>, algorithm: &str) {
+        let directory = tempfile::tempdir().unwrap();
+        let by = forwarding(directory.path(), &format!("cache: 0B, algorithm: {algorithm}"));
+        let identity = alice();
+        bencher.bench_local(|| by.token(black_box(&identity), SystemTime::now(), 0).unwrap().unwrap());
+    }
+
+    /// No allocation, but for what it takes to sign anew every half minute.
+    #[divan::bench]
+    fn kept(bencher: Bencher<'_, '_>) {
+        let directory = tempfile::tempdir().unwrap();
+        let (by, identity) = (forwarding(directory.path(), ""), alice());
+        bencher.bench_local(|| by.token(black_box(&identity), SystemTime::now(), 0).unwrap().unwrap());
+    }
+}
+
 fn main() {
     divan::main();
 }

@@ -101,7 +101,7 @@ fn published() -> tempfile::TempDir {
 fn add_certificates(directory: &Path) {
     let tls = directory.join("examples/tls");
     fs::create_dir_all(&tls).unwrap();
-    for name in ["api.example.com", "shop.example.org", "internal-ca"] {
+    for name in ["api.example.com", "shop.example.org", "internal-ca", "identity"] {
         let (certificate, key) = self_signed(name);
         fs::write(tls.join(format!("{name}.crt")), certificate).unwrap();
         let path = tls.join(format!("{name}.key"));
@@ -211,7 +211,10 @@ fn what_published_configurations_comment_out_is_accepted_where_its_files_are() {
         fs::write(&path, whole).unwrap();
         assert_eq!(said_of(&path), "", "{}", path.display());
     }
-    assert_eq!(changed, 2, "examples/tls.yaml and examples/upstream-tls.yaml have alternatives");
+    assert_eq!(
+        changed, 3,
+        "tls.yaml, upstream-tls.yaml and auth-identity-tokens-own-key.yaml have alternatives"
+    );
 }
 
 #[test]

@@ -58,8 +58,7 @@ impl Keys {
     pub(super) fn open(self: &Arc<Self>, directory: &Path) -> Result<(), Unusable> {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         let now = now();
-        let stamp = ring::stamp(directory);
-        let held = ring::turn(directory, &self.rules, now, true)?;
+        let (held, stamp) = ring::turn(directory, &self.rules, now, true)?;
         self.publish(&held, now);
         if *opened {
             return Ok(());
@@ -130,13 +129,13 @@ impl Keeper {
 
     fn turn(&mut self, keys: &Arc<Keys>, stamp: ring::Stamp) {
         self.turned = Instant::now();
-        // Before the file is read: what is written meanwhile is another state, and read again.
+        // Where it cannot be used it is looked at again when it changes, and after a while.
         self.stamp = stamp;
         // One is what keeps them for the next reload, one is held here. Where nobody else does, no configuration wants a key made.
         let wanted = Arc::strong_count(keys) > 2;
         match ring::turn(&self.directory, &keys.rules, now(), wanted) {
-            Ok(held) => {
-                self.held = held;
+            Ok((held, stamp)) => {
+                (self.held, self.stamp) = (held, stamp);
                 if self.trouble.take().is_some() {
                     log::info!("identity tokens: their keys can be read again");
                 }

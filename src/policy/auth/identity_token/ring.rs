@@ -331,11 +331,17 @@ fn write(directory: &Path, ring: &[Held]) -> io::Result<()> {
 }
 
 /// Reads the ring, brings it up to date, and writes it where that changed anything: all under a lock, so that of two processes one makes
-/// the key that is missing, and the other takes it over. A file that cannot be used is not written over.
+/// the key that is missing, and the other takes it over. A file that cannot be used is not written over. The stamp is that of the file
+/// as it is left.
 ///
 /// # Errors
 /// It cannot be read or written, or another process holds it for longer than five seconds.
-pub(super) fn turn(directory: &Path, rules: &Rules, now: u64, makes: bool) -> Result<Vec<Held>, Unusable> {
+pub(super) fn turn(
+    directory: &Path,
+    rules: &Rules,
+    now: u64,
+    makes: bool,
+) -> Result<(Vec<Held>, Stamp), Unusable> {
     let unwritten = |error: io::Error| {
         let cause = format!("`{}` cannot be written: {error}", directory.join(FILE).display());
         (cause, "make `server.state` a directory that the gateway's user can write to")
@@ -356,7 +362,7 @@ pub(super) fn turn(directory: &Path, rules: &Rules, now: u64, makes: bool) -> Re
             }
         }
     }
-    Ok(ring)
+    Ok((ring, stamp(directory)))
 }
 
 /// Held until it is dropped, at the latest by the end of the process.
@@ -509,10 +515,11 @@ mod tests {
     fn what_is_written_is_read_and_is_the_owners_alone() {
         let place = tempfile::tempdir().unwrap();
         assert!(read(place.path()).unwrap().is_none());
-        let ring = turn(place.path(), &es256(), START, true).unwrap();
+        let (ring, before) = turn(place.path(), &es256(), START, true).unwrap();
         let path = place.path().join(FILE);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        let again = turn(place.path(), &es256(), START + 1, true).unwrap();
+        let (again, after) = turn(place.path(), &es256(), START + 1, true).unwrap();
+        assert_eq!((before, before.is_some()), (after, true), "it was written for nothing");
         assert_eq!(kids(&ring), kids(&again));
         let text = fs::read_to_string(&path).unwrap();
         assert!(!format!("{ring:?}").contains(ring[0].private.as_deref().unwrap()));
@@ -541,7 +548,7 @@ mod tests {
     fn of_many_that_begin_at_once_one_makes_the_key() {
         let place = tempfile::tempdir().unwrap();
         let all: Vec<_> = std::thread::scope(|scope| {
-            let one = || scope.spawn(|| kids(&turn(place.path(), &es256(), START, true).unwrap()));
+            let one = || scope.spawn(|| kids(&turn(place.path(), &es256(), START, true).unwrap().0));
             let threads: Vec<_> = (0..8).map(|_| one()).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
