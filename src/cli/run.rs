@@ -63,6 +63,7 @@ fn serve(
     err: &mut dyn Write,
 ) -> u8 {
     gateway.telling().speak();
+    gateway.put_limits_in_force();
     if let Some(shortage) = descriptors::too_few_for(gateway.settings.connections) {
         log::warn!("{shortage}");
     }
@@ -83,6 +84,7 @@ fn serve(
             let current = Arc::clone(&current);
             Box::new(move |gateway| {
                 gateway.telling().start();
+                gateway.put_limits_in_force();
                 *current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(gateway);
             })
         },
@@ -297,6 +299,20 @@ fn poll(metrics: &Metrics, counts: &Arc<Counts>, current: &Current, live: &Arc<L
                 tell(Polled::IdentityTokens, &[result], count(number));
             }
             tell(Polled::IdentityKeys, &[], size(keys));
+        }
+        for limit in &gateway.limits {
+            let name = limit.name();
+            if let Some(figures) = limit.figures() {
+                tell(Polled::RateLimitEntries, &[name], count(figures.entries));
+                tell(Polled::RateLimitCapacity, &[name], count(figures.capacity));
+                tell(Polled::RateLimitPromotions, &[name], count(figures.promotions));
+                tell(Polled::RateLimitEvictions, &[name], count(figures.evictions));
+                tell(Polled::RateLimitOverflows, &[name], count(figures.overflows));
+                tell(Polled::RateLimitError, &[name], figures.error);
+            }
+            if let Some(under_way) = limit.under_way() {
+                tell(Polled::RateLimitUnderWay, &[name], count(under_way));
+            }
         }
         for upstream in &gateway.upstreams {
             for (server, healthy) in upstream.servers() {

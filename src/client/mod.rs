@@ -105,6 +105,14 @@ pub(crate) fn network(text: &str) -> Result<IpNet, (String, String)> {
     })
 }
 
+/// Whose an address is: itself, or its IPv6 network of 64 bits, which is what one subscriber has. IPv4-mapped forms are reduced.
+pub fn subscriber(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
+    }
+}
+
 /// Whose request it is. `peer` is none on a Unix socket; `tls` says whether the connection is.
 ///
 /// Only a trusted peer's fields are read, from the right, past trusted hops, to the first address that is not trusted (or

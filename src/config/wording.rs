@@ -185,7 +185,8 @@ fn scalar_cure(scalar: &Scalar, schema: &Schema, shape: &Shape) -> Option<String
         if let Some(near) = nearest(&scalar.text, &options) {
             return Some(format!("write a list: `[{near}]`"));
         }
-        if !options.is_empty() {
+        // Where a word alone would do, a list of words is not the cure.
+        if !options.is_empty() && words.is_empty() {
             return Some(format!("write a list of {}", list(&options, "or")));
         }
     }

@@ -9,7 +9,7 @@ use super::document::{Document, Edge, Server, Workers};
 use super::listener::{self, ListenAddress, listen_address};
 use super::passage::Resources;
 use super::route::{Route, has_parameter, path_of};
-use super::{Gateway, SettingSites, Settings, account, bounds, identity, reasons};
+use super::{Gateway, SettingSites, Settings, account, bounds, identity, limits, reasons};
 use crate::config::units::Rate;
 use crate::config::{Build, OrNone, Site, Spanned};
 use crate::egress;
@@ -20,6 +20,7 @@ use crate::policy::auth::identity_token::IdentityTokens;
 use crate::policy::auth::{self, Auth};
 use crate::policy::cors::Cors;
 use crate::policy::headers::HeaderRules;
+use crate::policy::rate_limit::{Limits, RateLimit};
 use crate::record::RouteFacts;
 use crate::reply::Replies;
 use crate::route::{RouteInput, Routes};
@@ -34,6 +35,7 @@ pub(super) struct Shelf {
     pub(super) access: BTreeMap<String, Arc<Access>>,
     pub(super) cors: BTreeMap<String, Arc<Cors>>,
     pub(super) headers: BTreeMap<String, Arc<HeaderRules>>,
+    pub(super) rate_limits: BTreeMap<String, Arc<RateLimit>>,
     pub(super) upstreams: BTreeMap<String, Arc<Upstream>>,
     pub(super) identity_tokens: Option<Arc<IdentityTokens>>,
 }
@@ -52,9 +54,10 @@ pub(super) fn compile(
     let shelf = shelf(document, &egress, live, build);
     super::authentication::certificates_are_asked_for(document, build);
     let edge_access = edge(&document.edge, document, &shelf, build);
+    let edge_limits = limits::of_edge(document, &shelf, build);
     let replies = Replies::compile(&document.server.problem_types, &document.replies, build);
     defaults(document, &shelf, build);
-    let entries = routes(document, &shelf, build);
+    let entries = routes(document, &edge_limits, &shelf, build);
     let identity_fields = identity::check(document, &shelf, &entries, build);
     let inputs: Vec<_> = entries
         .iter()
@@ -71,6 +74,7 @@ pub(super) fn compile(
         routes.check(build);
         super::route::check_preflights(routes, document, build);
     }
+    limits::overridden_routes_exist(document, &shelf, build);
     unused(document, build);
     logged_names_exist(document, build);
     header_names_exist(document, &shelf, &entries, build);
@@ -93,7 +97,9 @@ pub(super) fn compile(
         hash: build.files.hash(),
         settings: settings?,
         listeners,
+        limits: shelf.rate_limits.into_values().collect(),
         edge_access,
+        edge_limits: Limits::new(&edge_limits, Vec::new()).map(Arc::new),
         replies: Arc::new(replies?),
         routes: Arc::new(routes),
         entries: entries.into_iter().map(Arc::new).collect(),
@@ -273,6 +279,11 @@ fn shelf(document: &Document, egress: &Arc<egress::Policy>, live: &Live, build: 
     if let Some(config) = &document.server.identity_tokens {
         shelf.identity_tokens = IdentityTokens::compile(config, live, build).map(Arc::new);
     }
+    for (name, config) in &policies.rate_limits {
+        name_is_sound(&config.path, name, &config.site, build);
+        let limit = RateLimit::compile(name, config, live, build);
+        shelf.rate_limits.extend(limit.map(|p| (name.clone(), Arc::new(p))));
+    }
     for (name, config) in &document.upstreams {
         name_is_sound(&config.path, name, &config.site, build);
         shelf.upstreams.extend(Upstream::compile(name, config, live, build).map(|u| (name.clone(), u)));
@@ -331,6 +342,7 @@ fn defaults(document: &Document, shelf: &Shelf, build: &mut Build) {
             find(name, &shelf.headers, policies.headers.keys(), "policies.headers", build);
         }
     }
+    limits::of_defaults(document, shelf, build);
 }
 
 /// A policy by its name; an error that names the nearest where there is none.
@@ -363,7 +375,12 @@ pub(super) fn find<'a, T>(
     None
 }
 
-fn routes(document: &Document, shelf: &Shelf, build: &mut Build) -> Vec<Route> {
+fn routes(
+    document: &Document,
+    edge_limits: &[Arc<RateLimit>],
+    shelf: &Shelf,
+    build: &mut Build,
+) -> Vec<Route> {
     if document.routes.is_empty() {
         let cure = "write `routes:` with at least one route";
         build.errors.push(
@@ -386,7 +403,7 @@ fn routes(document: &Document, shelf: &Shelf, build: &mut Build) -> Vec<Route> {
                 "give each route a name of its own",
             );
         }
-        routes.push(Route::compile(index, config, document, shelf, build));
+        routes.push(Route::compile(index, config, document, edge_limits, shelf, build));
     }
     routes
 }

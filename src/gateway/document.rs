@@ -15,7 +15,7 @@ use crate::canonical::Oddity;
 use crate::config::units::{Rate, Size, Speed, Time};
 use crate::config::{OrNone, Spanned};
 use crate::policy::auth::{self, RouteAuth, identity_token};
-use crate::policy::{access, cors, headers};
+use crate::policy::{access, cors, headers, rate_limit};
 use crate::{egress, observe, reply, route, upstream};
 
 /// A Portcullis configuration.
@@ -254,6 +254,9 @@ impl Default for Timeouts {
 pub struct Edge {
     /// A policy of `policies.access`, or `none`.
     pub access: OrNone<Spanned<String>>,
+    /// Policies of `policies.rate_limits` whose key is the client, the host or a header field; all are asked, of requests without a
+    /// route too.
+    pub rate_limits: Vec<Spanned<String>>,
 }
 
 /// Policies by kind and name.
@@ -268,6 +271,8 @@ pub struct Policies {
     pub cors: BTreeMap<String, Spanned<cors::Config>>,
     /// Header rules.
     pub headers: BTreeMap<String, Spanned<headers::Config>>,
+    /// How often, and how many at once.
+    pub rate_limits: BTreeMap<String, Spanned<rate_limit::Config>>,
 }
 
 /// For every route.
@@ -284,6 +289,8 @@ pub struct Defaults {
     pub cors: OrNone<Spanned<String>>,
     /// Policies of `policies.headers`, in order.
     pub headers: Vec<Spanned<String>>,
+    /// Policies of `policies.rate_limits`; all are asked.
+    pub rate_limits: Vec<Spanned<String>>,
 }
 
 /// One route.
@@ -317,6 +324,10 @@ pub struct Route {
     /// Policies of `policies.headers`, in order; `[inherit, x]` adds to the defaults, `none` takes them away.
     #[serde(default)]
     pub headers: Option<OrNone<Vec<Spanned<String>>>>,
+    /// Policies of `policies.rate_limits`, all of which are asked: those by client, host, header, cookie or route before preflights are
+    /// answered, those that need to know who asks behind authentication. `[inherit, x]` adds to the defaults, `none` takes them away.
+    #[serde(default)]
+    pub rate_limits: Option<OrNone<Vec<Spanned<String>>>>,
     /// Paths that two servers may read differently and that this route takes all the same; without it they are 400.
     #[serde(default)]
     pub path_oddities: Vec<Oddity>,

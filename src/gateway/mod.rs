@@ -10,6 +10,7 @@ mod compile;
 pub mod document;
 pub mod explain;
 mod identity;
+mod limits;
 mod listener;
 mod passage;
 pub(crate) mod reasons;
@@ -40,6 +41,7 @@ use crate::observe::Telling;
 use crate::policy::access::Access;
 use crate::policy::auth::Auth;
 use crate::policy::auth::identity_token::IdentityTokens;
+use crate::policy::rate_limit::{Limits, RateLimit};
 use crate::reply::Replies;
 use crate::route::Routes;
 use crate::state::Live;
@@ -129,7 +131,10 @@ pub struct Gateway {
     pub identity_tokens: Option<Arc<IdentityTokens>>,
     /// The fields that only the gateway may tell in who it is: on every route they are taken from what clients send.
     identity_fields: Arc<[HeaderName]>,
+    /// The policies of `policies.rate_limits`.
+    pub limits: Vec<Arc<RateLimit>>,
     edge_access: Option<Arc<Access>>,
+    edge_limits: Option<Arc<Limits>>,
     replies: Arc<Replies>,
     routes: Arc<Routes>,
     entries: Vec<Arc<route::Route>>,
@@ -169,6 +174,11 @@ impl Gateway {
     /// Those of this snapshot, then those that are no more.
     pub fn known_listeners(&self) -> impl Iterator<Item = &Arc<Listener>> {
         self.listeners.iter().chain(self.former.get().into_iter().flatten())
+    }
+
+    /// Brings what limits have counted so far under this snapshot's; called before it is put in force.
+    pub fn put_limits_in_force(&self) {
+        self.limits.iter().for_each(|limit| limit.put_in_force());
     }
 
     /// Tells of listeners that are no more; said once, before this snapshot is put in force. A second word is ignored.

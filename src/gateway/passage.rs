@@ -22,12 +22,13 @@ use crate::canonical::Target;
 use crate::client::{self, Client, Upgrade};
 use crate::policy::auth::{Asked, Refused, Requirement};
 use crate::policy::cors::Preflight;
+use crate::policy::rate_limit::{Limits, Place};
 use crate::policy::{Effects, Step};
 use crate::record::{Phase, Record, RouteFacts};
 use crate::reply::{Kind, Preference, Refusal, Reply, Wants};
 use crate::request::{Arrival, Connection, Fields, Request};
 use crate::upstream::Upstream;
-use door::{redirect_port, without_underscores};
+use door::{facts, redirect_port, without_underscores};
 pub(super) use metadata::Resources;
 
 /// The request id's field, to the client and to the upstream.
@@ -53,6 +54,8 @@ pub struct Passage {
     listener: Arc<str>,
     peer: Option<SocketAddr>,
     preflight: bool,
+    /// The status that goes with our refusal's kind, whatever the client was told: gRPC has another, and so may `replies`.
+    refused: Option<StatusCode>,
     settled: bool,
 }
 
@@ -131,6 +134,7 @@ impl Passage {
             listener: Arc::clone(&connection.listener),
             peer: connection.peer,
             preflight: false,
+            refused: None,
             settled: false,
         }
     }
@@ -178,12 +182,6 @@ impl Passage {
         let arrival = &Arrival { headers: kept.as_ref().unwrap_or(arrival.headers), ..*arrival };
         let client = self.client(arrival, listener);
         self.client_certificate(arrival.connection, listener, &target)?;
-        self.edge(&gateway, &client)?;
-        self.redirect_to_https(redirect_port(listener, arrival.connection), &client, &target)?;
-        self.identity_keys(&gateway, arrival, &target)?;
-        self.resource_metadata(&gateway, arrival, &client, &target)?;
-        let route = self.route(&gateway, arrival, &target)?;
-        self.tolerated(&gateway, arrival, &target, route)?;
         let request = Request {
             method: arrival.method,
             target: &target,
@@ -192,12 +190,19 @@ impl Passage {
             protocol: arrival.protocol,
             connection: arrival.connection,
         };
+        self.edge(&gateway, &request).await?;
+        self.redirect_to_https(redirect_port(listener, arrival.connection), &client, &target)?;
+        self.identity_keys(&gateway, arrival, &target)?;
+        self.resource_metadata(&gateway, arrival, &client, &target)?;
+        let route = self.route(&gateway, arrival, &target)?;
+        self.tolerated(&gateway, arrival, &target, route)?;
         let head = self.admit_head(route, &request).await?;
         Ok(admit_body(gateway, head))
     }
 
-    /// The order of the policies on a request's head, and why: lists cost least, so they come first; a preflight bears no
-    /// credentials, so it is answered before anything would ask for them.
+    /// The order of the policies on a request's head, and why: lists cost least, so they come first; then limits by client, which
+    /// preflights and guesses at credentials count for; a preflight bears no credentials, so it is answered before anything would
+    /// ask for them; limits by identity come when there is one.
     async fn admit_head(&mut self, route: usize, request: &Request<'_>) -> Result<HeadAdmitted, Stop> {
         let gateway = Arc::clone(&self.gateway);
         let Some(entry) = gateway.entries.get(route) else {
@@ -207,6 +212,10 @@ impl Passage {
         };
         if let Some(access) = &entry.access {
             self.effects.judge(access.name(), access.mode(), access.check(request.client_ip()))?;
+        }
+        if let Some(limits) = &entry.limits {
+            let facts = facts(request, Some(&entry.facts.name), None);
+            limits.check(Place::Route, &facts, &mut self.effects).await?;
         }
         if let Some(cors) = &entry.cors {
             if self.preflight {
@@ -232,9 +241,20 @@ impl Passage {
                 self.effects.judge(cors.name(), cors.mode(), cors.check_origin(request.headers))?;
             }
         }
-        if let Some(auth) = &entry.auth {
-            self.authenticate(auth, &entry.facts, request).await?;
+        let authenticated = match &entry.auth {
+            Some(auth) => self.authenticate(auth, &entry.facts, request).await,
+            None => Ok(()),
+        };
+        if let Some(limits) = &entry.limits {
+            let identity = self.record.identity.as_deref();
+            let facts = facts(request, Some(&entry.facts.name), identity);
+            if authenticated.is_ok() {
+                limits.check(Place::Identity, &facts, &mut self.effects).await?;
+            } else if identity.is_some() {
+                limits.note_refused(&facts, &mut self.effects);
+            }
         }
+        authenticated?;
         Ok(HeadAdmitted { route })
     }
 
@@ -304,6 +324,9 @@ impl Passage {
         let upgrade = if switching { Upgrade::Keep } else { Upgrade::Drop };
         // Before anything of ours is set: no `Connection` of an upstream takes it away again.
         client::strip_hop_by_hop(fields, upgrade, |_| false);
+        if let Some(limits) = limits_of(&self.gateway, self.route) {
+            limits.tell(&self.effects.limits, fields);
+        }
         if let Some(route) = self.route.and_then(|index| self.gateway.entries.get(index)) {
             for rules in &route.headers {
                 rules.response(&self.record, fields);
@@ -335,6 +358,7 @@ impl Passage {
             });
         }
         self.record.error = Some(refusal.facts());
+        self.refused = refusal.status.is_none().then(|| refusal.kind.status());
         let gateway = Arc::clone(&self.gateway);
         let reply = gateway.replies.render(&refusal, &self.record, &self.wants.settle());
         self.finish_reply(reply)
@@ -355,6 +379,10 @@ impl Passage {
         if std::mem::replace(&mut self.settled, true) {
             return;
         }
+        if let Some(limits) = limits_of(&self.gateway, self.route) {
+            let own = self.refused.map_or(self.record.status, |status| status.as_u16());
+            limits.settle(&[self.record.status, own], &mut self.effects.limits);
+        }
         self.record.would = std::mem::take(&mut self.effects.would);
         self.gateway.telling.settle(&self.record);
         #[cfg(test)]
@@ -368,6 +396,14 @@ impl Passage {
 impl Drop for Passage {
     fn drop(&mut self) {
         self.gateway.telling.metrics().end(self.record.worker);
+    }
+}
+
+/// The limits that a request comes to: its route's, else the edge's.
+fn limits_of(gateway: &Gateway, route: Option<usize>) -> Option<&Limits> {
+    match route.and_then(|index| gateway.entries.get(index)) {
+        Some(route) => route.limits.as_ref(),
+        None => gateway.edge_limits.as_deref(),
     }
 }
 

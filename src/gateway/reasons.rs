@@ -6,6 +6,7 @@ use super::document::Document;
 use crate::observe::GATEWAY;
 use crate::policy::auth::Auth;
 use crate::policy::cors;
+use crate::policy::rate_limit::RateLimit;
 
 /// The words of `framing`, `canonical`, the rim, `passage` and `proxy`, in the order a request meets them.
 pub(crate) const GATEWAY_REASONS: &[&str] = &[
@@ -115,7 +116,9 @@ pub(super) fn policies(document: &Document) -> Vec<(Arc<str>, Vec<&'static str>)
     let auth = of.auth.iter().map(|(name, config)| (format!("auth.{name}"), Auth::reasons(config)));
     let access = of.access.keys().map(|name| (format!("access.{name}"), vec!["denied", "not_allowed"]));
     let cors = of.cors.keys().map(|name| (format!("cors.{name}"), cors::REASONS.to_vec()));
+    let limits = of.rate_limits.iter();
+    let limits = limits.map(|(name, config)| (format!("rate_limits.{name}"), RateLimit::reasons(config)));
     let own = std::iter::once((GATEWAY.to_owned(), GATEWAY_REASONS.to_vec()));
-    let all = own.chain(auth).chain(access).chain(cors);
+    let all = own.chain(auth).chain(access).chain(cors).chain(limits);
     all.map(|(name, reasons)| (Arc::from(name), reasons)).collect()
 }

@@ -8,6 +8,7 @@ use super::answers::{redirect, respond};
 use super::authentication;
 use super::compile::{Shelf, find};
 use super::document::{Document, PathRule, Route as RouteConfig};
+use super::limits;
 use crate::canonical::{self, Oddities};
 use crate::config::{Build, OrNone, Spanned};
 use crate::policy::access::Access;
@@ -15,6 +16,7 @@ use crate::policy::auth::Requirement;
 use crate::policy::auth::identity_token::Forwarding;
 use crate::policy::cors::Cors;
 use crate::policy::headers::HeaderRules;
+use crate::policy::rate_limit::{Limits, RateLimit};
 use crate::record::RouteFacts;
 use crate::reply::Reply;
 use crate::route::Routes;
@@ -32,6 +34,8 @@ pub(super) struct Route {
     pub(super) access: Option<Arc<Access>>,
     pub(super) cors: Option<Arc<Cors>>,
     pub(super) headers: Vec<Arc<HeaderRules>>,
+    /// Those of the edge are among them.
+    pub(super) limits: Option<Limits>,
     pub(super) upgrade: Box<[Box<str>]>,
     /// What it takes of paths with two readings.
     pub(super) tolerated: Oddities,
@@ -72,6 +76,7 @@ impl Route {
         index: usize,
         config: &Spanned<RouteConfig>,
         document: &Document,
+        edge_limits: &[Arc<RateLimit>],
         shelf: &Shelf,
         build: &mut Build,
     ) -> Self {
@@ -87,6 +92,7 @@ impl Route {
         let policies = &document.policies;
         let access = config.access.as_ref().unwrap_or(&defaults.access).as_option();
         let cors = config.cors.as_ref().unwrap_or(&defaults.cors).as_option();
+        let limits = limits::of_route(config, document, edge_limits, auth.as_ref(), shelf, build);
         Self {
             facts: super::compile::facts(index, config),
             auth,
@@ -98,6 +104,7 @@ impl Route {
                 .into_iter()
                 .filter_map(|n| find(n, &shelf.headers, policies.headers.keys(), "policies.headers", build))
                 .collect(),
+            limits: Limits::new(edge_limits, limits),
             upgrade: upgrade(config, build),
             tolerated: config.path_oddities.iter().copied().collect(),
             action: action(config, document, shelf, build),

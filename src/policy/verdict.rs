@@ -6,6 +6,7 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::rate_limit::Standing;
 use crate::config::Site;
 use crate::record::ErrorFacts;
 use crate::reply::{Kind, Refusal};
@@ -68,6 +69,8 @@ pub struct Effects {
     pub passes: Vec<(http::HeaderName, http::HeaderValue)>,
     /// Fields for the answer, whatever it is.
     pub answers: Vec<(http::HeaderName, http::HeaderValue)>,
+    /// What limits have made of it.
+    pub limits: Standing,
     /// The way so far; none in traffic, so that nothing is built there.
     pub steps: Option<Vec<Step>>,
 }
@@ -108,6 +111,7 @@ impl Effects {
             site: Some(site.clone()),
             headers: Vec::new(),
             status: None,
+            violated: None,
         };
         let outcome = match mode {
             Mode::Enforce => "refuse",

@@ -128,6 +128,21 @@ impl Kind {
         self.name().to_ascii_lowercase().replace('_', "-")
     }
 
+    /// Address and title of the problem type that limits are told by (draft-ietf-httpapi-ratelimit-headers-10).
+    pub(super) fn registered(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Throttled | Self::QuotaExceeded => Some((
+                "https://iana.org/assignments/http-problem-types#quota-exceeded",
+                "Request cannot be satisfied as assigned quota has been exceeded",
+            )),
+            Self::Overloaded => Some((
+                "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",
+                "Request cannot be satisfied due to temporary server capacity constraints",
+            )),
+            _ => None,
+        }
+    }
+
     /// After how many seconds it may be worth asking again, where that is known of the kind itself. A shortage passes within
     /// seconds; what the upstream's health says changes with its next checks.
     pub fn retry_after(self) -> Option<u16> {

@@ -53,7 +53,13 @@ pub struct Refusal {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Another status than the kind's, whatever `replies` say: an external service redirects the client.
     pub status: Option<StatusCode>,
+    /// For what limits have refused.
+    pub violated: Option<Box<Violated>>,
 }
+
+/// The limits that have refused, by the names of those that clients may know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Violated(pub Vec<Arc<str>>);
 
 impl Refusal {
     /// A refusal that no policy made.
@@ -66,6 +72,7 @@ impl Refusal {
             site: None,
             headers: Vec::new(),
             status: None,
+            violated: None,
         }
     }
 

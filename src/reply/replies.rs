@@ -94,7 +94,7 @@ impl Replies {
                 Reply::new(status, body.content_type.clone(), text)
             }
             (Wants::Text, None) => text(kind, status, record),
-            (Wants::Problem, None) => self.problem(kind, status, record),
+            (Wants::Problem, None) => self.problem(refusal, status, record),
         };
         let headers = &mut reply.headers;
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -114,21 +114,44 @@ impl Replies {
     }
 
     /// RFC 9457 §3.
-    fn problem(&self, kind: Kind, status: StatusCode, record: &Record) -> Reply {
+    fn problem(&self, refusal: &Refusal, status: StatusCode, record: &Record) -> Reply {
+        let kind = refusal.kind;
+        let registered = refusal.violated.as_ref().and_then(|_| kind.registered());
         let mut json = Vec::with_capacity(384);
         json.extend_from_slice(b"{\"type\":\"");
-        push_json(self.problem_types.as_bytes(), &mut json);
-        json.extend_from_slice(kind.slug().as_bytes());
+        match registered {
+            Some((address, _)) => json.extend_from_slice(address.as_bytes()),
+            None => {
+                push_json(self.problem_types.as_bytes(), &mut json);
+                json.extend_from_slice(kind.slug().as_bytes());
+            }
+        }
         json.extend_from_slice(b"\",\"title\":\"");
-        push_json(kind.title().as_bytes(), &mut json);
+        push_json(registered.map_or_else(|| kind.title(), |(_, title)| title).as_bytes(), &mut json);
         json.extend_from_slice(b"\",\"status\":");
         json.extend_from_slice(status.as_str().as_bytes());
         json.extend_from_slice(b",\"detail\":\"");
         push_json(kind.detail().as_bytes(), &mut json);
         json.extend_from_slice(b"\",\"instance\":\"");
         push_json(record.request_id.as_str().as_bytes(), &mut json);
-        json.extend_from_slice(b"\"}\n");
+        json.push(b'"');
+        if let Some(violated) = &refusal.violated {
+            push_violated(&violated.0, &mut json);
+        }
+        json.extend_from_slice(b"}\n");
         Reply::new(status, HeaderValue::from_static("application/problem+json"), json)
+    }
+}
+
+/// The names of violated policies (draft-ietf-httpapi-ratelimit-headers-10).
+fn push_violated(names: &[Arc<str>], json: &mut Vec<u8>) {
+    for (at, name) in names.iter().enumerate() {
+        json.extend_from_slice(if at == 0 { b",\"violated-policies\":[\"" } else { b",\"" });
+        push_json(name.as_bytes(), json);
+        json.push(b'"');
+    }
+    if !names.is_empty() {
+        json.push(b']');
     }
 }
 
@@ -348,6 +371,28 @@ mod tests {
         assert_eq!(reply.headers[header::CACHE_CONTROL], "no-store");
         assert_eq!(reply.headers[header::CONTENT_LENGTH], reply.body.len().to_string());
         assert_eq!(reply.headers[header::ALLOW], allow);
+    }
+
+    #[test]
+    fn what_limits_refuse_has_the_drafts_types_and_the_names_that_clients_may_know() {
+        let replies = compile(&[]).unwrap();
+        let told = |kind, violated: &[&str]| {
+            let names = violated.iter().map(|name| Arc::from(*name)).collect();
+            let violated = Some(Box::new(crate::reply::Violated(names)));
+            let refusal = Refusal { violated, ..refusal(kind) };
+            body(&replies.render(&refusal, &record(), &Wants::Problem)).to_owned()
+        };
+        assert_eq!(
+            told(Kind::Throttled, &["per_client", "per_user"]),
+            "{\"type\":\"https://iana.org/assignments/http-problem-types#quota-exceeded\",\
+             \"title\":\"Request cannot be satisfied as assigned quota has been exceeded\",\"status\":429,\
+             \"detail\":\"Requests come faster than the limit allows.\",\"instance\":\"req-1\",\
+             \"violated-policies\":[\"per_client\",\"per_user\"]}\n"
+        );
+        let busy = told(Kind::Overloaded, &[]);
+        assert!(busy.contains("#temporary-reduced-capacity\"") && !busy.contains("violated"), "{busy}");
+        let of_ours = body(&replies.render(&refusal(Kind::Throttled), &record(), &Wants::Problem)).to_owned();
+        assert!(of_ours.contains("urn:portcullis:problem:throttled"), "{of_ours}");
     }
 
     #[test]

@@ -61,10 +61,11 @@ impl Rig {
         let (place, authority) = (Place::new(), Authority::new());
         authority.issue(&["gate.example"]).write(&place, "gate");
         let rest = format!(
-            "upstreams: {{o: {{servers: ['{}']}}}}\nroutes:\n  \
+            "upstreams: {{o: {{servers: ['{}']}}}}\n\
+             policies: {{rate_limits: {{slots: {{key: client, concurrent: 1000}}}}}}\nroutes:\n  \
              - {{name: hello, match: {{path: /hello}}, respond: {{body: hello}}}}\n  \
              - {{name: echo, match: {{path: /echo}}, echo: true}}\n  \
-             - {{name: o, match: {{path: '/o/{{*rest}}'}}, upstream: o, upgrade: [websocket]}}\n",
+             - {{name: o, match: {{path: '/o/{{*rest}}'}}, upstream: o, upgrade: [websocket], rate_limits: [slots]}}\n",
             origin.address()
         );
         let text = Place::with_base(&rest)
@@ -238,6 +239,7 @@ fn counts_never_leak() {
     });
     rig.gateway.await_metric("portcullis_connections", &[], 0.0);
     rig.gateway.await_metric("portcullis_requests_in_flight", &[], 0.0);
+    rig.gateway.await_metric("portcullis_rate_limit_under_way", &[], 0.0);
     assert!(rig.gateway.lives());
     assert!(!rig.gateway.said().contains("panicked"), "{}", rig.gateway.said());
 

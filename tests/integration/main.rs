@@ -49,6 +49,7 @@ mod openid;
 mod privileges;
 mod process;
 mod proxy_protocol;
+mod rate_limits;
 mod refusals_http2;
 mod reload;
 mod reloaded_bounds;

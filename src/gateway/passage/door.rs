@@ -11,10 +11,12 @@ use crate::client::{self, Client, Trusted};
 use crate::framing;
 use crate::gateway::document::{RedirectToHttps, Underscores};
 use crate::gateway::{Gateway, Listener, Settings};
+use crate::identity::Identity;
 use crate::policy::Step;
 use crate::policy::cors;
+use crate::policy::rate_limit::{Facts, Place};
 use crate::reply::{Kind, Preference, Refusal, Reply};
-use crate::request::{Arrival, Connection, Protocol};
+use crate::request::{Arrival, Connection, Protocol, Request};
 use crate::route::Found;
 
 impl Passage {
@@ -71,9 +73,12 @@ impl Passage {
         client
     }
 
-    pub(super) fn edge(&mut self, gateway: &Gateway, client: &Client) -> Result<(), Stop> {
+    pub(super) async fn edge(&mut self, gateway: &Gateway, request: &Request<'_>) -> Result<(), Stop> {
         if let Some(access) = &gateway.edge_access {
-            self.effects.judge(access.name(), access.mode(), access.check(client.address))?;
+            self.effects.judge(access.name(), access.mode(), access.check(request.client_ip()))?;
+        }
+        if let Some(limits) = &gateway.edge_limits {
+            limits.check(Place::Edge, &facts(request, None, None), &mut self.effects).await?;
         }
         Ok(())
     }
@@ -191,6 +196,22 @@ impl Passage {
                 Err(Refusal::new(Kind::RouteNotFound, "no_route", message).into())
             }
         }
+    }
+}
+
+/// What limits know of a request.
+pub(super) fn facts<'a>(
+    request: &Request<'a>,
+    route: Option<&'a str>,
+    identity: Option<&'a Identity>,
+) -> Facts<'a> {
+    Facts {
+        client: request.client_ip(),
+        method: request.method,
+        host: request.target.host(),
+        headers: request.headers,
+        route,
+        identity,
     }
 }
 

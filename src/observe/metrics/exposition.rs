@@ -51,6 +51,20 @@ pub enum Polled {
     IdentityTokens,
     /// `portcullis_identity_keys`
     IdentityKeys,
+    /// `portcullis_rate_limit_entries{policy}`
+    RateLimitEntries,
+    /// `portcullis_rate_limit_capacity{policy}`
+    RateLimitCapacity,
+    /// `portcullis_rate_limit_promotions_total{policy}`
+    RateLimitPromotions,
+    /// `portcullis_rate_limit_evictions_total{policy}`
+    RateLimitEvictions,
+    /// `portcullis_rate_limit_overflows_total{policy}`
+    RateLimitOverflows,
+    /// `portcullis_rate_limit_estimate_error_tokens{policy}`
+    RateLimitError,
+    /// `portcullis_rate_limit_under_way{policy}`
+    RateLimitUnderWay,
 }
 
 /// A figure that somebody else keeps.
@@ -153,6 +167,41 @@ impl Polled {
                 name: "portcullis_identity_keys",
                 help: "Keys that are published for those who verify identity tokens.",
                 labels: &[],
+            },
+            Self::RateLimitEntries => Definition {
+                name: "portcullis_rate_limit_entries",
+                help: "Keys of a limit that have spent tokens.",
+                labels: &["policy"],
+            },
+            Self::RateLimitCapacity => Definition {
+                name: "portcullis_rate_limit_capacity",
+                help: "Keys of a limit that there is room for.",
+                labels: &["policy"],
+            },
+            Self::RateLimitPromotions => Definition {
+                name: "portcullis_rate_limit_promotions_total",
+                help: "Keys of a limit that got a bucket though there was no room, since they had spent an eighth of a burst.",
+                labels: &["policy"],
+            },
+            Self::RateLimitEvictions => Definition {
+                name: "portcullis_rate_limit_evictions_total",
+                help: "Buckets of a limit that were forgotten to make room before they were full again.",
+                labels: &["policy"],
+            },
+            Self::RateLimitOverflows => Definition {
+                name: "portcullis_rate_limit_overflows_total",
+                help: "Requests that a limit let pass by estimate, since there was no room for their key.",
+                labels: &["policy"],
+            },
+            Self::RateLimitError => Definition {
+                name: "portcullis_rate_limit_estimate_error_tokens",
+                help: "By how many tokens a limit's estimates were last found too high.",
+                labels: &["policy"],
+            },
+            Self::RateLimitUnderWay => Definition {
+                name: "portcullis_rate_limit_under_way",
+                help: "Requests under way that a limit on how many at once counts.",
+                labels: &["policy"],
             },
         }
     }
@@ -338,6 +387,13 @@ impl Metrics {
             Polled::Introspections.definition().counters(told(Polled::Introspections, Vec::new())),
             Polled::IdentityTokens.definition().counters(told(Polled::IdentityTokens, Vec::new())),
             Polled::IdentityKeys.definition().gauges(told(Polled::IdentityKeys, Vec::new())),
+            Polled::RateLimitEntries.definition().gauges(told(Polled::RateLimitEntries, Vec::new())),
+            Polled::RateLimitCapacity.definition().gauges(told(Polled::RateLimitCapacity, Vec::new())),
+            Polled::RateLimitPromotions.definition().counters(told(Polled::RateLimitPromotions, Vec::new())),
+            Polled::RateLimitEvictions.definition().counters(told(Polled::RateLimitEvictions, Vec::new())),
+            Polled::RateLimitOverflows.definition().counters(told(Polled::RateLimitOverflows, Vec::new())),
+            Polled::RateLimitError.definition().gauges(told(Polled::RateLimitError, Vec::new())),
+            Polled::RateLimitUnderWay.definition().gauges(told(Polled::RateLimitUnderWay, Vec::new())),
         ]
     }
 }

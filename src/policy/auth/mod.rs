@@ -288,6 +288,10 @@ impl Auth {
         }
     }
 
+    fn is_of_api_keys(&self) -> bool {
+        matches!(self.way, Way::ApiKey(_))
+    }
+
     /// The external service, where it is one.
     fn as_forward(&self) -> Option<&forward::Forward> {
         match &self.way {

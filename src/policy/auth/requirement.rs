@@ -311,6 +311,11 @@ impl Requirement {
             .collect()
     }
 
+    /// Whether some of its policies know API keys.
+    pub fn knows_api_keys(&self) -> bool {
+        self.policies().any(|policy| policy.is_of_api_keys())
+    }
+
     fn policies(&self) -> impl Iterator<Item = &Arc<Auth>> {
         self.kinds.iter().flat_map(Judges::policies)
     }

@@ -1,17 +1,38 @@
-//! How often a key may ask.
+//! How often, and how many at once, requests of one key may come.
 //!
 //! The engine is plain code without a configuration: [`Gcra`] is what one key may do, [`Buckets`] is one limit's bounded table,
 //! [`Screen`] is the estimator that counts for keys which have no room there, [`HashKey`] makes of a key of any length the 128
 //! bits by which it is found.
+//!
+//! On it stands the policy: a [`RateLimit`] is one entry of `policies.rate_limits`; [`Limits`] are those of a route, asked at
+//! three [`Place`]s; a [`Standing`] is what they have made of one request, from the door to its record.
 
 mod buckets;
+mod concurrency;
+pub mod config;
 mod gcra;
 mod hash;
+mod headers;
+mod key;
+mod limit;
+mod limits;
 mod saved;
 mod screen;
+mod standing;
+mod table;
+#[cfg(test)]
+mod tests;
 
 pub use buckets::{Buckets, Figures};
+pub use config::Config;
 pub use gcra::{Gcra, Nanos, Taken};
 pub use hash::{HashKey, KeyHash, KeyHasher};
+pub use key::{Facts, Reach};
+pub use limit::RateLimit;
+pub use limits::{Limits, Place};
 pub use saved::Saved;
 pub use screen::Screen;
+pub use standing::Standing;
+
+/// The most limits that are asked at one place: on the edge, on a route.
+pub const LIMITS_MAX: usize = 8;

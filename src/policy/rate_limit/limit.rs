@@ -1,0 +1,397 @@
+//! A limit, compiled: `policies.rate_limits.NAME`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, Method};
+
+use super::concurrency::Slots;
+use super::config::{Config, CostConfig, Headers, QueueConfig};
+use super::key::{Class, Facts, Key, Reach, field};
+use super::table::{Table, VALUES_MAX};
+use super::{Figures, Gcra, HashKey, KeyHash, Nanos, Taken};
+use crate::config::units::{Rate, Size, Time};
+use crate::config::{Build, Site, Spanned};
+use crate::policy::Mode;
+use crate::state::Live;
+
+/// What a table may take.
+const MEMORY: (u64, u64) = (64 << 10, 1 << 30);
+/// The longest period, and the longest time that a bucket may take to be full.
+const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+/// The fastest rate: above it, whole nanoseconds would tell in it.
+const PER_SECOND_MAX: u128 = 1_000_000;
+/// The longest that a request may wait for its turn.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A limit on how often, or on how many at once.
+#[derive(Debug)]
+pub struct RateLimit {
+    name: Arc<str>,
+    pub(super) label: Arc<str>,
+    pub(super) site: Site,
+    pub(super) mode: Mode,
+    pub(super) headers: Headers,
+    key: Key,
+    pub(super) allowance: Option<Allowance>,
+    pub(super) concurrent: Option<Concurrent>,
+    table: Arc<Table>,
+}
+
+/// How often.
+#[derive(Debug)]
+pub(super) struct Allowance {
+    /// First that of all keys without one of their own.
+    tiers: Box<[Tier]>,
+    cost: Cost,
+    /// The statuses that are counted; none where every request is.
+    count: Option<Box<[u16]>>,
+}
+
+/// What those keys may do that share it.
+#[derive(Debug)]
+pub(super) struct Tier {
+    pub(super) gcra: Gcra,
+    pub(super) site: Site,
+    class: Class,
+}
+
+/// How many at once.
+#[derive(Debug)]
+pub(super) struct Concurrent {
+    pub(super) most: u32,
+    pub(super) queue: Option<Queue>,
+    pub(super) slots: Arc<Slots>,
+}
+
+/// Who waits for his turn.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Queue {
+    pub(super) length: u32,
+    pub(super) wait: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Cost {
+    methods: Box<[(Method, u32)]>,
+    header: Option<(HeaderName, u32)>,
+}
+
+/// A request, as a limit asks about it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) key: KeyHash,
+    pub(super) tier: u8,
+    pub(super) cost: u32,
+}
+
+impl RateLimit {
+    /// Compiles `policies.rate_limits.NAME`. None when `build.errors` says why. Nothing comes into force by it: see
+    /// [`RateLimit::put_in_force`].
+    pub fn compile(name: &str, config: &Spanned<Config>, live: &Live, build: &mut Build) -> Option<Self> {
+        let errors_before = build.errors.errors().len();
+        let key = Key::compile(&config.key, build);
+        if config.limit.is_none() && config.concurrent.is_none() {
+            let cause = format!("`{name}` limits nothing");
+            build.errors.push(&config.site, &*config.path, cause, "add `limit: 50/1s`, or `concurrent: 8`");
+        }
+        only_with_limit(config, build);
+        let queue = queue(config, build);
+        let bytes = memory(&config.memory, build);
+        let gcras = gcras(config, build);
+        let cost = config.cost.as_ref().map(|cost| Cost::compile(cost, &gcras, build)).unwrap_or_default();
+        if config.overrides.len() > VALUES_MAX {
+            let cause = format!("more than {VALUES_MAX} values have limits of their own");
+            let path = format!("{}.overrides", config.path);
+            build.errors.push(
+                &config.site,
+                path,
+                cause,
+                "keep the ones that matter; `key: plan` tells groups apart",
+            );
+        }
+        let mut key = key.filter(|_| build.errors.errors().len() == errors_before)?;
+        let bytes = if config.limit.is_some() { bytes } else { 0 };
+        let table = find_table(name, &key, bytes, config, live, build)?;
+        let ids = table.classes(config.overrides.keys());
+        let class = |(index, id): (u8, u8)| Class { tier: index, id };
+        let classes: Vec<_> = (1..=u8::MAX).zip(ids).map(class).collect();
+        let values = config.overrides.iter().zip(&classes).map(|((value, at), class)| (value, at, *class));
+        key.set_classes(values, build);
+        let sites = std::iter::once(&config.site).chain(config.overrides.values().map(|at| &at.site));
+        let tiers = gcras.into_iter().zip(sites).zip(std::iter::once(Class::default()).chain(classes));
+        let tiers: Box<[_]> =
+            tiers.map(|((gcra, site), class)| Tier { gcra, site: site.clone(), class }).collect();
+        (build.errors.errors().len() == errors_before).then(|| Self {
+            name: format!("rate_limits.{name}").into(),
+            label: name.into(),
+            site: config.site.clone(),
+            mode: config.mode,
+            headers: config.headers,
+            key,
+            allowance: (!tiers.is_empty()).then(|| Allowance {
+                tiers,
+                cost,
+                count: config.count.as_ref().map(|count| count.status.as_slice().into()),
+            }),
+            concurrent: config.concurrent.as_ref().map(|most| Concurrent {
+                most: most.value,
+                queue,
+                slots: Arc::clone(&table.slots),
+            }),
+            table,
+        })
+    }
+
+    /// `rate_limits.NAME`
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// From where on it can be asked.
+    pub fn reach(&self) -> Reach {
+        self.key.reach()
+    }
+
+    /// Whether it counts by API key.
+    pub fn is_of_api_keys(&self) -> bool {
+        self.key.is_of_api_keys()
+    }
+
+    /// Whether it counts by route, first of all: then the values in `overrides` are names of routes.
+    pub fn is_by_route(&self) -> bool {
+        self.key.is_by_route()
+    }
+
+    /// Its limits are in force from now on: buckets that another configuration has filled are brought under them.
+    pub fn put_in_force(&self) {
+        if let Some(allowance) = &self.allowance {
+            self.table.put_in_force(&allowance.tiers.iter().map(|tier| (tier.class.id, tier.gcra)).collect());
+        }
+    }
+
+    /// What its table tells of itself; none where it has none.
+    pub fn figures(&self) -> Option<Figures> {
+        self.allowance.as_ref().map(|_| self.table.figures())
+    }
+
+    /// Requests that it counts as under way; none where it does not count them.
+    pub fn under_way(&self) -> Option<u64> {
+        self.concurrent.as_ref().map(|concurrent| concurrent.slots.taken())
+    }
+
+    /// Why it may refuse: the words of its series.
+    pub fn reasons(config: &Config) -> Vec<&'static str> {
+        let rate = config.limit.as_ref().map(|_| if config.count.is_some() { SPENT } else { RATE });
+        let concurrent = config.concurrent.as_ref().map(|_| CONCURRENT);
+        let late = config.queue.as_ref().map(|_| QUEUE_WAIT);
+        [rate, concurrent, late].into_iter().flatten().collect()
+    }
+
+    pub(super) fn ask(&self, facts: &Facts<'_>) -> Asked {
+        let (key, class) = self.key.of(facts, &self.table.hash);
+        let cost = self.allowance.as_ref().map_or(0, |allowance| allowance.cost.of(facts));
+        Asked { key, tier: class.tier, cost }
+    }
+
+    pub(super) fn tier(&self, tier: u8) -> Option<&Tier> {
+        self.allowance.as_ref()?.tiers.get(usize::from(tier))
+    }
+
+    pub(super) fn look(&self, asked: &Asked, now: Nanos) -> Option<Taken> {
+        Some(self.table.look(asked.key, &self.tier(asked.tier)?.gcra, asked.cost, now))
+    }
+
+    pub(super) fn take(&self, asked: &Asked, now: Nanos) -> Option<Taken> {
+        Some(self.table.take(asked.key, &self.tier(asked.tier)?.gcra, asked.cost, now))
+    }
+
+    pub(super) fn charge(&self, asked: &Asked, now: Nanos) {
+        if let Some(tier) = self.tier(asked.tier) {
+            self.table.charge(asked.key, &tier.gcra, asked.cost, now);
+        }
+    }
+
+    /// Whether requests are counted once they have ended.
+    pub(super) fn counts_ends(&self) -> bool {
+        self.allowance.as_ref().is_some_and(|allowance| allowance.count.is_some())
+    }
+
+    /// Whether those are counted that end so.
+    pub(super) fn counts(&self, status: u16) -> bool {
+        let counted = self.allowance.as_ref().and_then(|allowance| allowance.count.as_ref());
+        counted.is_some_and(|statuses| statuses.contains(&status))
+    }
+
+    pub(super) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Whether clients may know of it: a shadowed limit bounds nobody.
+    pub(super) fn is_visible(&self) -> bool {
+        self.mode == Mode::Enforce && self.headers != Headers::Hidden
+    }
+
+    /// Whether clients are told of it in this way.
+    pub(super) fn is_told(&self, headers: Headers) -> bool {
+        self.is_visible() && self.headers == headers
+    }
+
+    /// Whether requests may wait for their turn; a shadowed limit keeps nobody waiting.
+    pub(super) fn waits(&self) -> bool {
+        self.mode == Mode::Enforce
+            && self.concurrent.as_ref().is_some_and(|concurrent| concurrent.queue.is_some())
+    }
+
+    /// The tokens of a full bucket, else the slots.
+    pub(super) fn size(&self, tier: u8) -> u64 {
+        let slots = || self.concurrent.as_ref().map_or(0, |concurrent| u64::from(concurrent.most));
+        self.tier(tier).map_or_else(slots, |tier| tier.gcra.burst())
+    }
+}
+
+/// Reasons for refusing.
+pub(super) const RATE: &str = "rate";
+pub(super) const SPENT: &str = "spent";
+pub(super) const CONCURRENT: &str = "concurrent";
+pub(super) const QUEUE_WAIT: &str = "queue_wait";
+
+/// What belongs to a `limit` or to `concurrent` and stands there without.
+fn only_with_limit(config: &Spanned<Config>, build: &mut Build) {
+    let overrides = config.overrides.values().next();
+    let of_limit = [
+        ("burst", config.burst.as_ref().map(|at| &at.site)),
+        ("overrides", overrides.map(|at| &at.site)),
+        ("cost", config.cost.as_ref().map(|at| &at.site)),
+        ("count", config.count.as_ref().map(|at| &at.site)),
+    ];
+    for (word, site) in of_limit.into_iter().filter_map(|(word, site)| Some((word, site?))) {
+        if config.limit.is_none() {
+            let cause = format!("`{word}` is about a `limit`, and there is none");
+            let path = format!("{}.{word}", config.path);
+            build.errors.push(site, path, cause, "add `limit: 50/1s`, or remove it");
+        }
+    }
+}
+
+fn queue(config: &Spanned<Config>, build: &mut Build) -> Option<Queue> {
+    let written = config.queue.as_ref()?;
+    if config.concurrent.is_none() {
+        let cause = "a `queue` is for requests above `concurrent`, and there is none";
+        build.errors.push(&written.site, &*written.path, cause, "add `concurrent: 8`, or remove it");
+    }
+    let QueueConfig { length, wait: Spanned { value: Time(wait), site, path } } = &written.value;
+    if wait.is_zero() || *wait > PATIENCE {
+        let cause = format!("`{}` is no time to wait in a queue", Time(*wait));
+        build.errors.push(site, &**path, cause, "write a duration from `1ms` to `60s`");
+    }
+    Some(Queue { length: *length, wait: *wait })
+}
+
+fn memory(written: &Spanned<Size>, build: &mut Build) -> usize {
+    let (least, most) = MEMORY;
+    if !(least..=most).contains(&written.value.0) {
+        let cause = format!("a table of {} is too small or too large", written.value);
+        let cure = format!("write a size from `{}` to `{}`", Size(least), Size(most));
+        build.errors.push(&written.site, &*written.path, cause, cure);
+    }
+    usize::try_from(written.value.0).unwrap_or(usize::MAX)
+}
+
+/// First the limit of all keys, then those of single values, in their order; empty where none is written.
+fn gcras(config: &Spanned<Config>, build: &mut Build) -> Vec<Gcra> {
+    let Some(limit) = &config.limit else { return Vec::new() };
+    let burst = config.burst.as_ref().map_or(limit.value.count, |burst| burst.value);
+    let own = gcra(limit, burst, config.burst.as_ref().map(|burst| (&burst.site, &*burst.path)), build);
+    let overrides = config.overrides.values().map(|rate| gcra(rate, rate.value.count, None, build));
+    let overrides: Vec<_> = overrides.collect();
+    std::iter::once(own).chain(overrides).collect()
+}
+
+fn gcra(written: &Spanned<Rate>, burst: u32, burst_at: Option<(&Site, &str)>, build: &mut Build) -> Gcra {
+    let Rate { count, per } = written.value;
+    if per > LONGEST {
+        let cause = format!("`{}` is longer than a year", Time(per));
+        build.errors.push(&written.site, &*written.path, cause, "write a period of `366d` at the most");
+    } else if u128::from(count) * 1_000 > PER_SECOND_MAX * per.as_millis() {
+        let cause =
+            format!("`{}` is faster than {PER_SECOND_MAX} a second, which limits nothing", written.value);
+        build.errors.push(&written.site, &*written.path, cause, "write a rate that the upstream bears");
+    } else if per.as_nanos() * u128::from(burst) > LONGEST.as_nanos() * u128::from(count) {
+        let (site, path) = burst_at.unwrap_or((&written.site, &written.path));
+        let cause =
+            format!("a burst of {burst} takes longer than a year to come back at `{}`", written.value);
+        build.errors.push(site, path, cause, "make the burst smaller or the limit faster");
+    }
+    Gcra::new(u64::from(count), per, u64::from(burst))
+}
+
+impl Cost {
+    fn compile(written: &Spanned<CostConfig>, gcras: &[Gcra], build: &mut Build) -> Self {
+        let least = gcras.iter().map(Gcra::burst).min().unwrap_or(u64::MAX);
+        let fits = |cost: &Spanned<u32>, build: &mut Build| {
+            if u64::from(cost.value) > least {
+                let cause =
+                    format!("a request that costs {} never passes where the burst is {least}", cost.value);
+                build.errors.push(
+                    &cost.site,
+                    &*cost.path,
+                    cause,
+                    "make the cost smaller, or the burst larger",
+                );
+            }
+        };
+        let mut methods = Vec::new();
+        for (name, cost) in &written.methods {
+            fits(cost, build);
+            match Method::from_bytes(name.as_bytes()) {
+                Ok(method) if name.bytes().all(|b| b.is_ascii_uppercase() || b"-_".contains(&b)) => {
+                    methods.push((method, cost.value));
+                }
+                Ok(_) | Err(_) => {
+                    let cause = format!("`{name}` is no method");
+                    build.errors.push(&cost.site, &*cost.path, cause, "write such as `POST`, in capitals");
+                }
+            }
+        }
+        let header = written.header.as_ref().and_then(|header| {
+            fits(&header.most, build);
+            field(&header.name, build).map(|name| (name, header.most.value))
+        });
+        Self { methods: methods.into(), header }
+    }
+
+    fn of(&self, facts: &Facts<'_>) -> u32 {
+        let own = self.methods.iter().find(|(method, _)| method == facts.method).map_or(1, |(_, cost)| *cost);
+        let Some((name, most)) = &self.header else { return own };
+        let said = facts.headers.get_all(name).iter().filter_map(|value| number(value.as_bytes())).max();
+        said.map_or(own, |said| own.max(said.min(*most)))
+    }
+}
+
+/// A whole number; what is too large for its type is as large as that can be.
+fn number(text: &[u8]) -> Option<u32> {
+    let text = text.trim_ascii();
+    let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    digits.then(|| {
+        text.iter()
+            .fold(0_u32, |number, digit| number.saturating_mul(10).saturating_add(u32::from(digit - b'0')))
+    })
+}
+
+fn find_table(
+    name: &str,
+    key: &Key,
+    bytes: usize,
+    config: &Spanned<Config>,
+    live: &Live,
+    build: &mut Build,
+) -> Option<Arc<Table>> {
+    let Some(secret) = HashKey::random() else {
+        let cause = "this machine has no randomness to hash keys with";
+        build.errors.push(&config.site, &*config.path, cause, "look at its random device");
+        return None;
+    };
+    let definition = format!("{name} {bytes} {}", key.definition());
+    Some(live.find_or("rate_limit", &definition, || Table::new(secret, bytes)))
+}

@@ -1,0 +1,368 @@
+//! The limits of a route, and those of the edge: asked together, in one order.
+//!
+//! All that are asked at one place are looked at first, and tokens are taken only if none refuses: a request that is refused
+//! there has spent nothing of the others. What it has spent at an earlier place (the edge, before authentication) stays spent.
+//! Between looking and taking another request may take the last token: then this one is refused, and what it had taken
+//! from the others is gone.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use http::header::RETRY_AFTER;
+
+use super::concurrency::{NoSlot, Slot};
+use super::headers::{Telling, seconds};
+use super::key::{Facts, Reach};
+use super::limit::{Asked, CONCURRENT, QUEUE_WAIT, RATE, RateLimit, SPENT};
+use super::standing::{Rank, Standing, Ticket, Told};
+use super::{LIMITS_MAX, Nanos, Taken};
+use crate::config::Site;
+use crate::policy::{Effects, Mode, Outcome, Step, Verdict};
+use crate::reply::{Kind, Refusal, Violated};
+use crate::request::Fields;
+
+/// Limits in the order in which they are asked.
+#[derive(Debug)]
+pub struct Limits {
+    all: Box<[Arc<RateLimit>]>,
+    /// The first so many are the edge's.
+    edge: usize,
+    /// Those behind these know who asks.
+    identity: usize,
+    telling: Telling,
+}
+
+/// Where limits are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Before any route is known.
+    Edge,
+    /// On the route, before authentication.
+    Route,
+    /// Behind authentication.
+    Identity,
+}
+
+impl Limits {
+    /// The edge's and the route's, [`LIMITS_MAX`] of each at the most. None where there are none.
+    pub fn new(edge: &[Arc<RateLimit>], route: Vec<Arc<RateLimit>>) -> Option<Self> {
+        if edge.is_empty() && route.is_empty() {
+            return None;
+        }
+        let (late, early): (Vec<_>, Vec<_>) =
+            route.into_iter().partition(|limit| limit.reach() == Reach::Identity);
+        let identity = edge.len() + early.len();
+        let all: Box<[_]> = edge.iter().cloned().chain(early).chain(late).collect();
+        let telling = Telling::of(all.iter().map(|limit| &**limit));
+        Some(Self { edge: edge.len(), identity, all, telling })
+    }
+
+    /// Asks the limits of a place. What they note is left in `effects`.
+    ///
+    /// # Errors
+    /// The refusal of the one that takes longest to let the request in.
+    pub async fn check(&self, place: Place, facts: &Facts<'_>, effects: &mut Effects) -> Result<(), Refusal> {
+        let range = self.range(place);
+        let Some(limits) = self.all.get(range.clone()).filter(|limits| !limits.is_empty()) else {
+            return Ok(());
+        };
+        let mut door = Door::new(limits, range.start, facts);
+        if limits.iter().any(|limit| limit.waits()) {
+            return Box::pin(door.check_waiting(effects)).await;
+        }
+        door.look(effects)?;
+        door.hold(effects)?;
+        door.take(effects)
+    }
+
+    /// A request that authentication has refused although it knows who it is counts, if it ends as such requests do, for limits that it
+    /// has never come to.
+    pub fn note_refused(&self, facts: &Facts<'_>, effects: &mut Effects) {
+        for (limit, index) in
+            self.all.iter().zip(0_u8..).skip(self.identity).filter(|(limit, _)| limit.counts_ends())
+        {
+            effects.limits.tickets.push(Ticket { index, asked: limit.ask(facts) });
+        }
+    }
+
+    /// A request has ended, with these statuses (its response's, and that of its refusal's kind): what is counted only then is
+    /// settled. A second time does nothing.
+    pub fn settle(&self, statuses: &[u16], standing: &mut Standing) {
+        if standing.tickets.is_empty() {
+            return;
+        }
+        let now = Nanos::now();
+        for Ticket { index, asked } in std::mem::take(&mut standing.tickets) {
+            if let Some(limit) = self.all.get(usize::from(index))
+                && statuses.iter().any(|status| limit.counts(*status))
+            {
+                limit.charge(&asked, now);
+            }
+        }
+    }
+
+    /// Tells the client, on its response, where it stands.
+    pub fn tell(&self, standing: &Standing, fields: &mut impl Fields) {
+        self.telling.apply(self.all.iter().map(|limit| &**limit), standing, fields);
+    }
+
+    fn range(&self, place: Place) -> Range<usize> {
+        match place {
+            Place::Edge => 0..self.edge,
+            Place::Route => self.edge..self.identity,
+            Place::Identity => self.identity..self.all.len(),
+        }
+    }
+}
+
+/// The limits of one place, as they ask about one request.
+struct Door<'a> {
+    limits: &'a [Arc<RateLimit>],
+    /// The place of the first among all that the request has.
+    first: usize,
+    asked: [Option<Asked>; LIMITS_MAX],
+    now: Nanos,
+    /// Whether looking has taken already: one limit alone need not be asked twice.
+    taken: bool,
+}
+
+/// A refusal that is not told yet: another limit may take longer.
+struct Refused<'a> {
+    limit: &'a RateLimit,
+    site: &'a Site,
+    kind: Kind,
+    reason: &'static str,
+    wait: Option<Duration>,
+}
+
+impl<'a> Door<'a> {
+    fn new(limits: &'a [Arc<RateLimit>], first: usize, facts: &Facts<'_>) -> Self {
+        let mut asked = [None; LIMITS_MAX];
+        asked.iter_mut().zip(limits).for_each(|(asked, limit)| *asked = Some(limit.ask(facts)));
+        let taken = matches!(limits, [only] if only.concurrent.is_none() && !only.counts_ends());
+        Self { limits, first, asked, now: Nanos::now(), taken }
+    }
+
+    /// Whether all of them have tokens.
+    fn look(&mut self, effects: &mut Effects) -> Result<(), Refusal> {
+        let mut worst: Option<Refused<'a>> = None;
+        let mut violated = Vec::new();
+        for index in 0..self.limits.len() {
+            let Some((limit, asked)) = self.pair(index) else { continue };
+            let seen = if self.taken { limit.take(&asked, self.now) } else { limit.look(&asked, self.now) };
+            let Some(seen) = seen else { continue };
+            if seen.passed() || asked.cost == 0 {
+                self.note(index, limit, &asked, Rank::Tokens, &seen, effects);
+                continue;
+            }
+            self.forget(index);
+            let Some(refused) = self.refused(index, limit, &asked, &seen, effects)? else { continue };
+            if limit.is_visible() {
+                violated.push(Arc::clone(&limit.label));
+            }
+            if worst.as_ref().is_none_or(|worst| worst.wait < refused.wait) {
+                worst = Some(refused);
+            }
+        }
+        worst.map_or(Ok(()), |worst| worst.tell(violated, effects))
+    }
+
+    /// A slot of each that counts what is under way.
+    fn hold(&mut self, effects: &mut Effects) -> Result<(), Refusal> {
+        for index in 0..self.limits.len() {
+            let Some((limit, asked)) = self.pair(index) else { continue };
+            let Some(concurrent) = &limit.concurrent else { continue };
+            let held = concurrent.slots.take(asked.key, concurrent.most);
+            self.held(index, limit, &asked, held, effects)?;
+        }
+        Ok(())
+    }
+
+    async fn check_waiting(mut self, effects: &mut Effects) -> Result<(), Refusal> {
+        self.look(effects)?;
+        for index in 0..self.limits.len() {
+            let Some((limit, asked)) = self.pair(index) else { continue };
+            let Some(concurrent) = &limit.concurrent else { continue };
+            let mut held = concurrent.slots.take(asked.key, concurrent.most);
+            if let (Err(_), Some(queue), true) = (&held, concurrent.queue, limit.waits()) {
+                let waited =
+                    concurrent.slots.wait(asked.key, concurrent.most, queue.length, queue.wait).await;
+                held = waited.map(|slot| (slot, 0));
+                self.now = Nanos::now();
+            }
+            self.held(index, limit, &asked, held, effects)?;
+        }
+        self.take(effects)
+    }
+
+    /// Takes what was looked at.
+    fn take(&mut self, effects: &mut Effects) -> Result<(), Refusal> {
+        for index in 0..self.limits.len() {
+            let Some((limit, asked)) = self.pair(index) else { continue };
+            if limit.counts_ends() {
+                let index = self.place(index);
+                effects.limits.tickets.push(Ticket { index, asked });
+                continue;
+            }
+            if self.taken || asked.cost == 0 {
+                continue;
+            }
+            let Some(taken) = limit.take(&asked, self.now) else { continue };
+            if taken.passed() {
+                effects.limits.note(limit, self.told(index, &asked, Rank::Tokens, &taken));
+            } else if let Some(refused) = self.refused(index, limit, &asked, &taken, effects)? {
+                let violated = limit.is_visible().then(|| Arc::clone(&limit.label));
+                refused.tell(violated.into_iter().collect(), effects)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A limit has too few tokens: noted, and given back where it is enforced.
+    fn refused(
+        &self,
+        index: usize,
+        limit: &'a RateLimit,
+        asked: &Asked,
+        seen: &Taken,
+        effects: &mut Effects,
+    ) -> Result<Option<Refused<'a>>, Refusal> {
+        effects.limits.note(limit, self.told(index, asked, Rank::Refused, seen));
+        let refused = Refused {
+            limit,
+            site: limit.tier(asked.tier).map_or(&limit.site, |tier| &tier.site),
+            kind: Kind::Throttled,
+            reason: if limit.counts_ends() { SPENT } else { RATE },
+            wait: seen.wait(),
+        };
+        match limit.mode {
+            Mode::Enforce => Ok(Some(refused)),
+            Mode::Shadow => refused.tell(Vec::new(), effects).map(|()| None),
+        }
+    }
+
+    fn held(
+        &mut self,
+        index: usize,
+        limit: &'a RateLimit,
+        asked: &Asked,
+        held: Result<(Slot, u32), NoSlot>,
+        effects: &mut Effects,
+    ) -> Result<(), Refusal> {
+        let told = |rank, remaining| Told {
+            index: self.place(index),
+            tier: asked.tier,
+            rank,
+            remaining,
+            next: Duration::ZERO,
+            full: Duration::ZERO,
+        };
+        let reason = match held {
+            Ok((slot, left)) => {
+                effects.limits.slots.push(slot);
+                if limit.allowance.is_none() {
+                    effects.limits.note(limit, told(Rank::Slots, u64::from(left)));
+                }
+                effects.note(|| step(limit, &limit.site, format!("{left} more at once, by {}", limit.key())));
+                return Ok(());
+            }
+            Err(NoSlot::Full) => CONCURRENT,
+            Err(NoSlot::Late) => QUEUE_WAIT,
+        };
+        if limit.allowance.is_none() {
+            effects.limits.note(limit, told(Rank::Slots, 0));
+        }
+        let violated = limit.is_visible().then(|| Arc::clone(&limit.label)).into_iter().collect();
+        let refused = Refused { limit, site: &limit.site, kind: Kind::Overloaded, reason, wait: None };
+        refused.tell(violated, effects)
+    }
+
+    fn note(
+        &self,
+        index: usize,
+        limit: &RateLimit,
+        asked: &Asked,
+        rank: Rank,
+        seen: &Taken,
+        effects: &mut Effects,
+    ) {
+        let told = self.told(index, asked, rank, seen);
+        effects.limits.note(limit, told);
+        effects.note(|| {
+            let left = if self.taken || limit.counts_ends() {
+                told.remaining
+            } else {
+                told.remaining.saturating_sub(u64::from(asked.cost))
+            };
+            let site = limit.tier(asked.tier).map_or(&limit.site, |tier| &tier.site);
+            let detail = match limit.counts_ends() {
+                true => format!(
+                    "{left} of {} left, by {}; counted when it has ended",
+                    limit.size(asked.tier),
+                    limit.key()
+                ),
+                false => format!("{left} of {} left, by {}", limit.size(asked.tier), limit.key()),
+            };
+            step(limit, site, detail)
+        });
+    }
+
+    fn told(&self, index: usize, asked: &Asked, rank: Rank, seen: &Taken) -> Told {
+        Told {
+            index: self.place(index),
+            tier: asked.tier,
+            rank,
+            remaining: seen.remaining(),
+            next: seen.next_token(),
+            full: seen.full(),
+        }
+    }
+
+    fn pair(&self, index: usize) -> Option<(&'a RateLimit, Asked)> {
+        Some((self.limits.get(index)?, (*self.asked.get(index)?)?))
+    }
+
+    /// A shadowed limit that would have refused is not asked any more.
+    fn forget(&mut self, index: usize) {
+        if let Some(asked) = self.asked.get_mut(index) {
+            *asked = None;
+        }
+    }
+
+    fn place(&self, index: usize) -> u8 {
+        u8::try_from(self.first + index).unwrap_or(u8::MAX)
+    }
+}
+
+impl Refused<'_> {
+    /// Carries it out, or notes it.
+    fn tell(self, violated: Vec<Arc<str>>, effects: &mut Effects) -> Result<(), Refusal> {
+        let message = match self.reason {
+            SPENT => "too many requests of this key have ended in a status of `count`",
+            CONCURRENT => "as many requests of this key as `concurrent` says are under way",
+            QUEUE_WAIT => "no request of this key ended within `queue.wait`",
+            _ => "requests of this key come faster than `limit` and `burst` allow",
+        };
+        let outcome = Outcome::Refuse { kind: self.kind, reason: self.reason, message: message.into() };
+        let verdict = Verdict { outcome, site: self.site };
+        effects.judge(self.limit.name(), self.limit.mode, verdict).map_err(|mut refusal| {
+            if let Some(wait) = self.wait {
+                // A client that comes again at that second finds the tokens there.
+                refusal.headers.push((RETRY_AFTER, HeaderValue::from(seconds(wait).max(1))));
+            }
+            refusal.violated = Some(Box::new(Violated(violated)));
+            refusal
+        })
+    }
+}
+
+fn step(limit: &RateLimit, site: &Site, detail: String) -> Step {
+    Step {
+        name: Arc::clone(limit.name()),
+        outcome: "pass".into(),
+        detail: detail.into(),
+        site: Some(site.clone()),
+    }
+}

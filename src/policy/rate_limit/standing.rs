@@ -1,0 +1,99 @@
+//! What limits have made of one request so far.
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use super::LIMITS_MAX;
+use super::concurrency::Slot;
+use super::config::Headers;
+use super::limit::{Asked, RateLimit};
+
+/// The limits of a request: those of the edge and those of its route.
+const ALL_MAX: usize = 2 * LIMITS_MAX;
+
+/// Where a request stands with its limits, and what is left to do when it has ended. Slots are given back when it is dropped.
+#[derive(Debug, Default)]
+pub struct Standing {
+    ietf: Option<Told>,
+    legacy: Option<Told>,
+    /// Under which of its limits each policy has judged the request.
+    tiers: [u8; ALL_MAX],
+    pub(super) tickets: Vec<Ticket>,
+    pub(super) slots: Vec<Slot>,
+}
+
+/// A limit that counts the request, if it ends as such requests do.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    /// Its place among the request's limits.
+    pub(super) index: u8,
+    pub(super) asked: Asked,
+}
+
+/// Where a request stands with one limit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told {
+    /// The limit's place among the request's.
+    pub(super) index: u8,
+    pub(super) tier: u8,
+    pub(super) rank: Rank,
+    /// Whole tokens, or slots.
+    pub(super) remaining: u64,
+    /// Until there is one more token.
+    pub(super) next: Duration,
+    /// Until there are all.
+    pub(super) full: Duration,
+}
+
+/// What binds most, first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Rank {
+    /// It has refused.
+    Refused,
+    /// Tokens are left.
+    Tokens,
+    /// It counts what is under way, which is no matter of time.
+    Slots,
+}
+
+impl Standing {
+    /// Notes how it stands with a limit; the most binding one is told.
+    pub(super) fn note(&mut self, limit: &RateLimit, told: Told) {
+        if let Some(tier) = self.tiers.get_mut(usize::from(told.index)) {
+            *tier = told.tier;
+        }
+        let binding = match limit.headers {
+            _ if !limit.is_visible() => return,
+            Headers::Hidden => return,
+            Headers::Ietf => &mut self.ietf,
+            Headers::Legacy => &mut self.legacy,
+        };
+        if binding.is_none_or(|before| told.order() < before.order()) {
+            *binding = Some(told);
+        }
+    }
+
+    pub(super) fn ietf(&self) -> Option<&Told> {
+        self.ietf.as_ref()
+    }
+
+    pub(super) fn legacy(&self) -> Option<&Told> {
+        self.legacy.as_ref()
+    }
+
+    /// Whether some limit is another than that of most keys.
+    pub(super) fn is_overridden(&self) -> bool {
+        self.tiers.iter().any(|tier| *tier != 0)
+    }
+
+    pub(super) fn tiers(&self) -> impl Iterator<Item = u8> {
+        self.tiers.iter().copied()
+    }
+}
+
+impl Told {
+    /// What is refused first and what takes longest to come back binds most.
+    fn order(&self) -> (Rank, u64, Reverse<Duration>) {
+        (self.rank, self.remaining, Reverse(self.next))
+    }
+}

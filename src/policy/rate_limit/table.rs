@@ -1,0 +1,185 @@
+//! What of a limit outlives a snapshot: its buckets, the secret that its keys are hashed with, its slots.
+//!
+//! A table is found again by the limit's name, its key and its memory. So a reload that changes neither keeps every bucket, also
+//! one that goes back to what was. Where the rate or the burst has changed, buckets are brought under the new limits when these
+//! come into force and not before: a configuration that is refused changes nothing.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use super::concurrency::Slots;
+use super::{Buckets, Figures, Gcra, HashKey, KeyHash, Nanos, Taken};
+
+/// The limits of a table's keys, by class.
+pub(super) type Limits = BTreeMap<u8, Gcra>;
+
+/// The values with limits of their own that a table can tell apart.
+pub(super) const VALUES_MAX: usize = 255;
+
+/// What of a limit outlives a snapshot.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) hash: HashKey,
+    pub(super) slots: Arc<Slots>,
+    bytes: usize,
+    current: ArcSwap<Current>,
+    /// The classes of values with limits of their own.
+    classes: Mutex<BTreeMap<String, u8>>,
+}
+
+/// Buckets, and the limits that they are under.
+#[derive(Debug)]
+struct Current {
+    buckets: Arc<Buckets>,
+    limits: Limits,
+}
+
+impl Table {
+    /// With buckets of so many bytes, which are taken when limits first come into force: `check` and `explain` need one set.
+    pub(super) fn new(hash: HashKey, bytes: usize) -> Self {
+        let current = Current { buckets: Arc::new(buckets(0, &Limits::new())), limits: Limits::new() };
+        Self {
+            hash,
+            slots: Arc::default(),
+            bytes,
+            current: ArcSwap::from_pointee(current),
+            classes: Mutex::default(),
+        }
+    }
+
+    /// The class of each of these values, [`VALUES_MAX`] at the most: the one that it had before, or one that no other has.
+    pub(super) fn classes<'a>(&self, values: impl Iterator<Item = &'a String>) -> Vec<u8> {
+        let mut known = self.classes.lock().unwrap_or_else(PoisonError::into_inner);
+        let values: Vec<_> = values.collect();
+        let is_new =
+            |known: &BTreeMap<String, u8>| values.iter().filter(|value| !known.contains_key(**value)).count();
+        if known.len() + is_new(&known) > VALUES_MAX {
+            known.retain(|value, _| values.contains(&value));
+        }
+        let of = |value: &&String| {
+            if let Some(class) = known.get(*value) {
+                return *class;
+            }
+            let free =
+                (1..=u8::MAX).find(|class| !known.values().any(|taken| taken == class)).unwrap_or(u8::MAX);
+            known.insert((*value).clone(), free);
+            free
+        };
+        values.iter().map(of).collect()
+    }
+
+    /// These limits are in force from now on: what keys owe is brought under them, where theirs has changed. Takes some
+    /// milliseconds then, and the table's memory twice for as long.
+    pub(super) fn put_in_force(&self, limits: &Limits) {
+        let current = self.current.load_full();
+        if current.limits == *limits {
+            return;
+        }
+        let changed = |(class, new): (&u8, &Gcra)| current.limits.get(class).is_some_and(|old| old != new);
+        let fill = |limits| slowest(limits).map(Gcra::fill);
+        let kept = fill(&current.limits) == fill(limits) && !limits.iter().any(changed);
+        let buckets = if kept {
+            Arc::clone(&current.buckets)
+        } else {
+            let (new, now) = (buckets(self.bytes, limits), Nanos::now());
+            if current.buckets.sets() == new.sets() {
+                let owed = current.buckets.saved(now).filter_map(|owed| {
+                    let class = owed.class();
+                    Some(owed.scaled(current.limits.get(&class)?, limits.get(&class)?))
+                });
+                new.restore(owed, Duration::ZERO, now);
+            }
+            Arc::new(new)
+        };
+        self.current.store(Arc::new(Current { buckets, limits: limits.clone() }));
+    }
+
+    pub(super) fn take(&self, key: KeyHash, gcra: &Gcra, cost: u32, now: Nanos) -> Taken {
+        self.current.load().buckets.take(key, gcra, cost, now)
+    }
+
+    pub(super) fn look(&self, key: KeyHash, gcra: &Gcra, cost: u32, now: Nanos) -> Taken {
+        self.current.load().buckets.look(key, gcra, cost, now)
+    }
+
+    pub(super) fn charge(&self, key: KeyHash, gcra: &Gcra, cost: u32, now: Nanos) {
+        let _ = self.current.load().buckets.charge(key, gcra, cost, now);
+    }
+
+    pub(super) fn figures(&self) -> Figures {
+        self.current.load().buckets.figures(Nanos::now())
+    }
+}
+
+fn slowest(limits: &Limits) -> Option<&Gcra> {
+    limits.values().max_by_key(|gcra| gcra.fill())
+}
+
+fn buckets(bytes: usize, limits: &Limits) -> Buckets {
+    let none = Gcra::new(1, Duration::from_secs(1), 1);
+    Buckets::new(bytes, slowest(limits).unwrap_or(&none))
+}
+
+#[cfg(test)]
+mod tests {
+    use zeroize::Zeroizing;
+
+    use super::*;
+
+    fn table() -> Table {
+        Table::new(HashKey::from_bytes(Zeroizing::new([7; 16])), 64 << 10)
+    }
+
+    fn key(table: &Table, name: &str, class: u8) -> KeyHash {
+        let mut hasher = table.hash.hasher();
+        hasher.part(name.as_bytes());
+        hasher.finish(class)
+    }
+
+    fn hourly(count: u32) -> Gcra {
+        Gcra::new(u64::from(count), Duration::from_secs(3600), u64::from(count))
+    }
+
+    #[test]
+    fn buckets_stay_while_limits_are_what_they_were_and_are_scaled_where_they_change() {
+        let (table, now) = (table(), Nanos::now());
+        let (slow, fast) = (hourly(10), hourly(1000));
+        let (one, own) = (key(&table, "one", 0), key(&table, "own", 1));
+        let left = |key, gcra: &Gcra| table.look(key, gcra, 1, Nanos::now()).remaining();
+        table.put_in_force(&[(0, slow), (1, hourly(4))].into());
+        table.charge(one, &slow, 10, now);
+        table.charge(own, &hourly(4), 3, now);
+        assert_eq!((left(one, &slow), left(own, &hourly(4))), (0, 1));
+        let before = Arc::as_ptr(&table.current.load().buckets);
+        table.put_in_force(&[(0, slow), (1, hourly(4))].into());
+        table.put_in_force(&[(0, slow), (1, hourly(4)), (2, hourly(5))].into());
+        assert_eq!(
+            before,
+            Arc::as_ptr(&table.current.load().buckets),
+            "nothing is copied for a limit that is new"
+        );
+        table.put_in_force(&[(0, fast), (1, hourly(4))].into());
+        assert_eq!((left(one, &fast), left(own, &hourly(4))), (990, 1), "another class keeps what it owes");
+        table.put_in_force(&[(0, slow), (1, hourly(4))].into());
+        assert_eq!(left(one, &slow), 9, "a hundredth of what there was is spent");
+    }
+
+    #[test]
+    fn a_value_keeps_its_class() {
+        let table = table();
+        let classes = |values: &[&str]| {
+            let values: Vec<_> = values.iter().map(|value| (*value).to_owned()).collect();
+            table.classes(values.iter())
+        };
+        assert_eq!(classes(&["gold", "silver"]), [1, 2]);
+        assert_eq!(classes(&["bronze", "gold", "silver"]), [3, 1, 2]);
+        assert_eq!(classes(&["silver"]), [2]);
+        let many: Vec<_> = (0..VALUES_MAX).map(|number| format!("v{number}")).collect();
+        let given: std::collections::BTreeSet<_> = table.classes(many.iter()).into_iter().collect();
+        assert_eq!(given.len(), VALUES_MAX);
+        assert!(!given.contains(&0));
+    }
+}

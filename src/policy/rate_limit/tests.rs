@@ -1,0 +1,285 @@
+//! Tables of limits, as a document has them.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use serde_json::json;
+
+use super::key::Key;
+use super::*;
+use crate::config::{Build, Spanned, load_text};
+use crate::identity::{self, Identity};
+use crate::policy::Effects;
+use crate::reply::Refusal;
+use crate::state::Live;
+
+fn limit(text: &str) -> Arc<RateLimit> {
+    limit_of(text, &Live::default())
+}
+
+fn limit_of(text: &str, live: &Live) -> Arc<RateLimit> {
+    let mut build = Build::default();
+    let config: Spanned<Config> = load_text("t.yaml", text, &|_| None, &mut build)
+        .unwrap_or_else(|| panic!("{}", build.errors.render(&build.sources)));
+    let limit = RateLimit::compile("few", &config, live, &mut build);
+    let limit = limit.unwrap_or_else(|| panic!("{}", build.errors.render(&build.sources)));
+    limit.put_in_force();
+    Arc::new(limit)
+}
+
+/// A request, as a test says it.
+#[derive(Clone)]
+struct Asking {
+    client: IpAddr,
+    headers: HeaderMap,
+    host: &'static str,
+    route: &'static str,
+    identity: Option<Identity>,
+}
+
+impl Asking {
+    fn of(client: &str) -> Self {
+        let client = client.parse().unwrap();
+        Self { client, headers: HeaderMap::new(), host: "a.test", route: "orders", identity: None }
+    }
+
+    fn with(mut self, name: &'static str, value: &'static str) -> Self {
+        self.headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        self
+    }
+
+    fn known(mut self, identity: Identity) -> Self {
+        self.identity = Some(identity);
+        self
+    }
+
+    fn facts(&self) -> Facts<'_> {
+        Facts {
+            client: self.client,
+            method: &Method::GET,
+            host: self.host,
+            headers: &self.headers,
+            route: Some(self.route),
+            identity: self.identity.as_ref(),
+        }
+    }
+}
+
+fn who(id: &str, method: identity::Method, issuer: Option<&str>, policy: &str) -> Identity {
+    Identity { issuer: issuer.map(Into::into), ..Identity::new(id, method, policy.into()) }
+}
+
+fn ask(limits: &Limits, asking: &Asking) -> Result<Effects, Box<(Refusal, Effects)>> {
+    let mut effects = Effects::default();
+    for place in [Place::Edge, Place::Route, Place::Identity] {
+        let checked = limits.check(place, &asking.facts(), &mut effects).now_or_never().unwrap();
+        if let Err(refusal) = checked {
+            return Err(Box::new((refusal, effects)));
+        }
+    }
+    Ok(effects)
+}
+
+fn one(limit: &Arc<RateLimit>) -> Limits {
+    Limits::new(&[], vec![Arc::clone(limit)]).unwrap()
+}
+
+/// How many of so many requests pass.
+fn passes(limits: &Limits, asking: &Asking, number: usize) -> usize {
+    (0..number).filter(|_| ask(limits, asking).is_ok()).count()
+}
+
+#[test]
+fn keys_are_told_apart_by_kind_value_and_who_vouches() {
+    let keys = [
+        "client",
+        "identity",
+        "api_key",
+        "plan",
+        "route",
+        "host",
+        "{header: x-a}",
+        "{cookie: x-a}",
+        "{claim: x-a}",
+    ];
+    let keyed = |mut identity: Identity| {
+        identity.key_id = Some("7".into());
+        identity.plan = Some("7".into());
+        identity.claims.insert("x-a".into(), json!("7"));
+        identity
+    };
+    let full = Asking { host: "7", route: "7", ..Asking::of("192.0.2.7") }
+        .with("x-a", "7")
+        .with("cookie", "x-a=7")
+        .known(keyed(who("7", identity::Method::Jwt, Some("i"), "auth.p")));
+    let bare = Asking { host: "", route: "", ..Asking::of("192.0.2.7") };
+    let secret = HashKey::random().unwrap();
+    let mut seen = HashSet::new();
+    for text in keys {
+        let mut build = Build::default();
+        let text = format!("{{key: {text}, limit: 1/1s}}");
+        let config: Spanned<Config> = load_text("t.yaml", &text, &|_| None, &mut build).unwrap();
+        let key = Key::compile(&config.key, &mut build).unwrap();
+        let of = |asking: &Asking| key.of(&asking.facts(), &secret).0;
+        assert!(seen.insert(of(&full)), "{text}");
+        assert_eq!(of(&full), of(&full.clone()), "{text}");
+        if text.contains("client") {
+            continue;
+        }
+        assert!(seen.insert(of(&bare)), "a missing value is one of its own: {text}");
+        assert_ne!(of(&bare), of(&Asking { client: "192.0.2.8".parse().unwrap(), ..bare.clone() }), "{text}");
+        assert_eq!(of(&full), of(&Asking { client: "192.0.2.8".parse().unwrap(), ..full.clone() }), "{text}");
+    }
+}
+
+#[test]
+fn an_identity_is_its_name_and_who_vouches_for_it() {
+    use identity::Method::{ApiKey, Basic, Jwt};
+    let limit = limit("{key: identity, limit: 1/1h}");
+    let limits = one(&limit);
+    let ask = |identity| passes(&limits, &Asking::of("192.0.2.1").known(identity), 2);
+    assert_eq!(ask(who("acme", Jwt, Some("https://one"), "auth.a")), 1);
+    assert_eq!(ask(who("acme", Jwt, Some("https://two"), "auth.b")), 1);
+    assert_eq!(ask(who("acme", Jwt, Some("https://one"), "auth.c")), 0, "one issuer, whatever the policy");
+    assert_eq!(ask(who("acme", Basic, None, "auth.a")), 1);
+    assert_eq!(ask(who("acme", Basic, None, "auth.b")), 1, "users of another file");
+    assert_eq!(ask(who("acme", ApiKey, None, "auth.a")), 1);
+    assert_eq!(ask(who("acme", ApiKey, None, "auth.b")), 0, "the keys of this gateway are one set");
+    assert_eq!(ask(Identity::anonymous()), 1, "nobody in particular is the client");
+    assert_eq!(passes(&limits, &Asking::of("192.0.2.1"), 1), 0);
+}
+
+#[test]
+fn claims_of_any_type_are_keys() {
+    let limits = one(&limit("{key: {claim: a.b}, limit: 1/1h, overrides: {'7': 2/1h, 'true': 3/1h}}"));
+    let ask = |value: serde_json::Value| {
+        let mut identity = who("x", identity::Method::Jwt, Some("i"), "auth.p");
+        identity.claims.insert("a".into(), json!({"b": value}));
+        passes(&limits, &Asking::of("192.0.2.1").known(identity), 5)
+    };
+    assert_eq!(ask(json!(7)), 2);
+    assert_eq!(ask(json!("7")), 2, "a text is another value of the same limit");
+    assert_eq!(ask(json!(true)), 3);
+    assert_eq!([ask(json!([1, 23])), ask(json!([12, 3])), ask(json!({"c": 1}))], [1, 1, 1]);
+    assert_eq!([ask(json!(null)), ask(json!(""))], [1, 0], "nothing is the client");
+}
+
+#[test]
+fn an_override_is_by_plan_for_people_and_by_value_for_the_rest() {
+    let limits = one(&limit("{key: [identity, host], limit: 1/1h, overrides: {gold: 3/1h}}"));
+    let mut gold = who("alice", identity::Method::Jwt, Some("i"), "auth.p");
+    gold.plan = Some("gold".into());
+    assert_eq!(passes(&limits, &Asking::of("192.0.2.1").known(gold), 9), 3);
+    let named = who("gold", identity::Method::Jwt, Some("i"), "auth.p");
+    assert_eq!(passes(&limits, &Asking::of("192.0.2.1").known(named), 9), 1);
+    let limits = one(&limit("{key: {header: x-a}, limit: 1/1h, overrides: {gold: 3/1h}}"));
+    assert_eq!(passes(&limits, &Asking::of("192.0.2.1").with("x-a", "gold"), 9), 3);
+    let two = Asking::of("192.0.2.1").with("x-a", "gold").with("x-a", "gold");
+    assert_eq!(passes(&limits, &two, 9), 1, "two values are none that was named");
+}
+
+#[test]
+fn a_failure_counts_when_it_is_settled_and_once() {
+    let limit = limit("{key: client, limit: 2/1h, count: {status: [401, 404]}}");
+    let limits = one(&limit);
+    let asking = Asking::of("192.0.2.1");
+    let left = || limit.look(&limit.ask(&asking.facts()), Nanos::now()).unwrap().remaining();
+    for (statuses, after) in [([200, 200], 2), ([200, 401], 1), ([404, 401], 0)] {
+        let mut effects = ask(&limits, &asking).unwrap();
+        limits.settle(&statuses, &mut effects.limits);
+        limits.settle(&statuses, &mut effects.limits);
+        assert_eq!(left(), after, "{statuses:?}");
+    }
+    let (refusal, mut effects) = *ask(&limits, &asking).unwrap_err();
+    assert_eq!((refusal.reason, refusal.kind.name()), ("spent", "THROTTLED"));
+    limits.settle(&[401, 401], &mut effects.limits);
+    let wait = limit.look(&limit.ask(&asking.facts()), Nanos::now()).unwrap().wait().unwrap();
+    assert!(wait.as_secs() <= 1800, "a refusal of its own counted: {wait:?}");
+}
+
+#[test]
+fn authentication_that_refuses_somebody_known_counts_for_limits_behind_it() {
+    let limit = limit("{key: identity, limit: 2/1h, count: {status: [403]}}");
+    let limits = one(&limit);
+    let asking = Asking::of("192.0.2.1").known(who("a", identity::Method::Jwt, Some("i"), "auth.p"));
+    let mut effects = Effects::default();
+    limits.note_refused(&asking.facts(), &mut effects);
+    limits.settle(&[403, 403], &mut effects.limits);
+    assert_eq!(limit.look(&limit.ask(&asking.facts()), Nanos::now()).unwrap().remaining(), 1);
+}
+
+#[test]
+fn a_slot_is_held_as_long_as_the_request_is() {
+    let limit = limit("{key: client, concurrent: 2, mode: enforce}");
+    let limits = one(&limit);
+    let asking = Asking::of("192.0.2.1");
+    let held: Vec<_> = (0..2).map(|_| ask(&limits, &asking).unwrap()).collect();
+    let (refusal, _) = *ask(&limits, &asking).unwrap_err();
+    assert_eq!((refusal.reason, refusal.kind.name()), ("concurrent", "OVERLOADED"));
+    assert_eq!(limit.under_way(), Some(2));
+    drop(held);
+    assert_eq!(limit.under_way(), Some(0));
+    assert_eq!(passes(&limits, &asking, 5), 5, "one after the other");
+}
+
+#[test]
+fn a_refused_request_holds_no_slot_and_has_spent_no_token() {
+    let live = Live::default();
+    let text = |name: &str, rest: &str| limit_of(&format!("{{key: {{header: {name}}}, {rest}}}"), &live);
+    let (slots, wide, tight) =
+        (text("x-s", "concurrent: 1"), text("x-w", "limit: 3/1h"), text("x-t", "limit: 1/1h"));
+    let limits = Limits::new(&[], vec![Arc::clone(&slots), wide, tight]).unwrap();
+    let asking = Asking::of("192.0.2.1").with("x-s", "a").with("x-w", "a");
+    assert_eq!(passes(&limits, &asking.clone().with("x-t", "1"), 9), 1);
+    assert_eq!(slots.under_way(), Some(0));
+    assert_eq!(passes(&limits, &asking.clone().with("x-t", "2"), 9), 1);
+    assert_eq!(passes(&limits, &asking.clone().with("x-t", "3"), 9), 1);
+    let (refusal, _) = *ask(&limits, &asking.with("x-t", "4")).unwrap_err();
+    assert_eq!(refusal.violated.unwrap().0.len(), 1);
+}
+
+#[test]
+fn one_limit_alone_is_asked_once_and_nothing_is_allocated_for_it() {
+    let limits = one(&limit("{key: client, limit: 1000/1s}"));
+    let effects = ask(&limits, &Asking::of("192.0.2.1")).unwrap();
+    assert_eq!((effects.limits.tickets.capacity(), effects.limits.slots.capacity()), (0, 0));
+    assert!(size_of::<Standing>() <= 192, "{} bytes in every request", size_of::<Standing>());
+}
+
+#[test]
+fn what_is_told_is_what_binds_most() {
+    let live = Live::default();
+    let named = |name: &str, text: &str| {
+        let mut build = Build::default();
+        let config: Spanned<Config> = load_text("t.yaml", text, &|_| None, &mut build).unwrap();
+        let limit = RateLimit::compile(name, &config, &live, &mut build).unwrap();
+        limit.put_in_force();
+        Arc::new(limit)
+    };
+    let edge = [named("edge", "{key: client, limit: 9/1h, overrides: {10.0.0.0/8: 20/10s}}")];
+    let route = vec![
+        named("user", "{key: identity, limit: 5/1h}"),
+        named("slots", "{key: client, concurrent: 3}"),
+        named("trial", "{key: client, limit: 1/1h, mode: shadow}"),
+        named("old", "{key: client, limit: 8/1h, headers: legacy}"),
+    ];
+    let limits = Limits::new(&edge, route).unwrap();
+    let told = |effects: &Effects| {
+        let mut fields = HeaderMap::new();
+        limits.tell(&effects.limits, &mut fields);
+        let text = |name| fields.get(name).map(|value: &HeaderValue| value.to_str().unwrap().to_owned());
+        (text("ratelimit-policy"), text("ratelimit"), text("x-ratelimit-remaining"))
+    };
+    let policy = |edge: &str| {
+        format!("\"edge\";{edge}, \"slots\";q=3;qu=\"concurrent-requests\", \"user\";q=5;w=3600")
+    };
+    let effects = ask(&limits, &Asking::of("192.0.2.1")).unwrap();
+    let some = |text: &str| Some(text.to_owned());
+    assert_eq!(told(&effects), (Some(policy("q=9;w=3600")), some("\"user\";r=4;t=0"), some("7")));
+    assert_eq!(told(&Effects::default()), (Some(policy("q=9;w=3600")), None, None));
+    let effects = ask(&limits, &Asking::of("10.0.0.1")).unwrap();
+    assert_eq!(told(&effects).0, Some(policy("q=20;w=10")));
+}
