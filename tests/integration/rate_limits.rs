@@ -460,6 +460,8 @@ routes:
     ask(&gateway, "/patient", "").expect(503);
     go.send(()).unwrap();
     first.response().expect(200);
+    // The slot goes on once the first request is settled, which is after its answer.
+    in_flight(1.0);
     let mut third = open("/patient");
     in_flight(2.0);
     ask(&gateway, "/patient", "").expect(503);
