@@ -87,6 +87,9 @@ impl Route {
                 None
             }
         };
+        if let Some(auth) = &auth {
+            condition_has_its_names(auth, config, document, build);
+        }
         labels_are_sound(config, build);
         let defaults = &document.defaults;
         let policies = &document.policies;
@@ -125,6 +128,32 @@ fn auth_is_missing(config: &Spanned<RouteConfig>, build: &mut Build) {
         format!("nothing says who may use the route `{}`", config.name.value),
         "write `auth: none` on it, or in `defaults`, if it is public",
     );
+}
+
+/// Every `route.NAME` of `when` is a parameter of the route's path, and every `labels.NAME` one of its labels: else it would refuse for
+/// ever.
+fn condition_has_its_names(
+    auth: &Requirement,
+    config: &Spanned<RouteConfig>,
+    document: &Document,
+    build: &mut Build,
+) {
+    let Some(written) = config.auth.as_ref().or(document.defaults.auth.as_ref()) else { return };
+    let path = path_of(config);
+    for (of, name) in auth.names() {
+        let (known, what) = match of {
+            "labels" => (config.labels.contains_key(name), format!("label `{name}`")),
+            _ => (has_parameter(path, name), format!("parameter `{name}` in its path")),
+        };
+        if !known {
+            build.errors.push(
+                &written.site,
+                format!("{}.when", written.path),
+                format!("the route `{}` has no {what}, which `when` asks for", config.name.value),
+                format!("give it one, or write `has({of}.{name})` where it may be absent"),
+            );
+        }
+    }
 }
 
 /// Labels go to every log line of the route: few and short.

@@ -27,6 +27,9 @@ const METHODS: [Method; 5] = [Method::GET, Method::POST, Method::PUT, Method::PA
 /// How many kinds of tokens are told of a host as a whole.
 const KINDS_MAX: usize = 256;
 
+/// How many routes are looked at that no request of their path comes to: those behind conditions.
+const IN_VAIN_MAX: usize = 1024;
+
 /// What tokens hosts take as a whole: found when it is asked for first, once for all hosts of a pattern, as it takes a look at each of their
 /// routes.
 #[derive(Debug)]
@@ -51,7 +54,7 @@ impl Resources {
 /// two kinds: who is told of the one may not be told of the other.
 fn kinds_of(gateway: &Gateway, target: &Target) -> Box<[usize]> {
     let mut seen = HashSet::new();
-    let mut kinds = Vec::new();
+    let (mut kinds, mut in_vain) = (Vec::new(), 0);
     for index in gateway.routes.routes_of(target.host()) {
         let Some(route) = gateway.entries.get(index) else { continue };
         let Some(tokens) = route.auth.as_ref().and_then(Requirement::tokens) else { continue };
@@ -63,8 +66,10 @@ fn kinds_of(gateway: &Gateway, target: &Target) -> Box<[usize]> {
         if routes_at(gateway, target, &example).contains(&index) {
             seen.insert(kind);
             kinds.push(index);
+        } else {
+            in_vain += 1;
         }
-        if kinds.len() == KINDS_MAX {
+        if kinds.len() == KINDS_MAX || in_vain == IN_VAIN_MAX {
             break;
         }
     }

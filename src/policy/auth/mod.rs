@@ -260,6 +260,19 @@ impl Auth {
         }
     }
 
+    /// Whether its identities can have scopes.
+    fn gives_scopes(&self) -> bool {
+        match &self.way {
+            Way::Jwt(_) | Way::Introspection(_) | Way::ApiKey(_) => true,
+            Way::Certificate(_) | Way::Forward(_) | Way::Basic(_) => false,
+        }
+    }
+
+    /// Whether they can have groups.
+    fn gives_groups(&self) -> bool {
+        self.reads_tokens()
+    }
+
     /// The tokens' judge, where it is one.
     fn as_jwt(&self) -> Option<&jwt::Jwt> {
         match &self.way {

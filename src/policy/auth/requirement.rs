@@ -138,6 +138,32 @@ impl Requirement {
                 "remove `anonymous`, or make a route of its own for it",
             );
         }
+        let whose: Vec<&Auth> = match quantity {
+            Quantity::One => policies.iter().map(|policy| &**policy).collect(),
+            // Whose identity it is: the first one's that is enforced.
+            Quantity::All => {
+                let first =
+                    policies.iter().find(|policy| policy.mode() == Mode::Enforce).or(policies.first());
+                first.map(|policy| &**policy).into_iter().collect()
+            }
+        };
+        for (key, wanted, gives) in [
+            ("scopes", !rules.scopes.is_empty(), Auth::gives_scopes as fn(&Auth) -> bool),
+            ("groups", !rules.groups.is_empty(), Auth::gives_groups),
+        ] {
+            if wanted && !whose.is_empty() && !whose.iter().any(|policy| gives(policy)) {
+                let names: Vec<_> = whose.iter().map(|policy| format!("`{}`", policy.name())).collect();
+                build.errors.push(
+                    &rules.site,
+                    format!("{}.{key}", rules.path),
+                    format!("whom {} knows has no {key}: nobody could pass", names.join(" or ")),
+                    match quantity {
+                        Quantity::One => "remove the condition, or name a policy whose credentials say so",
+                        Quantity::All => "name first in `all_of` whose credential says so",
+                    },
+                );
+            }
+        }
         match quantity {
             Quantity::One => judges::each_is_asked(&policies, rules, build),
             Quantity::All => judges::each_has_its_place(&policies, rules, build),
@@ -160,6 +186,11 @@ impl Requirement {
             mode: if shadowed { Mode::Shadow } else { Mode::Enforce },
             kinds,
         })
+    }
+
+    /// The parameters of its path and the labels that a route needs for its condition: `("route", "tenant")`.
+    pub fn names(&self) -> Vec<(&'static str, &str)> {
+        self.conditions.names()
     }
 
     /// Decides: every credential that is presented must be valid, the first one's identity is the request's, and every condition

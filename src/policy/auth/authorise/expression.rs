@@ -60,6 +60,15 @@ impl Expression {
         }
     }
 
+    /// The parameters and labels of a route that it cannot do without: `("route", "tenant")`. What it asks for by `has` may be absent.
+    pub(super) fn names(&self) -> Vec<(&'static str, &str)> {
+        let mut found = Vec::new();
+        selected(self.program.expression(), &mut found);
+        let asked = |of: &str, name: &str| found.iter().any(|own| (own.0, own.1, own.2) == (of, name, true));
+        let needed = found.iter().filter(|(of, name, _)| !asked(of, name));
+        needed.map(|(of, name, _)| (*of, *name)).collect()
+    }
+
     /// Whether it is true for this identity and request.
     ///
     /// # Errors
@@ -210,6 +219,17 @@ fn unknown_member(expression: &IdedExpr) -> Option<(&str, &str, &'static [&'stat
         _ => None,
     };
     own.or_else(|| children(&expression.expr).into_iter().find_map(unknown_member))
+}
+
+/// Members of `route` and `labels`, and whether they are only asked for.
+fn selected<'e>(expression: &'e IdedExpr, found: &mut Vec<(&'static str, &'e str, bool)>) {
+    if let Expr::Select(select) = &expression.expr
+        && let Expr::Ident(of) = &select.operand.expr
+        && let Some(of) = ["route", "labels"].into_iter().find(|name| name == of)
+    {
+        found.push((of, &select.field, select.test));
+    }
+    children(&expression.expr).into_iter().for_each(|child| selected(child, found));
 }
 
 /// How deep lists are gone through within each other.

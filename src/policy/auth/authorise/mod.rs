@@ -120,6 +120,11 @@ impl Conditions {
         self.scope_text.as_deref()
     }
 
+    /// The parameters and labels of a route that `when` cannot do without.
+    pub(super) fn names(&self) -> Vec<(&'static str, &str)> {
+        self.when.as_ref().map(Expression::names).unwrap_or_default()
+    }
+
     /// Whether each holds.
     ///
     /// # Errors

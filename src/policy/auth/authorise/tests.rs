@@ -134,6 +134,23 @@ fn what_cannot_be_a_condition_is_an_error_at_load() {
     assert!(conditions(&long).unwrap_err().iter().any(|error| error.contains("at most")));
 }
 
+#[test]
+fn what_a_route_must_have_is_known_at_load() {
+    for (yaml, expected) in [
+        ("{}", &[][..]),
+        ("when: jwt.claims.tenant == route.tenant", &[("route", "tenant")]),
+        (
+            "when: 'labels.stage == \"prod\" && route.a + route.b == \"\"'",
+            &[("labels", "stage"), ("route", "a"), ("route", "b")],
+        ),
+        ("when: '!has(route.a) || route.a == labels.b'", &[("labels", "b")]),
+        ("when: 'identity.scopes.exists(s, s == route.a)'", &[("route", "a")]),
+        ("when: 'headers[\"x\"] == route[\"a\"]'", &[]),
+    ] {
+        assert_eq!(conditions(yaml).unwrap().names(), expected, "{yaml}");
+    }
+}
+
 /// A text that costs as much as one may must not cost much: each piece is gone through once.
 #[test]
 fn an_expression_ends_soon() {

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 /// An object, and nothing behind it. No name twice, at any depth; numbers that fit; at most 128 deep (serde_json's own bound).
@@ -19,6 +19,72 @@ pub(in crate::policy::auth) fn object(text: &[u8]) -> Result<Map<String, Value>,
     match value {
         Value::Object(map) => Ok(map),
         _ => Err("it is JSON, but no object"),
+    }
+}
+
+/// One member of an object, where it is a text and stands there once. What else stands there is passed over and not made.
+pub(super) fn text_of(name: &str, text: &[u8]) -> Option<String> {
+    let mut reader = serde_json::Deserializer::from_slice(text);
+    let found = Member { name }.deserialize(&mut reader).ok()?;
+    reader.end().ok()?;
+    found
+}
+
+/// Looks for one member of an object.
+struct Member<'n> {
+    name: &'n str,
+}
+
+impl<'de> DeserializeSeed<'de> for Member<'_> {
+    type Value = Option<String>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<String>, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Member<'_> {
+    type Value = Option<String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Option<String>, A::Error> {
+        let mut found = None;
+        while let Some(is_meant) = entries.next_key_seed(Is(self.name))? {
+            if !is_meant {
+                entries.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            if found.replace(entries.next_value::<String>()?).is_some() {
+                return Err(A::Error::custom("a name stands twice"));
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Whether a name is this one; it is not kept.
+struct Is<'n>(&'n str);
+
+impl<'de> DeserializeSeed<'de> for Is<'_> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
+        deserializer.deserialize_identifier(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Is<'_> {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_str<E: Error>(self, name: &str) -> Result<bool, E> {
+        Ok(name == self.0)
     }
 }
 
@@ -105,6 +171,29 @@ mod tests {
         let expected: Value = serde_json::from_str(text).unwrap();
         assert_eq!(Value::Object(object(text.as_bytes()).unwrap()), expected);
         assert!(object(b" { } \n").unwrap().is_empty());
+    }
+
+    #[test]
+    fn one_member_is_found_among_others() {
+        let found = |text: &str| text_of("iss", text.as_bytes());
+        for text in [r#"{"iss": "a"}"#, r#"{"x": {"iss": "b"}, "\u0069ss": "a", "y": [1, "iss"]} "#] {
+            assert_eq!(found(text).as_deref(), Some("a"), "{text}");
+        }
+        for text in [
+            "{}",
+            "[]",
+            "\"iss\"",
+            "",
+            "{",
+            r#"{"iss": 1}"#,
+            r#"{"iss": null}"#,
+            r#"{"iss": "a"} x"#,
+            r#"{"ISS": "a"}"#,
+            r#"{"iss": "a", "iss": "a"}"#,
+            r#"{"iss": ["a"]}"#,
+        ] {
+            assert_eq!(found(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -143,6 +143,11 @@ impl KeySet {
         named.into_iter().filter(move |key| key.takes(algorithm)).chain(unnamed)
     }
 
+    /// Whether a key may be used with one of these.
+    pub(super) fn takes_any(&self, algorithms: &[Algorithm]) -> bool {
+        self.keys.iter().any(|key| algorithms.iter().any(|algorithm| key.takes(*algorithm)))
+    }
+
     /// Whether a key of this name is there.
     pub(super) fn knows(&self, kid: &str) -> bool {
         self.keys.iter().any(|key| key.kid() == Some(kid))

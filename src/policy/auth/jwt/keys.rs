@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use arc_swap::Guard;
 
+use super::algorithm::Algorithm;
 use super::config::{Config, KeysConfig};
 use super::issuer::{Issuer, Schedule, Source};
 use super::jwks::KeySet;
@@ -89,10 +90,19 @@ impl Keys {
             (Some(url), _, _) => {
                 fetching::may_be_fetched(url, context)?;
                 let issuer = Issuer::find(&Source::Url(url.value.clone()), schedule, context);
-                judge_copy(&issuer, url, context);
+                judge_copy(&issuer, url, &config.algorithms, context);
                 Some(Self::Live(issuer))
             }
-            (None, Some(file), _) => read(file, context.build).map(|set| Self::Fixed(Arc::new(set))),
+            (None, Some(file), _) => {
+                let set = read(file, context.build)?;
+                if !config.algorithms.is_empty() && !set.takes_any(&config.algorithms) {
+                    let cause = "none of its keys is for any of `algorithms`, so no token could be verified";
+                    let cure = "name the algorithms that the keys are for, or another file";
+                    context.build.errors.push(&file.site, &*file.path, cause, cure);
+                    return None;
+                }
+                Some(Self::Fixed(Arc::new(set)))
+            }
             (None, None, Some(secret)) => {
                 if !secrets::is_one(secret, context.build) {
                     return None;
@@ -120,7 +130,7 @@ impl Keys {
                 is_plain(issuer, context.build)?;
                 let source = Source::Discovery { issuer: issuer.value.clone() };
                 let found = Issuer::find(&source, schedule, context);
-                judge_copy(&found, issuer, context);
+                judge_copy(&found, issuer, &config.algorithms, context);
                 Some(Self::Live(found))
             }
         }
@@ -196,7 +206,12 @@ fn read(file: &Spanned<String>, build: &mut Build) -> Option<KeySet> {
 
 /// Where nothing is fetched (`check`, `explain`), what is known of an issuer's keys is the copy that a gateway has made: what would be left
 /// out of it is said. A gateway itself says so when it has fetched them.
-fn judge_copy(issuer: &Issuer, written: &Spanned<String>, context: &mut Context<'_>) {
+fn judge_copy(
+    issuer: &Issuer,
+    written: &Spanned<String>,
+    algorithms: &[Algorithm],
+    context: &mut Context<'_>,
+) {
     if context.live.runtime().is_some() {
         return;
     }
@@ -209,9 +224,9 @@ fn judge_copy(issuer: &Issuer, written: &Spanned<String>, context: &mut Context<
         let cause = format!("in the issuer's keys, as they were fetched last, {complaint}");
         warn(cause, "its tokens are refused; ask the issuer to mend or remove it");
     }
-    if set.is_empty() {
-        let cause = "the issuer's keys, as they were fetched last, have none that verifies";
-        warn(cause.to_owned(), "every token is refused; ask the issuer for keys of `algorithms`");
+    if !set.takes_any(algorithms) {
+        let cause = "the issuer's keys, as they were fetched last, have none for any of `algorithms`";
+        warn(cause.to_owned(), "every token is refused; name the algorithms that its keys are for");
     }
 }
 

@@ -35,7 +35,7 @@ use key::Fingerprint;
 use keys::Keys;
 use revoked::Revoked;
 pub use token::verify;
-use token::{Token, Unverified};
+use token::{Familiar, Token, Unverified};
 
 pub(super) use token::issuer_of;
 
@@ -81,6 +81,7 @@ pub(super) struct Jwt {
     keys: Keys,
     rules: Rules,
     possession: Possession,
+    familiar: Familiar,
     revoked: Option<Revoked>,
     cache: Option<Arc<Cache>>,
 }
@@ -116,6 +117,7 @@ impl Jwt {
             keys: keys?,
             rules,
             possession,
+            familiar: Familiar::default(),
             revoked,
             cache: (room > 0).then(cache),
         })
@@ -197,9 +199,10 @@ impl Jwt {
 
     /// Verifies a token that comes for the first time, and remembers it.
     async fn verify(&self, text: &str, asked: &Asked<'_>) -> Result<Arc<Known>, Denial> {
-        let token = Token::parse(text, &self.algorithms, self.bytes_max)?;
+        let token = Token::parse_with(text, &self.algorithms, self.bytes_max, &self.familiar)?;
         let (key, generation) = self.signer(&token).await?;
         let accepted = self.rules.check(token.kind(), token.claims()?, asked.now)?;
+        self.familiar.keep(&token);
         let known = Arc::new(Known::new(accepted, key, generation));
         if let Some(cache) = &self.cache {
             cache.remember(text, &known);

@@ -1,7 +1,9 @@
 //! A token's form: JWS compact serialisation (RFC 7515 §3.1, §7.1), taken apart strictly and believed in nothing.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
@@ -15,14 +17,40 @@ use crate::policy::auth::Denial;
 /// A token taken apart.
 #[derive(Debug)]
 pub(super) struct Token<'a> {
-    /// How it says that it is signed.
-    pub(super) algorithm: Algorithm,
     /// What is signed: header, `.`, payload, as they came.
     message: &'a [u8],
     signature: Vec<u8>,
     /// The payload, decoded.
     payload: Vec<u8>,
-    header: Map<String, Value>,
+    header_text: &'a str,
+    header: Arc<Header>,
+}
+
+/// A header that was understood.
+#[derive(Debug)]
+struct Header {
+    /// How it says that the token is signed.
+    algorithm: Algorithm,
+    members: Map<String, Value>,
+}
+
+/// The header that the last good token had. Those of an issuer are mostly alike, byte for byte: it is read once, and compared then. Only who
+/// has a good token changes it.
+#[derive(Debug, Default)]
+pub(super) struct Familiar(ArcSwapOption<(Box<str>, Arc<Header>)>);
+
+impl Familiar {
+    fn find(&self, text: &str) -> Option<Arc<Header>> {
+        let last = self.0.load();
+        last.as_ref().filter(|last| *last.0 == *text).map(|last| Arc::clone(&last.1))
+    }
+
+    /// Keeps the header of a token that was good.
+    pub(super) fn keep(&self, token: &Token<'_>) {
+        if self.find(token.header_text).is_none() {
+            self.0.store(Some(Arc::new((token.header_text.into(), Arc::clone(&token.header)))));
+        }
+    }
 }
 
 /// Why no key verifies a token.
@@ -43,25 +71,46 @@ impl<'a> Token<'a> {
     /// # Errors
     /// Why it is none, or none that could be taken.
     pub(super) fn parse(text: &'a str, algorithms: &[Algorithm], bytes_max: usize) -> Result<Self, Denial> {
+        Self::parse_with(text, algorithms, bytes_max, &Familiar::default())
+    }
+
+    /// The same; `familiar` is of good tokens for the same `algorithms`.
+    ///
+    /// # Errors
+    /// As [`Token::parse`].
+    pub(super) fn parse_with(
+        text: &'a str,
+        algorithms: &[Algorithm],
+        bytes_max: usize,
+        familiar: &Familiar,
+    ) -> Result<Self, Denial> {
         if text.len() > bytes_max {
             return Err(Denial::invalid("token_size", "the token is longer than `max_bytes`"));
         }
         let form = |why: &'static str| Denial::invalid("token_form", why);
         let mut parts = text.split('.');
-        let (Some(header), Some(payload), Some(signature), None) =
+        let (Some(header_text), Some(payload), Some(signature), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Err(form("the token has not three parts"));
         };
-        let message = text.as_bytes().get(..header.len() + 1 + payload.len()).unwrap_or_default();
+        let message = text.as_bytes().get(..header_text.len() + 1 + payload.len()).unwrap_or_default();
         let decode = |part: &str| {
             let decoded = URL_SAFE_NO_PAD.decode(part);
             decoded.map_err(|_| form("a part of the token is no base64url without padding"))
         };
-        let header = json::object(&decode(header)?)
-            .map_err(|why| Denial::invalid("token_form", Cow::Owned(format!("the token's header: {why}"))))?;
-        let algorithm = understood(&header, algorithms)?;
-        Ok(Self { algorithm, message, signature: decode(signature)?, payload: decode(payload)?, header })
+        let header = match familiar.find(header_text) {
+            Some(known) => known,
+            None => {
+                let members = json::object(&decode(header_text)?).map_err(|why| {
+                    Denial::invalid("token_form", Cow::Owned(format!("the token's header: {why}")))
+                })?;
+                let algorithm = understood(&members, algorithms)?;
+                Arc::new(Header { algorithm, members })
+            }
+        };
+        let (signature, payload) = (decode(signature)?, decode(payload)?);
+        Ok(Self { message, signature, payload, header_text, header })
     }
 
     /// Finds the key that verifies it.
@@ -71,7 +120,7 @@ impl<'a> Token<'a> {
     pub(super) fn verify<'k>(&self, keys: &'k KeySet) -> Result<&'k Key, Unverified> {
         let kid = self.kid();
         let mut tried = false;
-        for key in keys.candidates(kid, self.algorithm) {
+        for key in keys.candidates(kid, self.header.algorithm) {
             if self.is_signed_by(key) {
                 return Ok(key);
             }
@@ -85,17 +134,17 @@ impl<'a> Token<'a> {
 
     /// Whether this key signed it.
     pub(super) fn is_signed_by(&self, key: &Key) -> bool {
-        key.verifies(self.algorithm, self.message, &self.signature)
+        key.verifies(self.header.algorithm, self.message, &self.signature)
     }
 
     /// The key that it names.
     pub(super) fn kid(&self) -> Option<&str> {
-        self.header.get("kid").and_then(Value::as_str)
+        self.header.members.get("kid").and_then(Value::as_str)
     }
 
     /// `typ`, without what RFC 7515 §4.1.9 lets stand in front.
     pub(super) fn kind(&self) -> Option<&str> {
-        let kind = self.header.get("typ").and_then(Value::as_str)?;
+        let kind = self.header.members.get("typ").and_then(Value::as_str)?;
         let prefix = kind.get(.."application/".len());
         match prefix.filter(|prefix| prefix.eq_ignore_ascii_case("application/")) {
             Some(prefix) => kind.get(prefix.len()..),
@@ -105,7 +154,7 @@ impl<'a> Token<'a> {
 
     /// `jwk`: the key that a proof bears (RFC 9449 §4.2). An access token's is nobody's.
     pub(super) fn own_key(&self) -> Option<&Map<String, Value>> {
-        self.header.get("jwk").and_then(Value::as_object)
+        self.header.members.get("jwk").and_then(Value::as_object)
     }
 
     /// The payload.
@@ -170,14 +219,14 @@ impl Unverified {
     }
 }
 
-/// The issuer that a token names, nothing of it verified; none where it is no token in form.
+/// The issuer that a token names, nothing of it verified; none where it is no token in form. Only chooses who judges: whether other names
+/// stand twice is found there.
 pub(in crate::policy::auth) fn issuer_of(text: &str) -> Option<String> {
     let mut parts = text.split('.');
     let (_, payload, _, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next()) else {
         return None;
     };
-    let claims = json::object(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()?;
-    claims.get("iss").and_then(Value::as_str).map(str::to_owned)
+    json::text_of("iss", &URL_SAFE_NO_PAD.decode(payload).ok()?)
 }
 
 #[cfg(test)]
@@ -253,6 +302,39 @@ mod tests {
         assert_eq!(told(&twin, &keys, ALL), "token_form");
         let denial = Token::parse(&good, ALL, good.len() - 1).unwrap_err();
         assert_eq!(denial.reason, "token_size");
+    }
+
+    #[test]
+    fn a_familiar_header_is_that_of_the_same_bytes() {
+        let (key, other) = (SigningKey::new("ES256", "k"), SigningKey::new("ES256", "l"));
+        let familiar = Familiar::default();
+        let parse = |text: &str| {
+            let token = Token::parse_with(text, ALL, 9999, &familiar).map_err(|denial| denial.reason)?;
+            familiar.keep(&token);
+            Ok::<_, &str>((token.kid().map(str::to_owned), token.header.algorithm))
+        };
+        let (one, two) = (key.token(&json!({"a": 1})), key.token(&json!({"a": 2})));
+        let named = |kid: &str| Ok((Some(kid.to_owned()), Algorithm::ES256));
+        let is_known = |text: &str| familiar.find(text.split('.').next().unwrap()).is_some();
+        assert!(!is_known(&one));
+        assert_eq!((parse(&one), is_known(&two), parse(&two)), (named("k"), true, named("k")));
+        // Another header is read by itself, and every other part is taken apart as ever.
+        assert_eq!(parse(&other.token(&json!({}))), named("l"));
+        assert!(!is_known(&one));
+        assert_eq!(
+            parse(&key.token_with(&json!({"alg": "none", "kid": "l"}), &json!({}))),
+            Err("token_algorithm")
+        );
+        assert_eq!(parse(&one), named("k"));
+        let header = one.split('.').next().unwrap();
+        for text in [
+            format!("{header}.e30"),
+            format!("{header}.!.AA"),
+            format!("{header}.e30.A"),
+            format!("{header}=.e30.AA"),
+        ] {
+            assert_eq!(parse(&text), Err("token_form"), "{text}");
+        }
     }
 
     #[test]
