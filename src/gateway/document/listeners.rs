@@ -110,7 +110,8 @@ pub struct ListenerTls {
     /// not verify is refused either way. Needs `client_ca`.
     pub client_certificate: Option<Spanned<ClientDemand>>,
     /// A PEM file with a revocation list (RFC 5280 §5) of every authority in the chain of a client, read again when it changes; `none`
-    /// checks no revocation. A list past its next update, or none of an authority, refuses all of its clients. Needs `client_ca`.
+    /// checks no revocation. A list past its next update, or none of an authority, refuses all of its clients, on open connections
+    /// too. Needs `client_ca`.
     pub client_crl: OrNone<Spanned<String>>,
 }
 

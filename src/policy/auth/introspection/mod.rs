@@ -45,7 +45,7 @@ const TOKEN_BYTES_MAX: usize = 8 << 10;
 const CACHE_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// A token that its server is asked about (RFC 7662). While the server cannot be asked, what it said within `cache` holds, and every
-/// other token is refused with 503.
+/// other token is refused with 503. One that is bound to a key (`cnf.jkt`) needs its proof (RFC 9449 §6.2).
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
