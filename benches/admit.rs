@@ -63,7 +63,14 @@ fn main() {
     let policies = Door::new(POLICIES);
     policies.pass();
     understanding();
-    println!("allocations: {plain} without policies, {} with", allocations(|| policies.pass()));
+    let limited = Door::new(LIMITED);
+    limited.pass();
+    let limits = allocations(|| limited.pass());
+    println!(
+        "allocations: {plain} without policies, {} with, {limits} with limits",
+        allocations(|| policies.pass())
+    );
+    assert_eq!(limits, plain, "limits allocate");
     assert!(plain <= ALLOCATIONS_MAX, "admit allocated {plain} times, more than {ALLOCATIONS_MAX}");
     divan::main();
 }
@@ -155,6 +162,23 @@ routes:
   - {name: orders, match: {path: '/v1/{kind}'}, upstream: orders, access: office, cors: web, headers: [own]}
 ";
 
+/// Limits on the edge and on the route, which are never reached.
+const LIMITED: &str = "
+log: {access: {to: none}}
+listeners: [{address: '127.0.0.1:8080'}]
+upstreams: {orders: {servers: ['127.0.0.1:9000']}}
+defaults: {auth: none}
+policies:
+  rate_limits:
+    edge: {key: client, limit: 1000000/1s, burst: 1000000000}
+    session: {key: [{cookie: session}, route], limit: 1000000/1s, burst: 1000000000}
+    host: {key: host, limit: 1000000/1s, burst: 1000000000, overrides: {other.example.com: 5/1s}}
+edge: {rate_limits: [edge]}
+routes:
+  - {name: other, match: {path: /v1/customers}, upstream: orders}
+  - {name: orders, match: {path: /v1/orders}, upstream: orders, rate_limits: [session, host]}
+";
+
 /// A gateway, and a request before it.
 struct Door {
     gateway: Arc<Gateway>,
@@ -171,6 +195,7 @@ impl Door {
             println!("{}", build.errors.render(&build.sources));
             std::process::exit(1);
         };
+        gateway.put_limits_in_force();
         let fields = [
             ("host", "api.example.com"),
             ("user-agent", "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"),
@@ -220,6 +245,13 @@ impl Door {
 #[divan::bench(sample_size = 256)]
 fn without_policies(bencher: Bencher<'_, '_>) {
     let door = Door::new(ROUTE);
+    bencher.bench_local(|| door.pass());
+}
+
+/// Three limits.
+#[divan::bench(sample_size = 256)]
+fn with_limits(bencher: Bencher<'_, '_>) {
+    let door = Door::new(LIMITED);
     bencher.bench_local(|| door.pass());
 }
 

@@ -81,7 +81,25 @@ pub(super) fn of_route(
         build.errors.push(&config.site, path, cause, format!("keep {LIMITS_MAX} of them"));
     }
     identities_are_known(&found, config, document, auth, build);
+    each_can_refuse(&found, edge, config, build);
     found.into_iter().map(|(_, limit)| limit).collect()
+}
+
+/// A limit that one of the edge always refuses before is worth a word. Among limits of routes there is none such: each may be
+/// spent on other routes.
+fn each_can_refuse(
+    found: &[Named<'_>],
+    edge: &[Arc<RateLimit>],
+    config: &Spanned<RouteConfig>,
+    build: &mut Build,
+) {
+    for (name, limit) in found.iter().filter(|(name, _)| name.path.starts_with(&*config.path)) {
+        if let Some(stricter) = edge.iter().find(|stricter| stricter.covers(limit)) {
+            let cause =
+                format!("`{}` never refuses what `{}` lets pass on the edge", name.value, stricter.name());
+            build.errors.warn(&name.site, &*name.path, cause, "make it stricter, or give it another key");
+        }
+    }
 }
 
 /// A limit by identity needs one: on a public route it would count by client, and that is said so.

@@ -163,6 +163,22 @@ impl RateLimit {
         self.key.is_by_route()
     }
 
+    /// Whether a request that passes this limit always passes the other: the same key, no more at once and no faster.
+    pub fn covers(&self, other: &Self) -> bool {
+        let plain = |limit: &Self| {
+            let allowance = limit.allowance.as_ref().filter(|own| own.count.is_none() && own.cost.is_one());
+            let tiers = allowance.map_or(&[][..], |own| &*own.tiers);
+            match (tiers, &limit.concurrent, limit.mode) {
+                ([tier], None, Mode::Enforce) => Some(tier.gcra),
+                _ => None,
+            }
+        };
+        let (Some(own), Some(others)) = (plain(self), plain(other)) else { return false };
+        let slower = own.fill().as_nanos() * u128::from(others.burst())
+            >= others.fill().as_nanos() * u128::from(own.burst());
+        self.key.definition() == other.key.definition() && own.burst() <= others.burst() && slower
+    }
+
     /// Its limits are in force from now on: buckets that another configuration has filled are brought under them.
     pub fn put_in_force(&self) {
         if let Some(allowance) = &self.allowance {
@@ -359,6 +375,10 @@ impl Cost {
             field(&header.name, build).map(|name| (name, header.most.value))
         });
         Self { methods: methods.into(), header }
+    }
+
+    fn is_one(&self) -> bool {
+        self.methods.is_empty() && self.header.is_none()
     }
 
     fn of(&self, facts: &Facts<'_>) -> u32 {

@@ -2,7 +2,8 @@
 //!
 //! A table is found again by the limit's name, its key and its memory. So a reload that changes neither keeps every bucket, also
 //! one that goes back to what was. Where the rate or the burst has changed, buckets are brought under the new limits when these
-//! come into force and not before: a configuration that is refused changes nothing.
+//! come into force and not before: a configuration that is refused changes nothing. What is spent in the milliseconds that this takes is
+//! forgiven.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
