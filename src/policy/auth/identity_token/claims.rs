@@ -65,10 +65,10 @@ pub(super) fn identity(of: &Identity, claims: &[Box<str>], text: &mut Vec<u8>) {
 
 /// A scope with a space in it would be two: it is none (RFC 6749 §3.3), and is left out.
 fn scopes(of: &Identity, text: &mut Vec<u8>) {
-    let sound = |scope: &&Box<str>| {
+    let is_one = |scope: &&str| {
         !scope.is_empty() && scope.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\')
     };
-    let mut scopes = of.scopes.iter().filter(sound);
+    let mut scopes = of.scopes.iter().map(|scope| &**scope).filter(is_one);
     let Some(first) = scopes.next() else { return };
     text.extend_from_slice(b",\"scope\":\"");
     text.extend_from_slice(first.as_bytes());

@@ -45,7 +45,7 @@ pub struct Config {
     /// Where GET and HEAD are answered with the public keys (RFC 7517 §5), on every listener and host. It goes before routes with
     /// parameters that have this path too; a route of exactly this path is an error.
     pub jwks: Spanned<String>,
-    /// How old a generated key becomes, from `1d` to `366d`. The next one is published an hour before it signs, the old one until its
+    /// How old a generated key becomes, from `1d` to `366d`. Default: `30d`. The next one is published an hour before it signs, the old one until its
     /// last token has expired.
     pub rotate: Option<Spanned<Time>>,
     /// The longest token, from `512B` to `16KiB`; whose would be longer is refused (500).

@@ -197,6 +197,12 @@ fn publish(ring: &mut Vec<Held>, key: &SigningKey, now: u64, changes: &mut Chang
             changes.any = true;
         }
         None => {
+            // Of keys that were changed again and again the oldest have the least to say.
+            if ring.len() >= KEYS_MAX
+                && let Some(oldest) = ring.iter().filter_map(|held| held.until).min()
+            {
+                ring.retain(|held| held.until != Some(oldest));
+            }
             changes.tell(format!("the key `{}` is published", key.public().kid));
             ring.push(Held { public: key.public().clone(), from: now, until, key: None, private: None });
         }
@@ -418,7 +424,7 @@ mod tests {
         let due = START + ROTATE - PUBLISHED_BEFORE;
         for now in [START, START + 1, due - 1] {
             assert!(!rules.maintain(&mut ring, now, true).any, "{now}");
-            assert_eq!(kids(&ring), [first.clone()]);
+            assert_eq!(kids(&ring), std::slice::from_ref(&first));
         }
         assert!(!rules.maintain(&mut ring, due, false).any, "nobody wants one made");
         assert!(rules.maintain(&mut ring, due, true).any);
@@ -465,7 +471,7 @@ mod tests {
         }
         assert_eq!(signer(&new, &ring, switch), *second);
         assert!(new.maintain(&mut ring, switch + OTHERS, true).any);
-        assert_eq!(kids(&ring), [second.clone()]);
+        assert_eq!(kids(&ring), std::slice::from_ref(second));
     }
 
     #[test]
@@ -485,6 +491,13 @@ mod tests {
         for (now, keys) in [(half + FILE_PUBLISHED - 1, 2), (half + FILE_PUBLISHED, 1)] {
             es256().maintain(&mut ring, now, true);
             assert_eq!(ring.len(), keys, "{now}");
+        }
+        // However often it is changed, there are no more than so many.
+        let mut many = ring.clone();
+        for at in 0..100 {
+            let (key, _) = SigningKey::generate(SigningAlgorithm::EdDSA).unwrap();
+            Rules::File(Arc::new(key)).maintain(&mut many, START + at, true);
+            assert!(many.len() <= KEYS_MAX);
         }
         // And the gateway's own go, a day after nobody wants them.
         rules.maintain(&mut ring, START + 10_000, true);
@@ -525,7 +538,7 @@ mod tests {
         assert!(!format!("{ring:?}").contains(ring[0].private.as_deref().unwrap()));
         for (wrong, expected) in [
             (String::new(), "damaged"),
-            (text[..text.len() / 2].to_owned(), "damaged"),
+            (text.chars().take(text.len() / 2).collect(), "damaged"),
             (text.replace("\"version\": 1", "\"version\": 2"), "another version"),
             (text.replace("ES256", "EdDSA"), "damaged key"),
             (text.replace("\"private\": \"", "\"private\": \"AAAA"), "damaged key"),
@@ -547,11 +560,17 @@ mod tests {
     #[test]
     fn of_many_that_begin_at_once_one_makes_the_key() {
         let place = tempfile::tempdir().unwrap();
-        let all: Vec<_> = std::thread::scope(|scope| {
-            let one = || scope.spawn(|| kids(&turn(place.path(), &es256(), START, true).unwrap().0));
-            let threads: Vec<_> = (0..8).map(|_| one()).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        let found = std::sync::Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let (ring, _) = turn(place.path(), &es256(), START, true).unwrap();
+                    found.lock().unwrap().push(kids(&ring));
+                });
+            }
         });
+        let all = found.into_inner().unwrap();
+        assert_eq!(all.len(), 8);
         assert!(all.iter().all(|kids| *kids == all[0] && kids.len() == 1), "{all:?}");
     }
 }
