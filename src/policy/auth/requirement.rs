@@ -142,8 +142,10 @@ impl Requirement {
             Quantity::One => policies.iter().map(|policy| &**policy).collect(),
             // Whose identity it is: the first one's that is enforced.
             Quantity::All => {
-                let first =
-                    policies.iter().find(|policy| policy.mode() == Mode::Enforce).or(policies.first());
+                let first = policies
+                    .iter()
+                    .find(|policy| policy.mode() == Mode::Enforce)
+                    .or_else(|| policies.first());
                 first.map(|policy| &**policy).into_iter().collect()
             }
         };
