@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::config::{Key as Written, KeyName, KeyPart};
 use super::{HashKey, KeyHash, KeyHasher};
+use crate::canonical::Authority;
 use crate::client;
 use crate::config::{Build, Spanned};
 use crate::identity::{self, Identity};
@@ -120,6 +121,11 @@ impl Key {
         let mut networks = Vec::new();
         let (mut plans, mut texts) = (HashMap::default(), HashMap::default());
         for (value, at, class) in values {
+            if value.is_empty() {
+                let cause = "an empty value is none: the client stands in for it";
+                build.errors.push(&at.site, &*at.path, cause, "name a value, or change `limit`");
+                continue;
+            }
             match first {
                 Part::Client => match client::network(value) {
                     Ok(network) => networks.push((network, class)),
@@ -128,7 +134,16 @@ impl Key {
                 Part::Identity | Part::ApiKey => {
                     plans.insert(value.as_str().into(), class);
                 }
-                _ => {
+                Part::Host => match canonical_host(value) {
+                    Ok(host) => {
+                        texts.insert(host.into_bytes().into(), class);
+                    }
+                    Err(cause) => {
+                        let cause = format!("`{value}` is no host: {cause}");
+                        build.errors.push(&at.site, &*at.path, cause, "write such as `api.example.com`");
+                    }
+                },
+                Part::Plan | Part::Route | Part::Header(_) | Part::Cookie(_) | Part::Claim(_) => {
                     texts.insert(value.as_bytes().into(), class);
                 }
             }
@@ -196,6 +211,17 @@ impl fmt::Display for Key {
         }
         Ok(())
     }
+}
+
+/// As requests have it.
+fn canonical_host(written: &str) -> Result<String, &'static str> {
+    let authority = Authority::parse(written.as_bytes())?;
+    if authority.port.is_some() {
+        return Err("it has a port, and all ports of a host are one key");
+    }
+    let mut host = String::new();
+    authority.host.write(&mut host);
+    Ok(host)
 }
 
 /// Beside a kind's tag: the client stands in for a value that is not there.
