@@ -8,8 +8,10 @@
 //! three [`Place`]s; a [`Standing`] is what they have made of one request, from the door to its record.
 
 mod buckets;
+mod class;
 mod concurrency;
 pub mod config;
+mod cost;
 mod gcra;
 mod hash;
 mod headers;
