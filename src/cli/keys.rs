@@ -3,7 +3,6 @@
 mod describe;
 mod import;
 
-use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -19,7 +18,8 @@ use crate::gateway::{Account, state_directory};
 use crate::policy::auth::api_key::{self, Listed, Made};
 use crate::server::privileges;
 use crate::state::{Access, Store, Unusable};
-use describe::{Told, Words, time};
+pub(super) use describe::time;
+use describe::{Known, Told, Words};
 
 #[derive(Debug, Args)]
 pub(super) struct Keys {
@@ -119,19 +119,28 @@ struct Import {
 
 /// Why nothing was done: the exit status, what is wrong, what to do.
 #[derive(Debug)]
-struct Failed {
+pub(super) struct Failed {
     status: u8,
     cause: String,
     cure: Option<String>,
 }
 
 impl Failed {
-    fn new(cause: impl Into<String>) -> Self {
+    pub(super) fn new(cause: impl Into<String>) -> Self {
         Self { status: 1, cause: cause.into(), cure: None }
     }
 
-    fn usage((cause, cure): Told) -> Self {
+    pub(super) fn usage((cause, cure): Told) -> Self {
         Self { status: USAGE, cause, cure: Some(cure) }
+    }
+
+    /// Said, with its cure; gives the exit status.
+    pub(super) fn tell(self, err: &mut dyn Write) -> u8 {
+        let _ = writeln!(err, "error: {}", self.cause);
+        if let Some(cure) = self.cure {
+            let _ = writeln!(err, "  = help: {cure}");
+        }
+        self.status
     }
 }
 
@@ -151,8 +160,8 @@ impl From<io::Error> for Failed {
 struct Place {
     directory: PathBuf,
     user: Option<Account>,
-    /// Those that a key may be for; none where the configuration does not load.
-    routes: Option<BTreeSet<String>>,
+    /// What keys may be for; none where the configuration does not load.
+    known: Option<Known>,
 }
 
 impl Place {
@@ -160,10 +169,13 @@ impl Place {
     /// somebody mends a route. None when `build.errors` says why.
     fn find(asked: &Common, build: &mut Build, err: &mut dyn Write) -> Option<Self> {
         if let Some(directory) = &asked.state {
-            return Some(Self { directory: directory.clone(), user: None, routes: None });
+            return Some(Self { directory: directory.clone(), user: None, known: None });
         }
-        let routes = asked.file.compile(build, |document, _| {
-            Some(document.routes.iter().map(|route| route.name.value.clone()).collect())
+        let known = asked.file.compile(build, |document, _| {
+            Some(Known {
+                routes: document.routes.iter().map(|route| route.name.value.clone()).collect(),
+                plans: document.policies.plans.keys().cloned().collect(),
+            })
         });
         let mut own = Build::default();
         let document: Document = load_sections(&asked.file.path(), &environment, &mut own, &["server"])?;
@@ -173,19 +185,19 @@ impl Place {
             build.errors.append(own.errors);
             return None;
         }
-        if routes.is_none() {
+        if known.is_none() {
             let _ = writeln!(
                 err,
                 "{}warning: the configuration does not load; of it keys need `server` alone, which is sound\n",
                 build.errors.render(&build.sources)
             );
         }
-        Some(Self { directory: state_directory(&document, &own), user, routes })
+        Some(Self { directory: state_directory(&document, &own), user, known })
     }
 
-    /// The routes that a key may be for.
-    fn routes(&self) -> Result<&BTreeSet<String>, Failed> {
-        self.routes.as_ref().ok_or_else(|| {
+    /// The routes and plans that a key may be for.
+    fn known(&self) -> Result<&Known, Failed> {
+        self.known.as_ref().ok_or_else(|| {
             let cause = "routes of keys are checked against the configuration, and there is none that loads";
             Failed::usage((
                 cause.to_owned(),
@@ -222,13 +234,7 @@ pub(super) fn keys(asked: &Keys, out: &mut dyn Write, err: &mut dyn Write) -> u8
     };
     match run(asked, &place, out, err) {
         Ok(()) => 0,
-        Err(failed) => {
-            let _ = writeln!(err, "error: {}", failed.cause);
-            if let Some(cure) = failed.cure {
-                let _ = writeln!(err, "  = help: {cure}");
-            }
-            failed.status
-        }
+        Err(failed) => failed.tell(err),
     }
 }
 
@@ -247,8 +253,10 @@ fn run(asked: &Keys, place: &Place, out: &mut dyn Write, err: &mut dyn Write) ->
                 routes: routes.clone(),
                 expires: expires.clone(),
             };
-            let none = BTreeSet::new();
-            let known = if routes.is_empty() { &none } else { place.routes()? };
+            // Without a configuration at hand a plan is taken as it is said; a gateway refuses keys of one that it does not have.
+            let none = Known::default();
+            let known =
+                if routes.is_empty() { place.known.as_ref().unwrap_or(&none) } else { place.known()? };
             let description = words.check(known, now).map_err(Failed::usage)?;
             if description.expires.is_some_and(|at| at <= now) {
                 let cure = "name a time to come, or leave `--expires` out";
@@ -290,11 +298,11 @@ fn run(asked: &Keys, place: &Place, out: &mut dyn Write, err: &mut dyn Write) ->
         }
         Verb::List(_) => list(place, json, now, out)?,
         Verb::Import(asked) => {
-            let routes = place.routes()?;
+            let known = place.known()?;
             // Opened as who started this: the state's owner may not be able to.
             let mut source = import::Source::open(&asked.from).map_err(Failed::new)?;
             let mut store = open(place)?;
-            let keys = source.keys(routes, now);
+            let keys = source.keys(known, now);
             let taken = api_key::import(&mut store, keys, now);
             let number = taken.map_err(|(_, why)| {
                 let cause = match why {
@@ -328,7 +336,7 @@ fn tell(made: &Made, json: bool, out: &mut dyn Write) -> io::Result<()> {
 }
 
 fn list(place: &Place, json: bool, now: i64, out: &mut dyn Write) -> Result<(), Failed> {
-    step_down(place)?;
+    step_down(&place.directory, place.user.as_ref())?;
     let mut first = true;
     let mut each = |listed: Listed| -> Result<(), Failed> {
         if json {
@@ -382,7 +390,7 @@ fn line(cells: [&str; 8]) -> String {
     format!("{id:12}  {state:8}  {name:20}  {owner:20}  {plan:10}  {scopes:20}  {expires:20}  {used}")
 }
 
-fn state(listed: &Listed, now: i64) -> &'static str {
+pub(super) fn state(listed: &Listed, now: i64) -> &'static str {
     match (listed.revoked, listed.description.expires) {
         (Some(_), _) => "revoked",
         (None, Some(expires)) if expires <= now => "expired",
@@ -410,20 +418,20 @@ fn as_json(listed: &Listed, now: i64) -> serde_json::Value {
 }
 
 fn open(place: &Place) -> Result<Store, Failed> {
-    step_down(place)?;
+    step_down(&place.directory, place.user.as_ref())?;
     let store = Store::open(&place.directory, Access::Change)?;
     store.ok_or_else(|| Failed::new("the store cannot be opened"))
 }
 
 /// Root becomes the user that the state is of: what is made is the gateway's then, and no link that this user has put there leads
 /// root astray.
-fn step_down(place: &Place) -> Result<(), Failed> {
+pub(super) fn step_down(directory: &Path, user: Option<&Account>) -> Result<(), Failed> {
     if !privileges::is_root() {
         return Ok(());
     }
-    let account = place.user.clone().or_else(|| Account::owner_of(&place.directory));
+    let account = user.cloned().or_else(|| Account::owner_of(directory));
     let Some(account) = account else { return Ok(()) };
-    privileges::prepare(&account, Some(&place.directory), None, std::iter::empty::<&Path>());
+    privileges::prepare(&account, Some(directory), None, std::iter::empty::<&Path>());
     privileges::become_user(&account).map_err(|cause| {
         let name = &account.name;
         Failed::new(format!("the state is of `{name}`, and this process has not become that user: {cause}"))
@@ -431,7 +439,7 @@ fn step_down(place: &Place) -> Result<(), Failed> {
 }
 
 /// Seconds since 1970.
-fn now() -> i64 {
+pub(super) fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     i64::try_from(since).unwrap_or(i64::MAX)
 }

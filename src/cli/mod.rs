@@ -4,8 +4,10 @@ mod check;
 mod explain;
 mod fetch;
 mod keys;
+mod plans;
 mod run;
 mod schema;
+mod usage;
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -50,6 +52,10 @@ enum Command {
     Fetch(Fetch),
     /// Make, show, end, rotate and import API keys; gateways that run know within a second
     Keys(keys::Keys),
+    /// Show the usage plans, and how many keys are in each
+    Plans(plans::Plans),
+    /// Show what keys have used of their quotas; gateways that run are a second behind
+    Usage(usage::Usage),
     /// Print the JSON Schema of the configuration, for editors
     Schema,
     /// Print the version
@@ -128,6 +134,8 @@ pub fn main() -> ExitCode {
         Command::Explain(asked) => explain::explain(&asked, &mut out, &mut err),
         Command::Fetch(asked) => fetch::fetch(&asked, &mut out, &mut err),
         Command::Keys(asked) => keys::keys(&asked, &mut out, &mut err),
+        Command::Plans(asked) => plans::plans(&asked, &mut out, &mut err),
+        Command::Usage(asked) => usage::usage(&asked, &mut out, &mut err),
         Command::Schema => schema::schema(&mut out).unwrap_or(1),
         Command::Version => {
             let written = writeln!(out, "portcullis {VERSION}");
@@ -147,6 +155,8 @@ impl Command {
             Self::Explain(asked) => Some(&asked.file),
             Self::Fetch(asked) => Some(&asked.file),
             Self::Keys(asked) => asked.file(),
+            Self::Plans(asked) => Some(&asked.file),
+            Self::Usage(asked) => Some(&asked.file),
             Self::Schema | Self::Version => None,
         }
     }

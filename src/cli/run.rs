@@ -16,6 +16,7 @@ use crate::observe::{Metrics, Polled, Sample, Settings};
 use crate::policy::auth::Figure;
 use crate::policy::auth::api_key::Keys;
 use crate::policy::auth::identity_token::TokenFigures;
+use crate::policy::rate_limit::Quotas;
 use crate::proxy::Gate;
 use crate::server::{BackOffice, Closed, Counts, Loaded, Options, Refused, Server, Unserved, privileges};
 use crate::state::Live;
@@ -26,6 +27,8 @@ type Current = Arc<Mutex<Arc<Gateway>>>;
 
 /// How long the last lines of the access log may take.
 const FLUSH: Duration = Duration::from_secs(2);
+/// How long the last counts of quotas may take: another process may be writing to the store.
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// 0: stopped as asked; 64: configuration; 1: anything else.
 pub(super) fn run(asked: &Run, err: &mut dyn Write) -> u8 {
@@ -79,7 +82,7 @@ fn serve(
         settle: settle(&gateway, &live, asked.to.is_none(), files.clone()),
         gateway,
         files,
-        reload: reload(asked, live),
+        reload: reload(asked, Arc::clone(&live)),
         adopted: {
             let current = Arc::clone(&current);
             Box::new(move |gateway| {
@@ -110,6 +113,7 @@ fn serve(
         }
         server.run(Gate::app)
     });
+    Quotas::flush(&live, PATIENCE);
     in_force(&current).telling().flush(FLUSH);
     match served {
         Ok(()) => 0,
@@ -195,6 +199,9 @@ fn settle(
             ));
         }
         live.settle()?;
+        for message in gateway.keys_without_their_plan(&live) {
+            log::warn!("{message}");
+        }
         gateway.telling().start();
         Ok(())
     })
@@ -274,6 +281,11 @@ fn poll(metrics: &Metrics, counts: &Arc<Counts>, current: &Current, live: &Arc<L
             tell(Polled::ApiKeyBytes, &[], size(keys.bytes));
             tell(Polled::ApiKeysStale, &[], if keys.stale { 1.0 } else { 0.0 });
         }
+        if let Some(quotas) = live.upgrade().and_then(|live| Quotas::figures(&live)) {
+            tell(Polled::QuotaKeys, &[], size(quotas.keys));
+            tell(Polled::QuotaUnwritten, &[], count(quotas.unwritten));
+            tell(Polled::QuotaStoreLost, &[], if quotas.lost { 1.0 } else { 0.0 });
+        }
         let gateway = in_force(&current);
         for policy in &gateway.auth {
             for figure in policy.figures() {
@@ -300,9 +312,9 @@ fn poll(metrics: &Metrics, counts: &Arc<Counts>, current: &Current, live: &Arc<L
             }
             tell(Polled::IdentityKeys, &[], size(keys));
         }
-        for limit in &gateway.limits {
-            let name = limit.name();
-            if let Some(figures) = limit.figures() {
+        let limits = gateway.limits.iter().map(|limit| (limit.name(), limit.figures()));
+        for (name, figures) in limits.chain(gateway.plans.iter().map(|plan| (plan.name(), plan.figures()))) {
+            if let Some(figures) = figures {
                 tell(Polled::RateLimitEntries, &[name], count(figures.entries));
                 tell(Polled::RateLimitCapacity, &[name], count(figures.capacity));
                 tell(Polled::RateLimitPromotions, &[name], count(figures.promotions));
@@ -310,8 +322,10 @@ fn poll(metrics: &Metrics, counts: &Arc<Counts>, current: &Current, live: &Arc<L
                 tell(Polled::RateLimitOverflows, &[name], count(figures.overflows));
                 tell(Polled::RateLimitError, &[name], figures.error);
             }
+        }
+        for limit in &gateway.limits {
             if let Some(under_way) = limit.under_way() {
-                tell(Polled::RateLimitUnderWay, &[name], count(under_way));
+                tell(Polled::RateLimitUnderWay, &[limit.name()], count(under_way));
             }
         }
         for upstream in &gateway.upstreams {

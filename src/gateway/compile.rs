@@ -9,7 +9,7 @@ use super::document::{Document, Edge, Server, Workers};
 use super::listener::{self, ListenAddress, listen_address};
 use super::passage::Resources;
 use super::route::{Route, has_parameter, path_of};
-use super::{Gateway, SettingSites, Settings, account, bounds, identity, limits, reasons};
+use super::{Gateway, SettingSites, Settings, account, bounds, identity, limits, plans, reasons};
 use crate::config::units::Rate;
 use crate::config::{Build, OrNone, Site, Spanned};
 use crate::egress;
@@ -52,6 +52,8 @@ pub(super) fn compile(
     // Where the rules are wrong their error stops the load; until then nothing may be fetched.
     let egress = Arc::new(egress.unwrap_or_default());
     let shelf = shelf(document, &egress, live, build);
+    let plans = plans::compile(document, live, build);
+    plans::keys_have_theirs(document, &plans, live, build);
     super::authentication::certificates_are_asked_for(document, build);
     let edge_access = edge(&document.edge, document, &shelf, build);
     let edge_limits = limits::of_edge(document, &shelf, build);
@@ -75,6 +77,8 @@ pub(super) fn compile(
         super::route::check_preflights(routes, document, build);
     }
     limits::overridden_routes_exist(document, &shelf, build);
+    plans::routes_exist(document, build);
+    plans::overridden_plans_exist(document, build);
     unused(document, build);
     logged_names_exist(document, build);
     header_names_exist(document, &shelf, &entries, build);
@@ -98,6 +102,7 @@ pub(super) fn compile(
         settings: settings?,
         listeners,
         limits: shelf.rate_limits.into_values().collect(),
+        plans: Arc::new(plans),
         edge_access,
         edge_limits: Limits::new(&edge_limits, Vec::new()).map(Arc::new),
         replies: Arc::new(replies?),
@@ -292,7 +297,7 @@ fn shelf(document: &Document, egress: &Arc<egress::Policy>, live: &Live, build: 
 }
 
 /// Names become metric labels and parts of `KIND.NAME`: letters, digits, `_` and `-`.
-fn name_is_sound(path: &str, name: &str, site: &Site, build: &mut Build) {
+pub(super) fn name_is_sound(path: &str, name: &str, site: &Site, build: &mut Build) {
     let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
     const CURE: &str = "use 1 to 64 letters, digits, `_` and `-`";
     if name.is_empty() {

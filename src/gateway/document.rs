@@ -273,6 +273,8 @@ pub struct Policies {
     pub headers: BTreeMap<String, Spanned<headers::Config>>,
     /// How often, and how many at once.
     pub rate_limits: BTreeMap<String, Spanned<rate_limit::Config>>,
+    /// What API keys may do: usage plans, with throttles and quotas.
+    pub plans: BTreeMap<String, Spanned<rate_limit::plan_config::Config>>,
 }
 
 /// For every route.

@@ -13,6 +13,7 @@ mod identity;
 mod limits;
 mod listener;
 mod passage;
+mod plans;
 pub(crate) mod reasons;
 mod route;
 mod snapshots;
@@ -41,7 +42,7 @@ use crate::observe::Telling;
 use crate::policy::access::Access;
 use crate::policy::auth::Auth;
 use crate::policy::auth::identity_token::IdentityTokens;
-use crate::policy::rate_limit::{Limits, RateLimit};
+use crate::policy::rate_limit::{Limits, Plans, RateLimit};
 use crate::reply::Replies;
 use crate::route::Routes;
 use crate::state::Live;
@@ -133,6 +134,8 @@ pub struct Gateway {
     identity_fields: Arc<[HeaderName]>,
     /// The policies of `policies.rate_limits`.
     pub limits: Vec<Arc<RateLimit>>,
+    /// Those of `policies.plans`.
+    pub plans: Arc<Plans>,
     edge_access: Option<Arc<Access>>,
     edge_limits: Option<Arc<Limits>>,
     replies: Arc<Replies>,
@@ -179,6 +182,12 @@ impl Gateway {
     /// Brings what limits have counted so far under this snapshot's; called before it is put in force.
     pub fn put_limits_in_force(&self) {
         self.limits.iter().for_each(|limit| limit.put_in_force());
+        self.plans.iter().for_each(|plan| plan.put_in_force());
+    }
+
+    /// What there is to say of keys whose plan is not in this configuration, once keys have been read.
+    pub fn keys_without_their_plan(&self, live: &Live) -> Vec<String> {
+        plans::strangers(&self.plans, live)
     }
 
     /// Tells of listeners that are no more; said once, before this snapshot is put in force. A second word is ignored.

@@ -22,7 +22,7 @@ use crate::canonical::Target;
 use crate::client::{self, Client, Upgrade};
 use crate::policy::auth::{Asked, Refused, Requirement};
 use crate::policy::cors::Preflight;
-use crate::policy::rate_limit::{Limits, Place};
+use crate::policy::rate_limit::{Limits, Place, UnknownPlan};
 use crate::policy::{Effects, Step};
 use crate::record::{Phase, Record, RouteFacts};
 use crate::reply::{Kind, Preference, Refusal, Reply, Wants};
@@ -202,7 +202,8 @@ impl Passage {
 
     /// The order of the policies on a request's head, and why: lists cost least, so they come first; then limits by client, which
     /// preflights and guesses at credentials count for; a preflight bears no credentials, so it is answered before anything would
-    /// ask for them; limits by identity come when there is one.
+    /// ask for them; limits by identity come when there is one; the plan of an API key is the last, so that what anything else refuses
+    /// takes nothing from a quota.
     async fn admit_head(&mut self, route: usize, request: &Request<'_>) -> Result<HeadAdmitted, Stop> {
         let gateway = Arc::clone(&self.gateway);
         let Some(entry) = gateway.entries.get(route) else {
@@ -255,7 +256,23 @@ impl Passage {
             }
         }
         authenticated?;
+        self.plan(&gateway, &entry.facts).await?;
         Ok(HeadAdmitted { route })
+    }
+
+    /// The plan of the key that has opened the route.
+    async fn plan(&mut self, gateway: &Gateway, route: &RouteFacts) -> Result<(), Refusal> {
+        let Some(key) = self.effects.key.clone() else { return Ok(()) };
+        let id = key.key_id.as_deref().unwrap_or_default();
+        match gateway.plans.of(&key) {
+            Ok(None) => Ok(()),
+            Ok(Some(plan)) => plan.check(id, &route.name, self.record.started_at, &mut self.effects).await,
+            Err(UnknownPlan) => {
+                let plan = key.plan.as_deref().unwrap_or_default();
+                let message = format!("the key `{id}` is in the plan `{plan}`, and there is no such plan");
+                Err(Refusal::new(Kind::AccessDenied, "plan_unknown", message))
+            }
+        }
     }
 
     /// Who it is, and whether they may; into the record, with what it took.
@@ -324,8 +341,9 @@ impl Passage {
         let upgrade = if switching { Upgrade::Keep } else { Upgrade::Drop };
         // Before anything of ours is set: no `Connection` of an upstream takes it away again.
         client::strip_hop_by_hop(fields, upgrade, |_| false);
-        if let Some(limits) = limits_of(&self.gateway, self.route) {
-            limits.tell(&self.effects.limits, fields);
+        match limits_of(&self.gateway, self.route) {
+            Some(limits) => limits.tell(&self.effects.limits, fields),
+            None => self.effects.limits.tell(fields),
         }
         if let Some(route) = self.route.and_then(|index| self.gateway.entries.get(index)) {
             for rules in &route.headers {

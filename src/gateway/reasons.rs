@@ -6,7 +6,7 @@ use super::document::Document;
 use crate::observe::GATEWAY;
 use crate::policy::auth::Auth;
 use crate::policy::cors;
-use crate::policy::rate_limit::RateLimit;
+use crate::policy::rate_limit::{Plan, RateLimit};
 
 /// The words of `framing`, `canonical`, the rim, `passage` and `proxy`, in the order a request meets them.
 pub(crate) const GATEWAY_REASONS: &[&str] = &[
@@ -81,6 +81,7 @@ pub(crate) const GATEWAY_REASONS: &[&str] = &[
     "path_template",
     "host_missing",
     "no_route",
+    "plan_unknown",
     "method_not_allowed",
     "redirect_invalid",
     "identity_token_size",
@@ -119,6 +120,7 @@ pub(super) fn policies(document: &Document) -> Vec<(Arc<str>, Vec<&'static str>)
     let limits = of.rate_limits.iter();
     let limits = limits.map(|(name, config)| (format!("rate_limits.{name}"), RateLimit::reasons(config)));
     let own = std::iter::once((GATEWAY.to_owned(), GATEWAY_REASONS.to_vec()));
-    let all = own.chain(auth).chain(access).chain(cors).chain(limits);
+    let plans = of.plans.iter().map(|(name, config)| (format!("plans.{name}"), Plan::reasons(config)));
+    let all = own.chain(auth).chain(access).chain(cors).chain(limits).chain(plans);
     all.map(|(name, reasons)| (Arc::from(name), reasons)).collect()
 }

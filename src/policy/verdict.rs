@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::rate_limit::Standing;
 use crate::config::Site;
+use crate::identity::Identity;
 use crate::record::ErrorFacts;
 use crate::reply::{Kind, Refusal};
 
@@ -69,6 +70,8 @@ pub struct Effects {
     pub passes: Vec<(http::HeaderName, http::HeaderValue)>,
     /// Fields for the answer, whatever it is.
     pub answers: Vec<(http::HeaderName, http::HeaderValue)>,
+    /// Whose API key it bears: that key's plan holds, whoever the request is from beside.
+    pub key: Option<Arc<Identity>>,
     /// What limits have made of it.
     pub limits: Standing,
     /// The way so far; none in traffic, so that nothing is built there.

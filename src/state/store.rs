@@ -18,7 +18,8 @@ const BUSY: Duration = Duration::from_secs(5);
 const APPLICATION: i32 = 0x506f_7274;
 
 /// What each version of the schema adds to the one before it; `PRAGMA user_version` counts them. Never edit one that was released.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE api_keys (
         id TEXT PRIMARY KEY NOT NULL,
         name TEXT NOT NULL,
@@ -48,7 +49,19 @@ const MIGRATIONS: &[&str] = &["
         number INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
     INSERT INTO changes VALUES ('api_keys', 0);
-"];
+",
+    "
+    CREATE TABLE quota_uses (
+        key TEXT NOT NULL,          -- an API key's id
+        plan TEXT NOT NULL,
+        begins INTEGER NOT NULL,    -- a day, a week or a month
+        ends INTEGER NOT NULL,
+        used INTEGER NOT NULL,      -- requests that have passed in it
+        first INTEGER NOT NULL,     -- 1: the key's first period in the plan
+        PRIMARY KEY (key, plan, begins)
+    ) STRICT, WITHOUT ROWID;
+",
+];
 
 /// What a file is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +70,7 @@ pub enum Access {
     Look,
     /// By a gateway: it is made where it is missing. A crash of the machine may cost what was written last.
     Serve,
-    /// To be changed by the command line: what is said to be done is on the disk.
+    /// To be changed by the command line, or by whoever counts: what is said to be done is on the disk.
     Change,
 }
 
@@ -328,9 +341,9 @@ mod tests {
         assert_eq!(mode(first.path()), 0o600);
         let log = first.connection().pragma_query_value(None, "journal_mode", |row| row.get::<_, String>(0));
         assert_eq!(log.unwrap(), "wal");
-        assert_eq!(version(&mut first), 1);
+        assert_eq!(version(&mut first), 2);
         let mut second = Store::open(&state, Access::Serve).unwrap().unwrap();
-        assert_eq!(version(&mut second), 1);
+        assert_eq!(version(&mut second), 2);
         assert!(second.is_in_place().unwrap());
         fs::rename(second.path(), state.join("away")).unwrap();
         assert!(second.is_in_place().is_err());
@@ -403,7 +416,7 @@ mod tests {
                 other.pragma_update(None, "application_id", APPLICATION).unwrap();
                 other.pragma_update(None, "user_version", 99).unwrap();
             },
-            "was made by a newer version (schema 99, this one knows 1); run the newer",
+            "was made by a newer version (schema 99, this one knows 2); run the newer",
         );
         refused(&|path| std::os::unix::fs::symlink(path.with_file_name("elsewhere"), path).unwrap(), "");
     }

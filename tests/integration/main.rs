@@ -46,6 +46,7 @@ mod leaks;
 mod mutual_tls;
 mod oddities;
 mod openid;
+mod plans;
 mod privileges;
 mod process;
 mod proxy_protocol;

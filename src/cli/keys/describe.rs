@@ -28,9 +28,24 @@ pub(super) struct Words {
     pub(super) expires: Option<String>,
 }
 
+/// What of the configuration a key may be for.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    pub(super) routes: BTreeSet<String>,
+    /// Empty where it has none: then a plan is a word that conditions and limits may ask for.
+    pub(super) plans: BTreeSet<String>,
+}
+
+impl Known {
+    fn nearest(names: &BTreeSet<String>, unknown: &str) -> String {
+        let nearest = names.iter().min_by_key(|known| strsim::damerau_levenshtein(known, unknown));
+        nearest.map_or_else(String::new, |nearest| format!("did you mean `{nearest}`?"))
+    }
+}
+
 impl Words {
-    /// The description of a key, if all of it can be one. `routes` are those of the configuration.
-    pub(super) fn check(self, routes: &BTreeSet<String>, now: i64) -> Result<Description, Told> {
+    /// The description of a key, if all of it can be one, in this configuration.
+    pub(super) fn check(self, known: &Known, now: i64) -> Result<Description, Told> {
         for (what, list) in
             [("scopes", &self.scopes), ("addresses", &self.addresses), ("routes", &self.routes)]
         {
@@ -51,10 +66,15 @@ impl Words {
         }
         let addresses = self.addresses.iter().map(|text| network(text).map(|network| network.to_string()));
         let addresses = addresses.collect::<Result<_, _>>()?;
-        if let Some(unknown) = self.routes.iter().find(|route| !routes.contains(*route)) {
-            let nearest = routes.iter().min_by_key(|known| strsim::damerau_levenshtein(known, unknown));
-            let cure = nearest.map_or_else(String::new, |nearest| format!("did you mean `{nearest}`?"));
-            return Err((format!("the configuration has no route `{unknown}`"), cure));
+        if let Some(unknown) = self.routes.iter().find(|route| !known.routes.contains(*route)) {
+            let cause = format!("the configuration has no route `{unknown}`");
+            return Err((cause, Known::nearest(&known.routes, unknown)));
+        }
+        if let Some(unknown) =
+            plan.as_ref().filter(|plan| !known.plans.is_empty() && !known.plans.contains(*plan))
+        {
+            let cause = format!("the configuration has no plan `{unknown}`");
+            return Err((cause, Known::nearest(&known.plans, unknown)));
         }
         let expires =
             self.expires.filter(|text| !text.is_empty()).map(|text| moment(&text, now)).transpose()?;
@@ -132,7 +152,7 @@ fn numbers(text: &str, between: char, widths: [usize; 3]) -> Option<[i64; 3]> {
 }
 
 /// RFC 3339, whole seconds.
-pub(super) fn time(seconds: i64) -> String {
+pub(in crate::cli) fn time(seconds: i64) -> String {
     let since = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
     let moment = UNIX_EPOCH.checked_add(since).unwrap_or(UNIX_EPOCH);
     Timestamp::of(moment).as_str().replace(".000Z", "Z")
@@ -150,7 +170,8 @@ mod tests {
 
     fn checked(words: Words) -> Result<Description, String> {
         let routes = BTreeSet::from(["orders".to_owned(), "items".to_owned()]);
-        words.check(&routes, NOW).map_err(|(cause, cure)| format!("{cause}; {cure}"))
+        let plans = BTreeSet::from(["gold".to_owned(), "free".to_owned()]);
+        words.check(&Known { routes, plans }, NOW).map_err(|(cause, cure)| format!("{cause}; {cure}"))
     }
 
     #[test]
@@ -207,6 +228,10 @@ mod tests {
             ),
             (Words { name: Some("x".repeat(129)), ..words() }, "the name is longer"),
             (Words { plan: Some("a b".into()), ..words() }, "`a b` cannot be a plan's name; use 1 to 64"),
+            (
+                Words { plan: Some("glod".into()), ..words() },
+                "the configuration has no plan `glod`; did you mean `gold`?",
+            ),
             (Words { scopes: list("a b"), ..words() }, "`a b` is not a scope; write"),
             (Words { scopes: list(""), ..words() }, "`` is not a scope"),
             (Words { scopes: vec!["a".into(); 65], ..words() }, "a key has at most 64 scopes"),
@@ -226,5 +251,7 @@ mod tests {
             let told = checked(wrong).unwrap_err();
             assert!(told.starts_with(expected), "{told}");
         }
+        let label = Words { plan: Some("glod".into()), ..words() };
+        assert!(label.check(&Known::default(), NOW).is_ok(), "without plans any word will do");
     }
 }

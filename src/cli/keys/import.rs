@@ -1,6 +1,5 @@
 //! Keys made elsewhere, a line each: CSV with a line of names, or JSON. No message shows what a line says: it may be a key.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
@@ -8,7 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::describe::Words;
+use super::describe::{Known, Words};
 use crate::config::unreadable;
 use crate::policy::auth::api_key::Foreign;
 
@@ -66,16 +65,16 @@ impl Source {
     /// Each line's key, or what is wrong with it, which names the line.
     pub(super) fn keys<'a>(
         &'a mut self,
-        routes: &'a BTreeSet<String>,
+        known: &'a Known,
         now: i64,
     ) -> impl Iterator<Item = Result<Foreign, String>> + 'a {
         std::iter::from_fn(move || {
-            let next = self.next(routes, now).transpose()?;
+            let next = self.next(known, now).transpose()?;
             Some(next.map_err(|cause| format!("{}: {cause}", self.place())))
         })
     }
 
-    fn next(&mut self, routes: &BTreeSet<String>, now: i64) -> Result<Option<Foreign>, String> {
+    fn next(&mut self, known: &Known, now: i64) -> Result<Option<Foreign>, String> {
         loop {
             let Some(line) = self.line()? else { return Ok(None) };
             let text = std::str::from_utf8(&line).map_err(|_| "the line is not UTF-8".to_owned())?;
@@ -95,7 +94,7 @@ impl Source {
                 Form::Csv(columns) => of_csv(columns, text)?,
                 Form::Json | Form::Unknown => of_json(text)?,
             };
-            return fields.key(routes, now).map(Some);
+            return fields.key(known, now).map(Some);
         }
     }
 
@@ -139,9 +138,8 @@ impl Fields {
         }
     }
 
-    fn key(self, routes: &BTreeSet<String>, now: i64) -> Result<Foreign, String> {
-        let description =
-            self.words.check(routes, now).map_err(|(cause, cure)| format!("{cause}; {cure}"))?;
+    fn key(self, known: &Known, now: i64) -> Result<Foreign, String> {
+        let description = self.words.check(known, now).map_err(|(cause, cure)| format!("{cause}; {cure}"))?;
         let key = self.key.filter(|key| !key.is_empty());
         let sha256 = self.sha256.filter(|hash| !hash.is_empty());
         match (key, sha256) {
@@ -252,9 +250,9 @@ mod tests {
 
     fn read(text: &str) -> Vec<Result<Foreign, String>> {
         let mut source = Source::of("t", Box::new(io::Cursor::new(text.to_owned())));
-        let routes = BTreeSet::from(["orders".to_owned(), "items".to_owned()]);
+        let known = Known { routes: ["orders".to_owned(), "items".to_owned()].into(), ..Known::default() };
         let mut all = Vec::new();
-        for key in source.keys(&routes, 0) {
+        for key in source.keys(&known, 0) {
             let stop = key.is_err();
             all.push(key);
             if stop {

@@ -65,6 +65,12 @@ pub enum Polled {
     RateLimitError,
     /// `portcullis_rate_limit_under_way{policy}`
     RateLimitUnderWay,
+    /// `portcullis_quota_keys`
+    QuotaKeys,
+    /// `portcullis_quota_unwritten`
+    QuotaUnwritten,
+    /// `portcullis_quota_store_lost`: 1 or 0
+    QuotaStoreLost,
 }
 
 /// A figure that somebody else keeps.
@@ -202,6 +208,21 @@ impl Polled {
                 name: "portcullis_rate_limit_under_way",
                 help: "Requests under way that a limit on how many at once counts.",
                 labels: &["policy"],
+            },
+            Self::QuotaKeys => Definition {
+                name: "portcullis_quota_keys",
+                help: "API keys whose quotas are counted in memory.",
+                labels: &[],
+            },
+            Self::QuotaUnwritten => Definition {
+                name: "portcullis_quota_unwritten",
+                help: "Requests that are counted for quotas and not written yet: what a power cut would cost.",
+                labels: &[],
+            },
+            Self::QuotaStoreLost => Definition {
+                name: "portcullis_quota_store_lost",
+                help: "Whether the store of quotas cannot be written (1).",
+                labels: &[],
             },
         }
     }
@@ -394,6 +415,9 @@ impl Metrics {
             Polled::RateLimitOverflows.definition().counters(told(Polled::RateLimitOverflows, Vec::new())),
             Polled::RateLimitError.definition().gauges(told(Polled::RateLimitError, Vec::new())),
             Polled::RateLimitUnderWay.definition().gauges(told(Polled::RateLimitUnderWay, Vec::new())),
+            Polled::QuotaKeys.definition().gauges(told(Polled::QuotaKeys, Vec::new())),
+            Polled::QuotaUnwritten.definition().gauges(told(Polled::QuotaUnwritten, Vec::new())),
+            Polled::QuotaStoreLost.definition().gauges(told(Polled::QuotaStoreLost, Vec::new())),
         ]
     }
 }

@@ -229,6 +229,9 @@ impl Requirement {
                         detail: format!("{} ({})", identity.id, identity.method.as_str()).into(),
                         site: Some(by.site().clone()),
                     });
+                    if identity.key_id.is_some() && effects.key.is_none() {
+                        effects.key = Some(Arc::clone(&identity));
+                    }
                     if self.all {
                         effects.passes.extend(identity.upstream_headers.iter().cloned());
                     }

@@ -11,7 +11,8 @@ use http::{HeaderName, HeaderValue};
 
 use super::config::Headers;
 use super::limit::RateLimit;
-use super::standing::{Rank, Standing, Told};
+use super::plan_standing::PlanStanding;
+use super::standing::{Order, Rank, Standing, Told};
 use crate::request::Fields;
 
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -42,7 +43,8 @@ impl Telling {
         standing: &Standing,
         fields: &mut impl Fields,
     ) {
-        if self.policy.is_none() && !self.legacy {
+        let plan = standing.plan.as_deref().filter(|plan| plan.is_visible());
+        if self.policy.is_none() && !self.legacy && plan.is_none() {
             return;
         }
         for name in [RATELIMIT, RATELIMIT_POLICY, LEGACY_LIMIT, LEGACY_REMAINING, LEGACY_RESET] {
@@ -50,26 +52,79 @@ impl Telling {
                 fields.remove(&name);
             }
         }
-        let limit = |told: &Told| limits.clone().nth(usize::from(told.index));
-        if let Some(common) = &self.policy {
-            let own = standing.is_overridden().then(|| policy(limits.clone().zip(standing.tiers())));
-            if let Some(policy) = own.flatten().or_else(|| Some(common.clone())) {
-                fields.set(RATELIMIT_POLICY, policy);
-            }
-            let value =
-                standing.ietf().and_then(|told| value(|text| push_standing(text, limit(told)?, told)));
-            if let Some(value) = value {
-                fields.set(RATELIMIT, value);
+        let of_plan = |headers: Headers| plan.filter(|plan| plan.is_told(headers));
+        let binding = |told: Option<&Told>, headers: Headers| {
+            let of_limits =
+                told.and_then(|told| Some(Binding::of(limits.clone().nth(usize::from(told.index))?, told)));
+            let of_plan = of_plan(headers).and_then(PlanStanding::binding);
+            of_limits.into_iter().chain(of_plan).min_by_key(|binding| binding.order)
+        };
+        if let Some(policies) = self.policies(limits.clone(), standing, of_plan(Headers::Ietf)) {
+            fields.set(RATELIMIT_POLICY, policies);
+        }
+        let binds = binding(standing.ietf(), Headers::Ietf);
+        if let Some(value) = binds.and_then(|binding| value(|text| binding.push(text))) {
+            fields.set(RATELIMIT, value);
+        }
+        if let Some(binding) = binding(standing.legacy(), Headers::Legacy) {
+            fields.set(LEGACY_LIMIT, HeaderValue::from(binding.size));
+            fields.set(LEGACY_REMAINING, HeaderValue::from(binding.remaining));
+            if let Some((_, full)) = binding.times {
+                fields.set(LEGACY_RESET, HeaderValue::from(full));
             }
         }
-        if let Some(told) = standing.legacy().filter(|_| self.legacy)
-            && let Some(limit) = limit(told)
-        {
-            fields.set(LEGACY_LIMIT, HeaderValue::from(limit.size(told.tier)));
-            fields.set(LEGACY_REMAINING, HeaderValue::from(told.remaining));
-            if told.rank != Rank::Slots {
-                fields.set(LEGACY_RESET, HeaderValue::from(seconds(told.full)));
-            }
+    }
+
+    /// `RateLimit-Policy`: what is made at the load, but for keys with limits of their own, or in a plan.
+    fn policies<'a>(
+        &self,
+        limits: impl Iterator<Item = &'a RateLimit>,
+        standing: &Standing,
+        plan: Option<&PlanStanding>,
+    ) -> Option<HeaderValue> {
+        let of_limits = match &self.policy {
+            Some(_) if standing.is_overridden() => policy(limits.zip(standing.tiers())),
+            common => common.clone(),
+        };
+        let Some(plan) = plan else { return of_limits };
+        value(|text| {
+            text.extend_from_slice(of_limits.as_ref().map_or(&[], HeaderValue::as_bytes));
+            plan.push_policy(text);
+        })
+    }
+}
+
+/// What binds a request most.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Binding<'a> {
+    pub(super) name: &'a str,
+    pub(super) size: u64,
+    pub(super) remaining: u64,
+    /// Seconds until there is more, 0 where some is left in a bucket; and until there is all. None of what is no matter of time.
+    pub(super) times: Option<(u64, u64)>,
+    pub(super) order: Order,
+}
+
+impl<'a> Binding<'a> {
+    fn of(limit: &'a RateLimit, told: &Told) -> Self {
+        let next = if told.remaining > 0 { 0 } else { seconds(told.next) };
+        Self {
+            name: &limit.label,
+            size: limit.size(told.tier),
+            remaining: told.remaining,
+            times: (told.rank != Rank::Slots).then(|| (next, seconds(told.full))),
+            order: told.order(),
+        }
+    }
+
+    /// `"per_user";r=50;t=30`
+    fn push(&self, text: &mut Vec<u8>) {
+        push_name(text, self.name);
+        text.extend_from_slice(b";r=");
+        push_number(text, self.remaining);
+        if let Some((next, _)) = self.times {
+            text.extend_from_slice(b";t=");
+            push_number(text, next);
         }
     }
 }
@@ -86,7 +141,7 @@ fn policy<'a>(limits: impl Iterator<Item = (&'a RateLimit, u8)>) -> Option<Heade
             if !text.is_empty() {
                 text.extend_from_slice(b", ");
             }
-            push_name(text, limit);
+            push_name(text, &limit.label);
             text.extend_from_slice(b";q=");
             push_number(text, limit.size(tier));
             match limit.tier(tier) {
@@ -97,35 +152,22 @@ fn policy<'a>(limits: impl Iterator<Item = (&'a RateLimit, u8)>) -> Option<Heade
                 None => text.extend_from_slice(b";qu=\"concurrent-requests\""),
             }
         }
-        Some(())
     })
 }
 
-/// `"per_user";r=50;t=30`
-fn push_standing(text: &mut Vec<u8>, limit: &RateLimit, told: &Told) -> Option<()> {
-    push_name(text, limit);
-    text.extend_from_slice(b";r=");
-    push_number(text, told.remaining);
-    if told.rank != Rank::Slots {
-        text.extend_from_slice(b";t=");
-        push_number(text, if told.remaining > 0 { 0 } else { seconds(told.next) });
-    }
-    Some(())
-}
-
 /// Names of policies are letters, digits, `_` and `-`: nothing in them needs to be escaped in a string (RFC 9651 §3.3.3).
-fn push_name(text: &mut Vec<u8>, limit: &RateLimit) {
+pub(super) fn push_name(text: &mut Vec<u8>, name: &str) {
     text.push(b'"');
-    text.extend_from_slice(limit.label.as_bytes());
+    text.extend_from_slice(name.as_bytes());
     text.push(b'"');
 }
 
-fn push_number(text: &mut Vec<u8>, number: u64) {
+pub(super) fn push_number(text: &mut Vec<u8>, number: u64) {
     text.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
-fn value(write: impl FnOnce(&mut Vec<u8>) -> Option<()>) -> Option<HeaderValue> {
+fn value(write: impl FnOnce(&mut Vec<u8>)) -> Option<HeaderValue> {
     let mut text = Vec::with_capacity(96);
-    write(&mut text)?;
+    write(&mut text);
     HeaderValue::from_maybe_shared(Bytes::from(text)).ok().filter(|value| !value.is_empty())
 }

@@ -6,18 +6,26 @@
 //!
 //! On it stands the policy: a [`RateLimit`] is one entry of `policies.rate_limits`; [`Limits`] are those of a route, asked at
 //! three [`Place`]s; a [`Standing`] is what they have made of one request, from the door to its record.
+//!
+//! A [`Plan`] is one entry of `policies.plans`: a throttle of the same make for each API key in it, and a quota, whose counts
+//! outlive the process ([`quota`]).
 
 mod buckets;
-mod class;
 mod concurrency;
 pub mod config;
-mod cost;
 mod gcra;
 mod hash;
 mod headers;
 mod key;
 mod limit;
 mod limits;
+mod plan;
+pub mod plan_config;
+mod plan_quota;
+mod plan_standing;
+#[cfg(test)]
+mod plan_tests;
+pub mod quota;
 mod saved;
 mod screen;
 mod standing;
@@ -32,6 +40,9 @@ pub use hash::{HashKey, KeyHash, KeyHasher};
 pub use key::{Facts, Reach};
 pub use limit::RateLimit;
 pub use limits::{Limits, Place};
+pub use plan::{Plan, Plans, UnknownPlan};
+pub use plan_quota::Quota as PlanQuota;
+pub use quota::{Quotas, Used, Uses};
 pub use saved::Saved;
 pub use screen::Screen;
 pub use standing::Standing;

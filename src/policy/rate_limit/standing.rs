@@ -6,7 +6,10 @@ use std::time::Duration;
 use super::LIMITS_MAX;
 use super::concurrency::Slot;
 use super::config::Headers;
+use super::headers::Telling;
 use super::limit::{Asked, RateLimit};
+use super::plan_standing::PlanStanding;
+use crate::request::Fields;
 
 /// The limits of a request: those of the edge and those of its route.
 const ALL_MAX: usize = 2 * LIMITS_MAX;
@@ -20,7 +23,12 @@ pub struct Standing {
     tiers: [u8; ALL_MAX],
     pub(super) tickets: Vec<Ticket>,
     pub(super) slots: Vec<Slot>,
+    /// Where it stands with its API key's plan.
+    pub(super) plan: Option<Box<PlanStanding>>,
 }
+
+/// What binds most, first.
+pub(super) type Order = (Rank, u64, Reverse<Duration>);
 
 /// A limit that counts the request, if it ends as such requests do.
 #[derive(Debug)]
@@ -45,7 +53,7 @@ pub(super) struct Told {
     pub(super) full: Duration,
 }
 
-/// What binds most, first.
+/// Who comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Rank {
     /// It has refused.
@@ -73,6 +81,11 @@ impl Standing {
         }
     }
 
+    /// Tells the client, on a response of a route without limits, where it stands with its plan.
+    pub fn tell(&self, fields: &mut impl Fields) {
+        Telling::default().apply(std::iter::empty(), self, fields);
+    }
+
     pub(super) fn ietf(&self) -> Option<&Told> {
         self.ietf.as_ref()
     }
@@ -93,7 +106,7 @@ impl Standing {
 
 impl Told {
     /// What is refused first and what takes longest to come back binds most.
-    fn order(&self) -> (Rank, u64, Reverse<Duration>) {
+    pub(super) fn order(&self) -> Order {
         (self.rank, self.remaining, Reverse(self.next))
     }
 }

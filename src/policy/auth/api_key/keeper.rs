@@ -1,5 +1,6 @@
 //! The keys of this process: read when it starts, kept in step with the store by a thread of their own.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -55,6 +56,12 @@ impl Keys {
             bytes: own.table.bytes(),
             stale: own.stale.load(Ordering::Relaxed),
         })
+    }
+
+    /// The plans of keys that are good; none where no policy asks for keys, and before they are read.
+    pub fn plans(live: &Live) -> BTreeSet<Box<str>> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        live.find::<Self>("api_keys", "").map(|own| own.table.plans(now)).unwrap_or_default()
     }
 
     /// The key with this hash.

@@ -3,7 +3,7 @@
 //! A million keys cost about 100 bytes each (`a_key_costs_about_a_hundred_bytes`): 64 for an entry, which is one line of the cache,
 //! 6 for its place in the index, the rest is its texts. What keys have in common (plan, scopes, addresses, routes) is kept once.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -165,6 +165,23 @@ impl Table {
             }
         }
         used
+    }
+
+    /// The plans of keys that are good at this second.
+    pub(super) fn plans(&self, now: u64) -> BTreeSet<Box<str>> {
+        let mut plans = BTreeSet::new();
+        for place in &self.shards {
+            let shard = place.load();
+            let good = |entry: &&Entry| {
+                entry.end != End::Revoked && (entry.until == NEVER || now < u64::from(entry.until))
+            };
+            for plan in shard.entries.iter().filter(good).filter_map(|entry| entry.grants.plan.as_ref()) {
+                if !plans.contains(plan) {
+                    plans.insert(plan.clone());
+                }
+            }
+        }
+        plans
     }
 
     /// How many keys there are, old ones counted too.
@@ -487,6 +504,18 @@ mod tests {
         table.find(&hash(4)).unwrap().note_use(71);
         table.apply((0..100).map(|number| Row { change: 2, ..row(number) }), true);
         assert_eq!(table.take_used(71), [("000000000004".to_owned(), 71)]);
+    }
+
+    #[test]
+    fn plans_are_those_of_keys_that_are_good() {
+        let table = Table::default();
+        let of = |number: u64, plan: &str| Row { plan: Some(plan.into()), ..row(number) };
+        let ended = Row { expires: Some(100), ..of(3, "ended") };
+        let revoked = Row { revoked: Some(1), ..of(4, "revoked") };
+        table.apply([of(1, "free"), of(2, "free"), ended, revoked, row(5)].into_iter(), true);
+        let plans = |now| table.plans(now).iter().map(|plan| plan.to_string()).collect::<Vec<_>>();
+        assert_eq!(plans(99), ["ended", "free"]);
+        assert_eq!(plans(100), ["free"]);
     }
 
     #[test]

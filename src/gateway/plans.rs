@@ -1,0 +1,64 @@
+//! Usage plans: compiled, and held to the routes and the keys that there are.
+
+use std::sync::Arc;
+
+use super::compile::name_is_sound;
+use super::document::Document;
+use crate::config::{Build, Spanned};
+use crate::policy::auth::api_key::Keys;
+use crate::policy::rate_limit::config::{Config, KeyPart};
+use crate::policy::rate_limit::{Plan, Plans};
+use crate::state::Live;
+
+/// All plans that are sound.
+pub(super) fn compile(document: &Document, live: &Live, build: &mut Build) -> Plans {
+    let plans = document.policies.plans.iter();
+    plans
+        .filter_map(|(name, config)| {
+            name_is_sound(&config.path, name, &config.site, build);
+            Plan::compile(name, config, live, build).map(Arc::new)
+        })
+        .collect()
+}
+
+/// A throttle of a route's own is for a route that there is.
+pub(super) fn routes_exist(document: &Document, build: &mut Build) {
+    for (route, own) in document.policies.plans.values().flat_map(|plan| &plan.routes) {
+        let names = document.routes.iter().map(|known| known.name.as_str());
+        if names.clone().any(|known| known == route) {
+            continue;
+        }
+        let nearest = names.min_by_key(|known| strsim::damerau_levenshtein(known, route));
+        let cure = nearest.map_or_else(String::new, |nearest| format!("did you mean `{nearest}`?"));
+        build.errors.push(&own.site, &*own.path, format!("there is no route `{route}`"), cure);
+    }
+}
+
+/// A limit by API key has other rates for single plans: for plans that there are, where there are any.
+pub(super) fn overridden_plans_exist(document: &Document, build: &mut Build) {
+    let plans = &document.policies.plans;
+    let by_key = |config: &Spanned<Config>| matches!(config.key.0.first(), Some(KeyPart::Word(word)) if word == "api_key");
+    let limits = document.policies.rate_limits.values().filter(|config| !plans.is_empty() && by_key(config));
+    for (plan, rate) in limits.flat_map(|config| &config.overrides) {
+        if !plans.contains_key(plan) {
+            let nearest = plans.keys().min_by_key(|known| strsim::damerau_levenshtein(known, plan));
+            let cure = nearest.map_or_else(String::new, |nearest| format!("did you mean `{nearest}`?"));
+            build.errors.push(&rate.site, &*rate.path, format!("there is no plan `{plan}`"), cure);
+        }
+    }
+}
+
+/// Keys whose plan is gone are refused: their owner hears of it before they do. Before keys are read, nothing is known of them.
+pub(super) fn keys_have_theirs(document: &Document, plans: &Plans, live: &Live, build: &mut Build) {
+    let Some(first) = document.policies.plans.values().next() else { return };
+    for message in strangers(plans, live) {
+        let cure = "write the plan, or give its owners new keys";
+        build.errors.warn(&first.site, "policies.plans", message, cure);
+    }
+}
+
+/// What there is to say of plans that keys are in and that are not there.
+pub(super) fn strangers(plans: &Plans, live: &Live) -> Vec<String> {
+    let unknown = Keys::plans(live).into_iter().filter(|name| !plans.knows(name));
+    unknown.map(|name| format!("keys of the plan `{name}` are refused: there is no such plan")).collect()
+}

@@ -1,0 +1,366 @@
+//! A usage plan, compiled: `policies.plans.NAME`. It bounds each API key that is in it, on every route that the key opens: first by
+//! its throttle, then, last of all, by its quota.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use foldhash::fast::FixedState;
+use http::HeaderValue;
+use http::header::RETRY_AFTER;
+
+use super::config::Headers;
+use super::headers::seconds;
+use super::limit::{gcra, memory};
+use super::plan_config::{Config, ThrottleConfig};
+use super::plan_quota::Quota;
+use super::plan_standing::{PlanStanding, QuotaTold};
+use super::quota::{Counted, NotWritten, Period, Usage, second};
+use super::table::{Limits, Table, VALUES_MAX};
+use super::{Figures, Gcra, HashKey, Nanos};
+use crate::config::{Build, OrNone, Site, Spanned};
+use crate::identity::Identity;
+use crate::policy::{Effects, Mode, Outcome, Step, Verdict};
+use crate::record::Timestamp;
+use crate::reply::{Kind, Refusal, Violated};
+use crate::state::Live;
+
+/// Reasons for refusing.
+const RATE: &str = "rate";
+const QUOTA: &str = "quota";
+const QUOTA_STORE: &str = "quota_store";
+
+/// A usage plan.
+#[derive(Debug)]
+pub struct Plan {
+    name: Arc<str>,
+    /// As clients know it, and its quota.
+    label: Arc<str>,
+    quota_label: Arc<str>,
+    mode: Mode,
+    headers: Headers,
+    throttle: Option<Throttle>,
+    /// Routes with a throttle of their own, or with none.
+    routes: HashMap<Box<str>, Option<Throttle>, FixedState>,
+    table: Arc<Table>,
+    quota: Option<Quota>,
+}
+
+/// How fast a key's requests may come.
+#[derive(Debug)]
+struct Throttle {
+    gcra: Gcra,
+    class: u8,
+    site: Site,
+}
+
+/// The plans of a configuration, by name.
+#[derive(Clone, Debug, Default)]
+pub struct Plans(HashMap<Box<str>, Arc<Plan>, FixedState>);
+
+/// A key's plan is not in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownPlan;
+
+impl Plans {
+    /// The plan that a key is in. None where it is in none, and where no plan is configured at all.
+    ///
+    /// # Errors
+    /// There are plans, and this is none of them: one that is gone must not mean that there is no limit.
+    pub fn of(&self, key: &Identity) -> Result<Option<&Arc<Plan>>, UnknownPlan> {
+        match key.plan.as_deref() {
+            Some(_) if self.0.is_empty() => Ok(None),
+            Some(name) => self.0.get(name).map(Some).ok_or(UnknownPlan),
+            None => Ok(None),
+        }
+    }
+
+    /// One by its name.
+    pub fn get(&self, name: &str) -> Option<&Arc<Plan>> {
+        self.0.get(name)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Plan>> {
+        self.0.values()
+    }
+
+    /// Whether there is one of this name, or there are none at all, so that any name will do.
+    pub fn knows(&self, name: &str) -> bool {
+        self.0.is_empty() || self.0.contains_key(name)
+    }
+}
+
+impl FromIterator<Arc<Plan>> for Plans {
+    fn from_iter<T: IntoIterator<Item = Arc<Plan>>>(plans: T) -> Self {
+        Self(plans.into_iter().map(|plan| (plan.label().into(), plan)).collect())
+    }
+}
+
+impl Plan {
+    /// Compiles `policies.plans.NAME`. None when `build.errors` says why. No throttle comes into force by it: see
+    /// [`Plan::put_in_force`].
+    pub fn compile(name: &str, config: &Spanned<Config>, live: &Live, build: &mut Build) -> Option<Self> {
+        let errors_before = build.errors.errors().len();
+        is_a_plan(name, config, build);
+        let bytes = memory(&config.memory, build);
+        let throttle = config.throttle.as_ref().and_then(|throttle| throttled(throttle, build));
+        let routes: Vec<_> =
+            config.routes.iter().map(|(route, own)| (route, throttled(&own.throttle, build))).collect();
+        let quota = config.quota.as_ref().and_then(OrNone::as_option);
+        let quota = quota.and_then(|written| Quota::compile(name, written, live, build));
+        let Some(secret) = HashKey::random() else {
+            let cause = "this machine has no randomness to hash keys with";
+            build.errors.push(&config.site, &*config.path, cause, "look at its random device");
+            return None;
+        };
+        if build.errors.errors().len() > errors_before {
+            return None;
+        }
+        let table = live.find_or("plan_throttle", &format!("{name} {bytes}"), || Table::new(secret, bytes));
+        let routes = routes.into_iter().zip(table.classes(config.routes.keys()));
+        let routes = routes.map(|((route, own), class)| {
+            (route.as_str().into(), own.map(|(gcra, site)| Throttle { gcra, class, site }))
+        });
+        if let Some(quota) = &quota {
+            quota.open(live, build)?;
+        }
+        Some(Self {
+            name: format!("plans.{name}").into(),
+            label: name.into(),
+            quota_label: format!("{name}-quota").into(),
+            mode: config.mode,
+            headers: config.headers,
+            throttle: throttle.map(|(gcra, site)| Throttle { gcra, class: 0, site }),
+            routes: routes.collect(),
+            table,
+            quota,
+        })
+    }
+
+    /// `plans.NAME`
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// `NAME`
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// `NAME-quota`
+    pub(super) fn quota_label(&self) -> &str {
+        &self.quota_label
+    }
+
+    pub(super) fn headers(&self) -> Headers {
+        self.headers
+    }
+
+    /// How many requests its keys have a day, week or month.
+    pub fn quota(&self) -> Option<&Quota> {
+        self.quota.as_ref()
+    }
+
+    /// Its throttles are in force from now on: buckets that another configuration has filled are brought under them.
+    pub fn put_in_force(&self) {
+        let own = self.throttle.iter().chain(self.routes.values().flatten());
+        self.table.put_in_force(&own.map(|throttle| (throttle.class, throttle.gcra)).collect::<Limits>());
+    }
+
+    /// What its table of throttled keys tells of itself; none where it throttles nobody.
+    pub fn figures(&self) -> Option<Figures> {
+        let throttles = self.throttle.is_some() || self.routes.values().any(Option::is_some);
+        throttles.then(|| self.table.figures())
+    }
+
+    /// Why it may refuse: the words of its series.
+    pub fn reasons(config: &Config) -> Vec<&'static str> {
+        let is_some = |throttle: &OrNone<Spanned<ThrottleConfig>>| throttle.as_option().is_some();
+        let rate = config.throttle.as_ref().is_some_and(is_some)
+            || config.routes.values().any(|route| is_some(&route.throttle));
+        let quota = config.quota.as_ref().and_then(OrNone::as_option);
+        let store = quota.is_some_and(|quota| quota.is_strict());
+        let all = [(RATE, rate), (QUOTA, quota.is_some()), (QUOTA_STORE, store)];
+        all.into_iter().filter(|(_, may)| *may).map(|(reason, _)| reason).collect()
+    }
+
+    /// Asks the plan about a request that this key, by its id, has opened a route for; everything else has been asked before. What
+    /// it notes is left in `effects`. Waits for the store where the quota says so, never longer than its `wait`.
+    ///
+    /// # Errors
+    /// The refusal of its throttle or its quota.
+    pub async fn check(
+        self: &Arc<Self>,
+        key: &str,
+        route: &str,
+        now: SystemTime,
+        effects: &mut Effects,
+    ) -> Result<(), Refusal> {
+        let mut standing = PlanStanding::new(self);
+        let mut checked = self.check_throttle(key, route, &mut standing, effects);
+        if let (Ok(()), Some(quota)) = (&checked, &self.quota) {
+            checked = self.check_quota(quota, key, now, &mut standing, effects).await;
+        }
+        effects.limits.plan = Some(Box::new(standing));
+        checked
+    }
+
+    fn check_throttle(
+        &self,
+        key: &str,
+        route: &str,
+        standing: &mut PlanStanding,
+        effects: &mut Effects,
+    ) -> Result<(), Refusal> {
+        let throttle = match self.routes.get(route) {
+            Some(own) => own.as_ref(),
+            None => self.throttle.as_ref(),
+        };
+        let Some(Throttle { gcra, class, site }) = throttle else { return Ok(()) };
+        let mut hasher = self.table.hash.hasher();
+        hasher.part(key.as_bytes());
+        let taken = self.table.take(hasher.finish(*class), gcra, 1, Nanos::now());
+        standing.throttle = Some(taken);
+        if taken.passed() {
+            let left = taken.remaining();
+            effects.note(|| self.step(site, format!("{left} of {} left, by API key", gcra.burst())));
+            return Ok(());
+        }
+        let message = "requests of this key come faster than its plan's `rate` and `burst` allow";
+        let wait = taken.wait().map(seconds);
+        self.refuse(Kind::Throttled, RATE, message.into(), site, effects)
+            .map_err(|refusal| self.told(refusal, wait, &self.label))
+    }
+
+    async fn check_quota(
+        &self,
+        quota: &Quota,
+        key: &str,
+        now: SystemTime,
+        standing: &mut PlanStanding,
+        effects: &mut Effects,
+    ) -> Result<(), Refusal> {
+        let now = second(now);
+        let period = quota.period(now);
+        let counted = if effects.steps.is_some() {
+            Ok(self.explain_quota(quota, key, period, effects))
+        } else if self.mode == Mode::Shadow {
+            match quota.count_always(key, period) {
+                Some(usage) if usage.used > usage.allowed => Ok(Counted::Spent(usage)),
+                Some(usage) => Ok(Counted::Passed(usage)),
+                None => Ok(Counted::Unknown),
+            }
+        } else {
+            quota.count(key, period).await
+        };
+        let (usage, refused) = match counted {
+            Ok(Counted::Passed(usage)) => (usage, false),
+            Ok(Counted::Spent(usage)) => (usage, true),
+            Ok(Counted::Unknown) => return Ok(()),
+            Err(NotWritten) => {
+                let message = "the store has not confirmed the request's count within the quota's `wait`";
+                return self.refuse(
+                    Kind::AuthorizerFailure,
+                    QUOTA_STORE,
+                    message.into(),
+                    quota.site(),
+                    effects,
+                );
+            }
+        };
+        let resets = period.left(now);
+        standing.quota = Some(QuotaTold { usage, period, resets, refused });
+        if !refused {
+            return Ok(());
+        }
+        let message =
+            format!("the key's {} requests of this {} are used up", usage.allowed, quota.per().as_str());
+        self.refuse(Kind::QuotaExceeded, QUOTA, message, quota.site(), effects)
+            .map_err(|refusal| self.told(refusal, Some(resets), &self.quota_label))
+    }
+
+    /// As the store says it; nothing is counted.
+    fn explain_quota(&self, quota: &Quota, key: &str, period: Period, effects: &mut Effects) -> Counted {
+        let (counted, detail) = match quota.look(key, period) {
+            Ok(usage) if usage.left() == 0 => return Counted::Spent(usage),
+            Ok(usage) => {
+                let Usage { used, allowed } = usage;
+                let until = time(period.ends);
+                let detail = format!("{used} of {allowed} used this {}, until {until}", quota.per().as_str());
+                (Counted::Passed(usage), detail)
+            }
+            Err(unusable) => {
+                (Counted::Unknown, format!("what is used of the quota is not known here: {}", unusable.cause))
+            }
+        };
+        effects.note(|| self.step(quota.site(), detail));
+        counted
+    }
+
+    /// Carries a refusal out, or notes it.
+    fn refuse(
+        &self,
+        kind: Kind,
+        reason: &'static str,
+        message: String,
+        site: &Site,
+        effects: &mut Effects,
+    ) -> Result<(), Refusal> {
+        let outcome = Outcome::Refuse { kind, reason, message: message.into() };
+        effects.judge(&self.name, self.mode, Verdict { outcome, site })
+    }
+
+    /// With what a client is told of it.
+    fn told(&self, mut refusal: Refusal, wait: Option<u64>, label: &Arc<str>) -> Refusal {
+        if let Some(wait) = wait {
+            refusal.headers.push((RETRY_AFTER, HeaderValue::from(wait.max(1))));
+        }
+        let violated = self.is_visible().then(|| Arc::clone(label)).into_iter().collect();
+        refusal.violated = Some(Box::new(Violated(violated)));
+        refusal
+    }
+
+    /// Whether clients may know of it: a shadowed plan bounds nobody.
+    pub(super) fn is_visible(&self) -> bool {
+        self.mode == Mode::Enforce && self.headers != Headers::Hidden
+    }
+
+    fn step(&self, site: &Site, detail: String) -> Step {
+        Step {
+            name: Arc::clone(&self.name),
+            outcome: "pass".into(),
+            detail: detail.into(),
+            site: Some(site.clone()),
+        }
+    }
+}
+
+/// A plan that says nothing is a mistake, not a plan without limits.
+fn is_a_plan(name: &str, config: &Spanned<Config>, build: &mut Build) {
+    if config.throttle.is_none() && config.quota.is_none() && config.routes.is_empty() {
+        let cause = format!("the plan `{name}` limits nothing");
+        let cure = "add `throttle: {rate: 5/1s}` or `quota: {limit: 1000, per: DAY}`; `throttle: none` is for keys \
+                    that may do what they like";
+        build.errors.push(&config.site, &*config.path, cause, cure);
+    }
+    if config.routes.len() > VALUES_MAX {
+        let cause = format!("more than {VALUES_MAX} routes have throttles of their own");
+        let path = format!("{}.routes", config.path);
+        build.errors.push(&config.site, path, cause, "keep the ones that matter");
+    }
+}
+
+fn throttled(written: &OrNone<Spanned<ThrottleConfig>>, build: &mut Build) -> Option<(Gcra, Site)> {
+    let written = written.as_option()?;
+    let burst = written.burst.as_ref().map_or(written.rate.value.count, |burst| burst.value);
+    let burst_at = written.burst.as_ref().map(|burst| (&burst.site, &*burst.path));
+    Some((gcra(&written.rate, burst, burst_at, build), written.site.clone()))
+}
+
+/// RFC 3339, whole seconds.
+fn time(second: i64) -> String {
+    let since = Duration::from_secs(u64::try_from(second).unwrap_or_default());
+    let moment = SystemTime::UNIX_EPOCH.checked_add(since).unwrap_or(SystemTime::UNIX_EPOCH);
+    Timestamp::of(moment).as_str().replace(".000Z", "Z")
+}

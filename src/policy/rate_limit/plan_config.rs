@@ -1,0 +1,109 @@
+//! What is written under `policies.plans`.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::config::Headers;
+use super::quota::Per;
+use crate::config::units::{Rate, Size, Time};
+use crate::config::{OrNone, Spanned};
+use crate::policy::Mode;
+
+/// What API keys of a plan may do, each for itself, on every route that they open: `portcullis keys create --plan NAME`.
+///
+/// A key whose plan is not here is refused (403). Where no plan is written at all, plans are words for conditions and limits.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// How fast requests may come: 429 above it. `none`: as fast as they like.
+    #[serde(default)]
+    pub throttle: Option<OrNone<Spanned<ThrottleConfig>>>,
+    /// How many requests may come a day, week or month: 429 above it. `none`: any number. What is refused, by the plan or by anything
+    /// before it, is not counted.
+    #[serde(default)]
+    pub quota: Option<OrNone<Spanned<QuotaConfig>>>,
+    /// Routes with a throttle of their own, by name: requests there count for it and not for the plan's. The quota is one for all.
+    #[serde(default)]
+    pub routes: BTreeMap<String, Spanned<RouteConfig>>,
+    /// How clients are told: as `NAME` and `NAME-quota` in `RateLimit` and `RateLimit-Policy` (`ietf`), by the more binding of both in
+    /// `X-RateLimit-Limit`, `-Remaining`, `-Reset` (`legacy`), or not at all (`hidden`).
+    #[serde(default)]
+    pub headers: Headers,
+    /// The memory of the table of throttled keys, taken whole at the load; a key takes about 18 bytes, and only while it has spent
+    /// tokens.
+    #[serde(default = "memory")]
+    pub memory: Spanned<Size>,
+    /// Whether a refusal is carried out (`enforce`) or only noted (`shadow`); in shadow, requests above the quota are counted too.
+    #[serde(default)]
+    pub mode: Mode,
+}
+
+fn memory() -> Spanned<Size> {
+    Spanned::unwritten(Size(1 << 20))
+}
+
+/// How fast requests of a key may come.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ThrottleConfig {
+    /// How fast spent tokens come back: `5/1s`. A request takes one.
+    pub rate: Spanned<Rate>,
+    /// How many tokens there are at the most, to be spent at once. Default: the rate's count.
+    #[serde(default)]
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub burst: Option<Spanned<u32>>,
+}
+
+/// What holds on one route.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RouteConfig {
+    /// How fast requests may come there. `none`: as fast as they like.
+    pub throttle: OrNone<Spanned<ThrottleConfig>>,
+}
+
+/// How many requests of a key may come.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QuotaConfig {
+    /// How many.
+    #[schemars(range(min = 1, max = 1_000_000_000_000_u64))]
+    pub limit: Spanned<u64>,
+    /// In what: `DAY`, `WEEK` (from Monday) or `MONTH`, by the clocks of `time_zone`.
+    pub per: Per,
+    /// So many less in the first period in which a key is used in the plan: for one that begins late in it.
+    #[serde(default)]
+    #[schemars(range(max = 1_000_000_000_000_u64))]
+    pub offset: Option<Spanned<u64>>,
+    /// Whose midnight it is: `UTC`, or an IANA name such as `Europe/Berlin`.
+    #[serde(default)]
+    pub time_zone: Option<Spanned<String>>,
+    /// What a power cut may cost. `batched`: what `flush` and `flush_requests` say. `strict`: nothing, and not one request more passes
+    /// than `limit` says in however many processes; each request waits for the disk, all that come meanwhile together.
+    #[serde(default)]
+    pub durable: Durable,
+    /// `batched`: what was counted is written within this time, `10ms` to `60s`. Default: 1s.
+    #[serde(default)]
+    pub flush: Option<Spanned<Time>>,
+    /// `batched`: and as soon as it is so many requests of the plan. Default: 1000.
+    #[serde(default)]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub flush_requests: Option<Spanned<u32>>,
+    /// How long a request waits for the store, `1ms` to `10s`. Without an answer until then it is refused where `durable` is `strict`
+    /// (503), and counted in memory alone where it is `batched`. Default: 1s.
+    #[serde(default)]
+    pub wait: Option<Spanned<Time>>,
+}
+
+/// What a power cut may cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Durable {
+    /// What was counted within the last second, by default.
+    #[default]
+    Batched,
+    /// Nothing.
+    Strict,
+}

@@ -1,0 +1,180 @@
+//! A plan's quota, compiled: how many requests, in which periods, and how safely they are counted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use super::plan_config::{Durable, QuotaConfig};
+use super::quota::{Allowance, Calendar, Counted, NotWritten, Per, Period, Quotas, Tally, Terms, Usage};
+use crate::config::units::Time;
+use crate::config::{Build, Site, Spanned};
+use crate::state::{Live, Unusable};
+
+/// How long something may stay unwritten.
+const FLUSH: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(60));
+/// How long a request may wait for the store.
+const WAIT: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(10));
+/// Both, and how many requests may stay unwritten, where nothing is said.
+const USUAL: Duration = Duration::from_secs(1);
+const USUAL_REQUESTS: u32 = 1_000;
+
+/// How many requests each key of a plan has.
+#[derive(Debug)]
+pub struct Quota {
+    site: Site,
+    path: Arc<str>,
+    terms: Terms,
+    durable: Durable,
+    calendar: Calendar,
+    /// The period of the latest request.
+    current: ArcSwap<Period>,
+    quotas: Arc<Quotas>,
+    tally: Arc<Tally>,
+}
+
+impl Quota {
+    /// None when `build.errors` says why.
+    pub(super) fn compile(
+        plan: &str,
+        written: &Spanned<QuotaConfig>,
+        live: &Live,
+        build: &mut Build,
+    ) -> Option<Self> {
+        let errors_before = build.errors.errors().len();
+        let limit = written.limit.value;
+        if let Some(offset) = written.offset.as_ref().filter(|offset| offset.value >= limit) {
+            let cause =
+                format!("an offset of {} leaves nothing of {limit} in the first period", offset.value);
+            let cure = format!("write less than `{limit}`");
+            build.errors.push(&offset.site, &*offset.path, cause, cure);
+        }
+        let zone = written.time_zone.as_ref();
+        let calendar = Calendar::new(written.per, zone.map_or("UTC", |zone| zone.as_str()));
+        if let (None, Some(zone)) = (&calendar, zone) {
+            let cause = format!("`{}` is no time zone", zone.value);
+            let cure = "write `UTC` or an IANA name such as `Europe/Berlin`";
+            build.errors.push(&zone.site, &*zone.path, cause, cure);
+        }
+        only_batched(written, build);
+        let flush = within(written.flush.as_ref(), FLUSH, build);
+        let wait = within(written.wait.as_ref(), WAIT, build);
+        let calendar = calendar.filter(|_| build.errors.errors().len() == errors_before)?;
+        let quotas = Quotas::of(live);
+        let tally = quotas.tally(plan);
+        tally.set_flush(flush, written.flush_requests.as_ref().map_or(USUAL_REQUESTS, |number| number.value));
+        let offset = written.offset.as_ref().map_or(0, |offset| offset.value);
+        Some(Self {
+            site: written.site.clone(),
+            path: Arc::clone(&written.path),
+            terms: Terms { allowance: Allowance { limit, offset }, wait },
+            durable: written.durable,
+            calendar,
+            current: ArcSwap::from_pointee(Period { begins: 0, ends: 0 }),
+            quotas,
+            tally,
+        })
+    }
+
+    /// Has the store opened, at once or when the process has become who it will be. None when `build.errors` says why not. Where
+    /// nothing is served nothing is opened.
+    pub(super) fn open(&self, live: &Live, build: &mut Build) -> Option<()> {
+        if live.runtime().is_none() {
+            return Some(());
+        }
+        let quotas = Arc::clone(&self.quotas);
+        let (site, path) = (self.site.clone(), Arc::clone(&self.path));
+        let opened = live.open_settled(move || {
+            quotas.open().map_err(|unusable| format!("{site}: {path}: quotas: {unusable}"))
+        });
+        match opened {
+            Ok(()) => Some(()),
+            Err(cause) => {
+                build.errors.push(&self.site, &*self.path, cause, "nothing has changed so far");
+                None
+            }
+        }
+    }
+
+    /// Where it was written.
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// What its periods are.
+    pub fn per(&self) -> Per {
+        self.calendar.per()
+    }
+
+    /// By whose clocks.
+    pub fn zone(&self) -> &str {
+        self.calendar.zone()
+    }
+
+    /// How many requests there are in a period.
+    pub fn allowance(&self) -> Allowance {
+        self.terms.allowance
+    }
+
+    /// The period that this second is in.
+    pub fn period(&self, now: i64) -> Period {
+        let current = self.current.load();
+        if current.holds(now) {
+            return **current;
+        }
+        let period = self.calendar.period(now);
+        self.current.store(Arc::new(period));
+        period
+    }
+
+    /// Counts a request, if one is left.
+    pub(super) async fn count(&self, key: &str, period: Period) -> Result<Counted, NotWritten> {
+        match self.durable {
+            Durable::Batched => Ok(self.quotas.count(&self.tally, key, period, &self.terms).await),
+            Durable::Strict => self.quotas.count_strictly(&self.tally, key, period, &self.terms).await,
+        }
+    }
+
+    /// Counts a request, whether one is left or not; how it stands then, if that is known. Never waits.
+    pub(super) fn count_always(&self, key: &str, period: Period) -> Option<Usage> {
+        self.quotas.count_always(&self.tally, key, period, &self.terms)
+    }
+
+    /// What the store says; nothing is counted.
+    pub(super) fn look(&self, key: &str, period: Period) -> Result<Usage, Unusable> {
+        self.quotas.look(self.tally.plan(), key, period, self.terms.allowance)
+    }
+}
+
+impl QuotaConfig {
+    /// Whether requests wait for the disk.
+    pub(super) fn is_strict(&self) -> bool {
+        self.durable == Durable::Strict
+    }
+}
+
+/// What is strict leaves nothing unwritten.
+fn only_batched(written: &Spanned<QuotaConfig>, build: &mut Build) {
+    let flush = written.flush.as_ref().map(|at| ("flush", &at.site, &at.path));
+    let requests = written.flush_requests.as_ref().map(|at| ("flush_requests", &at.site, &at.path));
+    for (word, site, path) in flush.into_iter().chain(requests).filter(|_| written.is_strict()) {
+        let cause = format!(
+            "`{word}` is about what is counted and not written, and with `durable: strict` nothing is"
+        );
+        build.errors.push(site, &**path, cause, "remove it, or write `durable: batched`");
+    }
+}
+
+fn within(
+    written: Option<&Spanned<Time>>,
+    (least, most): (Duration, Duration),
+    build: &mut Build,
+) -> Duration {
+    let Some(Spanned { value: Time(time), site, path }) = written else { return USUAL };
+    if !(least..=most).contains(time) {
+        let cause = format!("`{}` is too short or too long", Time(*time));
+        let cure = format!("write a duration from `{}` to `{}`", Time(least), Time(most));
+        build.errors.push(site, &**path, cause, cure);
+    }
+    *time
+}

@@ -1,0 +1,246 @@
+//! Several processes on one store, as several [`Quotas`] on one directory: each has its own memory and its own keeper.
+
+use std::future::Future;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::*;
+
+const TODAY: Period = Period { begins: 86_400, ends: 2 * 86_400 };
+
+fn quotas(directory: &Path) -> Arc<Quotas> {
+    let own = Arc::new(Quotas::new(directory));
+    own.open().unwrap();
+    own
+}
+
+fn terms(limit: u64) -> Terms {
+    Terms { allowance: Allowance { limit, offset: 0 }, wait: Duration::from_secs(5) }
+}
+
+fn run<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
+}
+
+fn flush(own: &Quotas) -> bool {
+    let (answer, told) = mpsc::channel();
+    own.desk.ask(Ask::Flush { answer });
+    told.recv_timeout(Duration::from_secs(10)).unwrap()
+}
+
+fn used(directory: &Path, key: &str) -> u64 {
+    let mut store = Store::open(directory, Access::Look).unwrap().unwrap();
+    let uses = Uses::prepare(store.connection()).unwrap().of("free", key).unwrap();
+    uses.first().map_or(0, |used| used.known.used)
+}
+
+fn eventually(what: &str, check: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !check() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn passes(counted: Counted) -> bool {
+    matches!(counted, Counted::Passed(_))
+}
+
+#[test]
+fn what_was_counted_is_known_again_by_the_next_process() {
+    let place = tempfile::tempdir().unwrap();
+    let first = quotas(place.path());
+    let tally = first.tally("free");
+    for used in 1..=7 {
+        let counted = run(first.count(&tally, "one", TODAY, &terms(10)));
+        assert_eq!(counted, Counted::Passed(Usage { used, allowed: 10 }));
+    }
+    assert!(flush(&first));
+    assert_eq!(used(place.path(), "one"), 7);
+    let next = quotas(place.path());
+    let tally = next.tally("free");
+    let counted: Vec<_> = (0..5).map(|_| passes(run(next.count(&tally, "one", TODAY, &terms(10))))).collect();
+    assert_eq!(counted, [true, true, true, false, false]);
+    assert_eq!(tally.unwritten(), 3);
+    assert!(flush(&next));
+    assert_eq!((used(place.path(), "one"), tally.unwritten()), (10, 0));
+}
+
+#[test]
+fn the_offset_is_taken_off_the_first_period_alone() {
+    let place = tempfile::tempdir().unwrap();
+    let short = Terms { allowance: Allowance { limit: 3, offset: 2 }, ..terms(0) };
+    let number = |period: Period| {
+        let own = quotas(place.path());
+        let tally = own.tally("free");
+        let passed = (0..5).filter(|_| passes(run(own.count(&tally, "one", period, &short)))).count();
+        assert!(flush(&own));
+        passed
+    };
+    assert_eq!(number(TODAY), 1);
+    assert_eq!(number(TODAY), 0);
+    assert_eq!(number(Period { begins: TODAY.ends, ends: TODAY.ends + 86_400 }), 3);
+}
+
+#[test]
+fn two_processes_add_up_exactly_and_are_a_batch_behind_at_most() {
+    let place = tempfile::tempdir().unwrap();
+    let limit = 4_000;
+    let passed: usize = std::thread::scope(|scope| {
+        let both: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let own = quotas(place.path());
+                    let tally = own.tally("free");
+                    tally.set_flush(Duration::from_millis(10), 50);
+                    let passed = (0..6_000)
+                        .filter(|number| {
+                            if number % 100 == 0 {
+                                std::thread::sleep(Duration::from_millis(2));
+                            }
+                            passes(run(own.count(&tally, "one", TODAY, &terms(limit))))
+                        })
+                        .count();
+                    assert!(flush(&own));
+                    passed
+                })
+            })
+            .collect();
+        both.into_iter().map(|own| own.join().unwrap()).sum()
+    });
+    assert_eq!(used(place.path(), "one"), passed as u64, "what has passed is what is written");
+    assert!(passed as u64 >= limit, "{passed}");
+}
+
+#[test]
+fn strictly_counted_not_one_passes_beyond_the_limit_in_however_many_processes() {
+    let place = tempfile::tempdir().unwrap();
+    let limit = 200;
+    let passed: usize = std::thread::scope(|scope| {
+        let both: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let own = quotas(place.path());
+                    let tally = own.tally("free");
+                    let terms = terms(limit);
+                    run(async {
+                        let mut passed = 0;
+                        for _ in 0..10 {
+                            let asked = (0..20).map(|_| {
+                                let (own, tally) = (Arc::clone(&own), Arc::clone(&tally));
+                                tokio::spawn(
+                                    async move { own.count_strictly(&tally, "one", TODAY, &terms).await },
+                                )
+                            });
+                            let asked: Vec<_> = asked.collect();
+                            for asked in asked {
+                                passed += usize::from(passes(asked.await.unwrap().unwrap()));
+                            }
+                        }
+                        passed
+                    })
+                })
+            })
+            .collect();
+        both.into_iter().map(|own| own.join().unwrap()).sum()
+    });
+    assert_eq!(passed as u64, limit);
+    assert_eq!(used(place.path(), "one"), limit);
+}
+
+#[test]
+fn who_does_not_wait_for_the_answer_takes_nothing() {
+    let place = tempfile::tempdir().unwrap();
+    let own = quotas(place.path());
+    let tally = own.tally("free");
+    let terms = terms(1_000);
+    let passed = run(async {
+        let mut passed = 0;
+        for number in 0..200_u64 {
+            let asked = own.count_strictly(&tally, "one", TODAY, &terms);
+            // Some go at once, some just when the answer comes.
+            let patience = Duration::from_micros(number * 20);
+            if let Ok(told) = tokio::time::timeout(patience, asked).await {
+                passed += u64::from(passes(told.unwrap()));
+            }
+        }
+        passed
+    });
+    assert!(flush(&own));
+    // Drops of the last answers may have come after that.
+    eventually("what was given back to be written", || flush(&own) && tally.unwritten() == 0);
+    assert_eq!(used(place.path(), "one"), passed);
+}
+
+#[test]
+fn what_is_counted_is_written_in_time_or_when_it_is_many() {
+    let place = tempfile::tempdir().unwrap();
+    let own = quotas(place.path());
+    let tally = own.tally("free");
+    tally.set_flush(Duration::from_secs(60), 10);
+    for _ in 0..9 {
+        run(own.count(&tally, "one", TODAY, &terms(1_000)));
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(used(place.path(), "one"), 0);
+    run(own.count(&tally, "one", TODAY, &terms(1_000)));
+    eventually("ten to be written", || used(place.path(), "one") == 10);
+    let slow = own.tally("slow");
+    slow.set_flush(Duration::from_millis(30), 1_000_000);
+    run(own.count(&slow, "one", TODAY, &terms(1_000)));
+    eventually("one to be written", || slow.unwritten() == 0);
+}
+
+#[test]
+fn without_a_store_one_goes_on_and_the_other_refuses_until_it_is_back() {
+    let place = tempfile::tempdir().unwrap();
+    let own = quotas(place.path());
+    let (tally, path) = (own.tally("free"), Store::path_in(place.path()));
+    let short = Terms { wait: Duration::from_millis(500), ..terms(5) };
+    assert!(passes(run(own.count(&tally, "one", TODAY, &short))));
+    assert!(flush(&own));
+    std::fs::rename(&path, place.path().join("away")).unwrap();
+    assert_eq!(run(own.count_strictly(&tally, "two", TODAY, &short)), Err(NotWritten));
+    assert!(own.lost.load(Ordering::Relaxed));
+    assert!(!flush(&own));
+    let passed = (0..9).filter(|_| passes(run(own.count(&tally, "one", TODAY, &short)))).count();
+    assert_eq!(passed, 4, "what was known holds");
+    let passed = (0..9).filter(|_| passes(run(own.count(&tally, "new", TODAY, &short)))).count();
+    assert_eq!(passed, 5, "of what was not known nothing is");
+    assert!(!path.exists(), "it is not made anew");
+    std::fs::rename(place.path().join("away"), &path).unwrap();
+    eventually("the store to be written again", || tally.unwritten() == 0);
+    assert_eq!((used(place.path(), "one"), used(place.path(), "new"), used(place.path(), "two")), (5, 5, 0));
+    assert!(!own.lost.load(Ordering::Relaxed));
+    eventually("strict ones to pass again", || {
+        run(own.count_strictly(&tally, "two", TODAY, &short)).is_ok_and(passes)
+    });
+}
+
+#[test]
+fn without_a_keeper_it_is_counted_in_memory_alone() {
+    let own = Arc::new(Quotas::new(Path::new("")));
+    let tally = own.tally("free");
+    let passed = (0..5).filter(|_| passes(run(own.count(&tally, "one", TODAY, &terms(3))))).count();
+    assert_eq!(passed, 3);
+    assert_eq!(
+        run(own.count_strictly(&tally, "one", TODAY, &terms(4))),
+        Ok(Counted::Passed(Usage { used: 4, allowed: 4 }))
+    );
+    assert_eq!(own.count_always(&tally, "one", TODAY, &terms(3)), Some(Usage { used: 5, allowed: 3 }));
+    assert_eq!(own.look("free", "one", TODAY, terms(3).allowance), Ok(Usage { used: 0, allowed: 3 }));
+}
+
+#[test]
+fn a_shadowed_plan_counts_beyond_its_limit_and_never_waits() {
+    let place = tempfile::tempdir().unwrap();
+    let own = quotas(place.path());
+    let tally = own.tally("free");
+    assert_eq!(own.count_always(&tally, "one", TODAY, &terms(1)), None, "not known yet");
+    eventually("the answer", || tally.counter("one").look(TODAY, terms(1).allowance).is_some());
+    for _ in 0..3 {
+        assert!(own.count_always(&tally, "one", TODAY, &terms(1)).is_some());
+    }
+    assert!(flush(&own));
+    assert_eq!(used(place.path(), "one"), 4);
+}
