@@ -235,6 +235,10 @@ routes:
     let origin = crossed.all("access-control-allow-origin");
     assert!(origin.is_empty(), "a preflight that is refused allows nothing: {origin}");
     ask(&gateway, "/inner", &login("alice", "wrong")).expect(429);
+    // A page may read why: the 429 of a request that is none has the fields of its origin.
+    let page = ask(&gateway, "/inner", "Origin: https://app.example.com\r\n");
+    page.expect(429);
+    assert_eq!(page.all("access-control-allow-origin"), "https://app.example.com");
 }
 
 /// `U*U` at the least cost: crypt_blowfish's first vector.

@@ -23,7 +23,14 @@ pub(super) struct Slots {
 #[derive(Debug, Default)]
 struct Entry {
     taken: u32,
-    waiting: VecDeque<oneshot::Sender<Slot>>,
+    waiting: VecDeque<Waiting>,
+}
+
+/// Who waits, and how many there may be with it.
+#[derive(Debug)]
+struct Waiting {
+    most: u32,
+    give: oneshot::Sender<Slot>,
 }
 
 /// One of a key's slots. Dropping it gives it to who has waited longest, or back.
@@ -88,7 +95,7 @@ impl Slots {
                 return Err(NoSlot::Full);
             }
             let (give, turn) = oneshot::channel();
-            entry.waiting.push_back(give);
+            entry.waiting.push_back(Waiting { most, give });
             Turn { slots: self, key, turn: Some(turn) }
         };
         let Some(receiver) = &mut turn.turn else { return Err(NoSlot::Late) };
@@ -111,11 +118,12 @@ impl Slots {
             let next = {
                 let mut shard = self.shard(key);
                 let Some(entry) = shard.get_mut(&key) else { return };
-                match entry.waiting.pop_front() {
-                    Some(next) => next,
+                // After a reload there may be more under way than there should be: then it is nobody's turn yet.
+                match entry.waiting.pop_front_if(|next| entry.taken <= next.most) {
+                    Some(next) => next.give,
                     None => {
                         entry.taken = entry.taken.saturating_sub(1);
-                        if entry.taken == 0 {
+                        if entry.taken == 0 && entry.waiting.is_empty() {
                             shard.remove(&key);
                         }
                         return;
@@ -165,7 +173,7 @@ impl Drop for Turn<'_> {
         // First the receiver: a slot that has come too late goes with it, back to where it came from.
         self.turn = None;
         if let Some(entry) = self.slots.shard(self.key).get_mut(&self.key) {
-            entry.waiting.retain(|waiting| !waiting.is_closed());
+            entry.waiting.retain(|waiting| !waiting.give.is_closed());
         }
     }
 }
@@ -214,6 +222,25 @@ mod tests {
         assert_eq!(slots.take(key(1), 1).unwrap_err(), NoSlot::Full);
         drop(first);
         drop(two.await.unwrap().unwrap());
+        assert_eq!(slots.taken(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn fewer_slots_after_a_reload_are_fewer_though_somebody_always_waits() {
+        let slots = Arc::new(Slots::default());
+        let mut held: Vec<_> = (0..3).map(|_| slots.take(key(1), 3).unwrap().0).collect();
+        let waiter = tokio::spawn({
+            let slots = Arc::clone(&slots);
+            async move { slots.wait(key(1), 1, 1, LONG).await }
+        });
+        tokio::task::yield_now().await;
+        for left in [2, 1] {
+            held.pop();
+            tokio::task::yield_now().await;
+            assert!(slots.taken() == left && !waiter.is_finished());
+        }
+        held.pop();
+        drop(waiter.await.unwrap().unwrap());
         assert_eq!(slots.taken(), 0);
     }
 

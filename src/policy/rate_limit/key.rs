@@ -3,15 +3,14 @@
 //! Each part is hashed behind a byte that tells its kind and whether the request has it. So a client that takes the place of a
 //! missing value is never taken for a value, whatever clients say.
 
-use std::collections::HashMap;
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderName, Method};
-use ipnet::IpNet;
 use serde_json::Value;
 
+use super::class::{Class, Classes};
 use super::config::{Key as Written, KeyName, KeyPart};
 use super::{HashKey, KeyHash, KeyHasher};
 use crate::client;
@@ -42,8 +41,9 @@ pub(super) struct Key {
     classes: Classes,
 }
 
+/// A part of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
+pub(super) enum Part {
     Client,
     Identity,
     ApiKey,
@@ -55,28 +55,8 @@ enum Part {
     Claim(Box<str>),
 }
 
-/// Those keys that share a limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Class {
-    /// The limit's place in its policy; 0 is that of all keys without one of their own.
-    pub(super) tier: u8,
-    /// By which the table knows it: the same as long as the table lives.
-    pub(super) id: u8,
-}
-
-/// The classes of values with limits of their own.
-#[derive(Debug, Default)]
-enum Classes {
-    #[default]
-    One,
-    /// The longest prefixes first.
-    Networks(Vec<(IpNet, Class)>),
-    Plans(HashMap<Box<str>, Class, foldhash::fast::FixedState>),
-    Values(HashMap<Box<[u8]>, Class, foldhash::fast::FixedState>),
-}
-
 /// A value, where it stands in the request.
-enum Found<'a> {
+pub(super) enum Found<'a> {
     Address(IpAddr),
     Bytes(&'a [u8]),
     Fields(http::header::GetAll<'a, http::HeaderValue>),
@@ -110,36 +90,13 @@ impl Key {
         Some(Self { parts, classes: Classes::One })
     }
 
-    /// Gives values limits of their own: `classes` are these values and their classes. Which do not fit is an error.
+    /// Gives values limits of their own: `values` are these values and their classes. Which do not fit is an error.
     pub(super) fn set_classes<'a, T: 'a>(
         &mut self,
         values: impl Iterator<Item = (&'a String, &'a Spanned<T>, Class)>,
         build: &mut Build,
     ) {
-        let first = self.parts.first().cloned().unwrap_or(Part::Client);
-        let mut networks = Vec::new();
-        let (mut plans, mut texts) = (HashMap::default(), HashMap::default());
-        for (value, at, class) in values {
-            match first {
-                Part::Client => match client::network(value) {
-                    Ok(network) => networks.push((network, class)),
-                    Err((cause, cure)) => build.errors.push(&at.site, &*at.path, cause, cure),
-                },
-                Part::Identity | Part::ApiKey => {
-                    plans.insert(value.as_str().into(), class);
-                }
-                _ => {
-                    texts.insert(value.as_bytes().into(), class);
-                }
-            }
-        }
-        networks.sort_by_key(|(network, _)| std::cmp::Reverse(network.prefix_len()));
-        self.classes = match first {
-            _ if networks.is_empty() && plans.is_empty() && texts.is_empty() => Classes::One,
-            Part::Client => Classes::Networks(networks),
-            Part::Identity | Part::ApiKey => Classes::Plans(plans),
-            _ => Classes::Values(texts),
-        };
+        self.classes = Classes::compile(self.parts.first().unwrap_or(&Part::Client), values, build);
     }
 
     /// What tells it from other keys.
@@ -360,40 +317,6 @@ impl fmt::Write for Pieces<'_> {
     fn write_str(&mut self, piece: &str) -> fmt::Result {
         self.0.part(piece.as_bytes());
         Ok(())
-    }
-}
-
-impl Classes {
-    fn of(&self, found: &Found<'_>, facts: &Facts<'_>) -> Class {
-        match self {
-            Self::One => Class::default(),
-            Self::Networks(networks) => {
-                let address = facts.client.to_canonical();
-                let found = networks.iter().find(|(network, _)| network.contains(&address));
-                found.map(|(_, class)| *class).unwrap_or_default()
-            }
-            Self::Plans(plans) => {
-                let plan = facts.identity.and_then(|who| who.plan.as_deref());
-                plan.and_then(|plan| plans.get(plan)).copied().unwrap_or_default()
-            }
-            Self::Values(values) => {
-                let class = |value: &[u8]| values.get(value).copied().unwrap_or_default();
-                match found {
-                    Found::Bytes(bytes) => class(bytes),
-                    Found::Claim(Value::String(text)) => class(text.as_bytes()),
-                    Found::Claim(value) => class(value.to_string().as_bytes()),
-                    // Several values are none of those that were named.
-                    Found::Fields(fields) => {
-                        let mut fields = fields.iter();
-                        match (fields.next(), fields.next()) {
-                            (Some(only), None) => class(only.as_bytes()),
-                            _ => Class::default(),
-                        }
-                    }
-                    Found::Address(_) | Found::Who(_) => Class::default(),
-                }
-            }
-        }
     }
 }
 

@@ -11,8 +11,10 @@
 //! outlive the process ([`quota`]).
 
 mod buckets;
+mod class;
 mod concurrency;
 pub mod config;
+mod cost;
 mod gcra;
 mod hash;
 mod headers;

@@ -1,0 +1,122 @@
+//! Values of a key that have limits of their own.
+
+use std::collections::HashMap;
+
+use ipnet::IpNet;
+use serde_json::Value;
+
+use super::key::{Facts, Found, Part};
+use crate::canonical::Authority;
+use crate::client;
+use crate::config::{Build, Spanned};
+
+/// Those keys that share a limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Class {
+    /// The limit's place in its policy; 0 is that of all keys without one of their own.
+    pub(super) tier: u8,
+    /// By which the table knows it: the same as long as the table lives.
+    pub(super) id: u8,
+}
+
+/// The classes of values with limits of their own.
+#[derive(Debug, Default)]
+pub(super) enum Classes {
+    #[default]
+    One,
+    /// The longest prefixes first.
+    Networks(Vec<(IpNet, Class)>),
+    Plans(HashMap<Box<str>, Class, foldhash::fast::FixedState>),
+    Values(HashMap<Box<[u8]>, Class, foldhash::fast::FixedState>),
+}
+
+impl Classes {
+    /// Of values that stand in the first part of a key. Which do not fit is an error.
+    pub(super) fn compile<'a, T: 'a>(
+        first: &Part,
+        values: impl Iterator<Item = (&'a String, &'a Spanned<T>, Class)>,
+        build: &mut Build,
+    ) -> Self {
+        let mut networks = Vec::new();
+        let (mut plans, mut texts) = (HashMap::default(), HashMap::default());
+        for (value, at, class) in values {
+            if value.is_empty() {
+                let cause = "an empty value is none: the client stands in for it";
+                build.errors.push(&at.site, &*at.path, cause, "name a value, or change `limit`");
+                continue;
+            }
+            match first {
+                Part::Client => match client::network(value) {
+                    Ok(network) => networks.push((network, class)),
+                    Err((cause, cure)) => build.errors.push(&at.site, &*at.path, cause, cure),
+                },
+                Part::Identity | Part::ApiKey => {
+                    plans.insert(value.as_str().into(), class);
+                }
+                Part::Host => match canonical_host(value) {
+                    Ok(host) => {
+                        texts.insert(host.into_bytes().into(), class);
+                    }
+                    Err(cause) => {
+                        let cause = format!("`{value}` is no host: {cause}");
+                        build.errors.push(&at.site, &*at.path, cause, "write such as `api.example.com`");
+                    }
+                },
+                Part::Plan | Part::Route | Part::Header(_) | Part::Cookie(_) | Part::Claim(_) => {
+                    texts.insert(value.as_bytes().into(), class);
+                }
+            }
+        }
+        networks.sort_by_key(|(network, _)| std::cmp::Reverse(network.prefix_len()));
+        match first {
+            _ if networks.is_empty() && plans.is_empty() && texts.is_empty() => Self::One,
+            Part::Client => Self::Networks(networks),
+            Part::Identity | Part::ApiKey => Self::Plans(plans),
+            _ => Self::Values(texts),
+        }
+    }
+
+    /// The class of a request's value.
+    pub(super) fn of(&self, found: &Found<'_>, facts: &Facts<'_>) -> Class {
+        match self {
+            Self::One => Class::default(),
+            Self::Networks(networks) => {
+                let address = facts.client.to_canonical();
+                let found = networks.iter().find(|(network, _)| network.contains(&address));
+                found.map(|(_, class)| *class).unwrap_or_default()
+            }
+            Self::Plans(plans) => {
+                let plan = facts.identity.and_then(|who| who.plan.as_deref());
+                plan.and_then(|plan| plans.get(plan)).copied().unwrap_or_default()
+            }
+            Self::Values(values) => {
+                let class = |value: &[u8]| values.get(value).copied().unwrap_or_default();
+                match found {
+                    Found::Bytes(bytes) => class(bytes),
+                    Found::Claim(Value::String(text)) => class(text.as_bytes()),
+                    Found::Claim(value) => class(value.to_string().as_bytes()),
+                    // Several values are none of those that were named.
+                    Found::Fields(fields) => {
+                        let mut fields = fields.iter();
+                        match (fields.next(), fields.next()) {
+                            (Some(only), None) => class(only.as_bytes()),
+                            _ => Class::default(),
+                        }
+                    }
+                    Found::Address(_) | Found::Who(_) => Class::default(),
+                }
+            }
+        }
+    }
+}
+
+/// As requests have it.
+fn canonical_host(written: &str) -> Result<String, &'static str> {
+    let authority = Authority::parse(written.as_bytes())?;
+    if authority.port.is_some() {
+        return Err("it has a port, and all ports of a host are one key");
+    }
+    let mut host = String::new();
+    authority.host.write(&mut host);
+    Ok(host)
+}
