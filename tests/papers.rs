@@ -15,6 +15,7 @@ const PAPERS: &[&str] = &[
     "THREAT_MODEL.md",
     "load-tests/README.md",
     "docs/differential.md",
+    "docs/limits.md",
 ];
 
 #[test]

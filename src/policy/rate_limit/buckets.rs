@@ -51,8 +51,9 @@ use super::screen::{STALE, Screen};
 
 /// Entries of a set.
 const WAYS: usize = 7;
-/// The estimator has a sixteenth of the memory.
+/// The estimator has a sixteenth of the memory, and no more counters a row than a core's own cache holds: it is read at random.
 const SCREEN_SHARE: usize = 16;
+const SCREEN_SLOTS: (usize, usize) = (16, 1 << 14);
 /// Windows of the estimator are at least this long, so that its sketches are not always being emptied.
 const WINDOW_MIN: Duration = Duration::from_millis(100);
 /// Sets that are looked at to say how many entries there are.
@@ -115,13 +116,14 @@ pub struct Figures {
 }
 
 impl Buckets {
-    /// Takes that much memory at once and no more ever: 62 entries fit in a KiB. At least 128 bytes and a small sketch.
+    /// Takes that much memory at once and no more ever; 50 to 56 entries fit in a KiB. At least a set and a small sketch, 1664 bytes.
     ///
     /// `slowest` is the limit, of those that hold for some key, whose bucket takes longest to fill.
     pub fn new(bytes: usize, slowest: &Gcra) -> Self {
-        let slots = bytes / SCREEN_SHARE / Screen::bytes_each();
+        let (fewest, most) = SCREEN_SLOTS;
+        let slots = (bytes / SCREEN_SHARE / Screen::bytes_each()).clamp(fewest, most);
         let sets = bytes.saturating_sub(slots * Screen::bytes_each()) / size_of::<Line>();
-        Self::of(sets, slots.max(16), slowest)
+        Self::of(sets, slots, slowest)
     }
 
     pub(super) fn of(sets: usize, slots: usize, slowest: &Gcra) -> Self {

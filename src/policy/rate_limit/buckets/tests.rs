@@ -155,7 +155,7 @@ fn memory_is_what_was_asked_for() {
     for bytes in [0, 1, 4096, 1 << 20, 8 << 20] {
         let buckets = Buckets::new(bytes, &gcra(10, 10));
         let memory = usize::try_from(buckets.figures(at(0)).memory).unwrap();
-        assert!(memory <= bytes.max(128 + 16 * Screen::bytes_each()) + 16 * Screen::bytes_each(), "{bytes}");
+        assert!(memory <= bytes.max(128 + 16 * Screen::bytes_each()), "{bytes}");
         assert!(memory + 256 > bytes);
     }
 }
