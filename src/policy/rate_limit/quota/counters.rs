@@ -69,11 +69,14 @@ pub enum Counted {
     Unknown,
 }
 
+/// Counters by key.
+type Shard = RwLock<HashMap<Box<str>, Arc<Counter>, FixedState>>;
+
 /// The counters of one plan.
 #[derive(Debug)]
 pub struct Tally {
     plan: Box<str>,
-    shards: [RwLock<HashMap<Box<str>, Arc<Counter>, FixedState>>; SHARDS],
+    shards: [Shard; SHARDS],
     unwritten: AtomicI64,
     /// What is counted is written within so many milliseconds, or as soon as it is so many requests.
     flush_millis: AtomicU64,
@@ -187,12 +190,12 @@ impl Tally {
         }
     }
 
-    /// How many counters there are.
-    pub fn len(&self) -> usize {
+    /// How many keys are counted.
+    pub fn keys(&self) -> usize {
         self.shards.iter().map(|shard| shard.read().unwrap_or_else(PoisonError::into_inner).len()).sum()
     }
 
-    fn shard(&self, key: &str) -> &RwLock<HashMap<Box<str>, Arc<Counter>, FixedState>> {
+    fn shard(&self, key: &str) -> &Shard {
         let [first, others @ ..] = &self.shards;
         let hash = FixedState::default().hash_one(key);
         let index = usize::try_from(hash % SHARDS as u64).unwrap_or_default();
@@ -401,13 +404,13 @@ mod tests {
         }
         let held = tally.counter("held");
         tally.sweep(1999);
-        assert_eq!(tally.len(), 4);
+        assert_eq!(tally.keys(), 4);
         tally.sweep(2000);
-        assert_eq!(tally.len(), 3);
+        assert_eq!(tally.keys(), 3);
         tally.counter("unwritten").wrote(TODAY, 1, known(1, false));
         drop(held);
         tally.sweep(2000);
-        assert_eq!(tally.len(), 1);
+        assert_eq!(tally.keys(), 1);
         assert_eq!(tally.counter("current").look(TOMORROW, THREE), Some(Usage { used: 0, allowed: 3 }));
     }
 

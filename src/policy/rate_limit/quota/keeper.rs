@@ -58,6 +58,9 @@ struct Entry {
     granted: i64,
 }
 
+/// Questions, and what became of each.
+type Told = Vec<(Ask, Counted)>;
+
 /// Entries by counter and the begin of the period.
 type Entries = HashMap<(usize, i64), Entry>;
 
@@ -129,11 +132,11 @@ impl Keeper {
         entries: &mut Entries,
         asks: Vec<Ask>,
         writes: bool,
-    ) -> Result<Vec<(Ask, Counted)>, (Unusable, Vec<Ask>)> {
+    ) -> Result<Told, (Unusable, Vec<Ask>)> {
         if let Err(unusable) = self.open(false) {
             return Err((unusable, asks));
         }
-        let Some(store) = &mut self.store else { return Ok(Vec::new()) };
+        let Some(store) = &mut self.store else { return Ok(Told::new()) };
         let done = transact(store.connection(), entries, &asks, writes);
         match done {
             Ok(decided) => Ok(asks.into_iter().zip(decided).collect()),

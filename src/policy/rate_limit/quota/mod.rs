@@ -120,7 +120,7 @@ impl Quotas {
         let tallies = own.tallies();
         Some(Figures {
             unwritten: unwritten(&tallies),
-            keys: tallies.iter().map(|tally| tally.len()).sum(),
+            keys: tallies.iter().map(|tally| tally.keys()).sum(),
             lost: own.lost.load(Ordering::Relaxed),
         })
     }

@@ -86,7 +86,8 @@ fn the_offset_is_taken_off_the_first_period_alone() {
 fn two_processes_add_up_exactly_and_are_a_batch_behind_at_most() {
     let place = tempfile::tempdir().unwrap();
     let limit = 4_000;
-    let passed: usize = std::thread::scope(|scope| {
+    let mut passed = 0;
+    std::thread::scope(|scope| {
         let both: Vec<_> = (0..2)
             .map(|_| {
                 scope.spawn(|| {
@@ -106,7 +107,9 @@ fn two_processes_add_up_exactly_and_are_a_batch_behind_at_most() {
                 })
             })
             .collect();
-        both.into_iter().map(|own| own.join().unwrap()).sum()
+        for own in both {
+            passed += own.join().unwrap();
+        }
     });
     assert_eq!(used(place.path(), "one"), passed as u64, "what has passed is what is written");
     assert!(passed as u64 >= limit, "{passed}");
@@ -116,7 +119,8 @@ fn two_processes_add_up_exactly_and_are_a_batch_behind_at_most() {
 fn strictly_counted_not_one_passes_beyond_the_limit_in_however_many_processes() {
     let place = tempfile::tempdir().unwrap();
     let limit = 200;
-    let passed: usize = std::thread::scope(|scope| {
+    let mut passed = 0;
+    std::thread::scope(|scope| {
         let both: Vec<_> = (0..2)
             .map(|_| {
                 scope.spawn(|| {
@@ -142,7 +146,9 @@ fn strictly_counted_not_one_passes_beyond_the_limit_in_however_many_processes() 
                 })
             })
             .collect();
-        both.into_iter().map(|own| own.join().unwrap()).sum()
+        for own in both {
+            passed += own.join().unwrap();
+        }
     });
     assert_eq!(passed as u64, limit);
     assert_eq!(used(place.path(), "one"), limit);
