@@ -32,6 +32,8 @@ pub struct Identity {
     pub certificate: Option<Arc<ClientCertificate>>,
     /// All that its credential says of it; bounded by the size of the credential.
     pub claims: Map<String, Value>,
+    /// When its credential ends, in seconds since 1970; none where it has no end, or where a claim says it (`exp`).
+    pub expires: Option<u64>,
     /// Fields that the upstream gets of it: those that an external service has answered with.
     pub upstream_headers: Box<[(HeaderName, HeaderValue)]>,
 }
@@ -85,6 +87,7 @@ impl Identity {
             key_id: None,
             certificate: None,
             claims: Map::new(),
+            expires: None,
             upstream_headers: Box::default(),
         }
     }

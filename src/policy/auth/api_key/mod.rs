@@ -141,6 +141,7 @@ impl ApiKey {
         let [id, name, owner] = found.texts();
         let mut identity = Identity::new(owner, Method::ApiKey, Arc::clone(&self.name));
         identity.key_id = Some(id.into());
+        identity.expires = found.ends();
         if let Some(grants) = found.grants() {
             identity.plan.clone_from(&grants.plan);
             identity.scopes.clone_from(&grants.scopes);

@@ -256,6 +256,11 @@ impl Found {
         }
     }
 
+    /// When it expires, or its overlap ends, in seconds since 1970; none where it does not.
+    pub(super) fn ends(&self) -> Option<u64> {
+        self.entry().filter(|entry| entry.until != NEVER).map(|entry| u64::from(entry.until))
+    }
+
     /// What it may do.
     pub(super) fn grants(&self) -> Option<&Grants> {
         self.entry().map(|entry| &*entry.grants)

@@ -145,7 +145,7 @@ impl IdentityTokens {
 
     /// When a token made now ends.
     fn expires(&self, identity: &Identity, now: u64) -> u64 {
-        let own = match identity.method {
+        let claimed = match identity.method {
             Method::Jwt | Method::Introspection => identity.claims.get("exp"),
             Method::Anonymous
             | Method::ApiKey
@@ -155,7 +155,8 @@ impl IdentityTokens {
         };
         let seconds =
             |time: f64| std::time::Duration::try_from_secs_f64(time).ok().map(|time| time.as_secs());
-        let own = own.and_then(|own| own.as_u64().or_else(|| own.as_f64().and_then(seconds)));
+        let claimed = claimed.and_then(|own| own.as_u64().or_else(|| own.as_f64().and_then(seconds)));
+        let own = identity.expires.or(claimed);
         (now + self.lifetime).min(own.map_or(u64::MAX, |own| own.max(now + LEAST)))
     }
 

@@ -292,12 +292,18 @@ pub(super) fn read(directory: &Path) -> Result<Option<Vec<Held>>, Unusable> {
 
 /// Whether there is a file that this user may not read.
 pub(super) fn is_forbidden(directory: &Path) -> bool {
-    File::open(directory.join(FILE)).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
+    plain(&directory.join(FILE)).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
+}
+
+/// Follows no link, and waits for nobody at the other end of a pipe.
+fn plain(path: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
 fn open(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
-    let nofollow = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).map_err(io::Error::other)?;
-    let file = OpenOptions::new().read(true).custom_flags(nofollow).open(path)?;
+    let file = plain(path)?;
     let found = file.metadata()?;
     if !found.is_file() {
         return Err(io::Error::other("it is no plain file"));
@@ -555,6 +561,9 @@ mod tests {
         fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink("elsewhere", &path).unwrap();
         assert!(read(place.path()).is_err(), "a link is followed");
+        fs::remove_file(&path).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        assert!(read(place.path()).unwrap_err().0.contains("no plain file"), "nobody waits for a pipe");
     }
 
     #[test]

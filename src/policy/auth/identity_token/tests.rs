@@ -137,6 +137,15 @@ fn no_token_is_good_for_longer_than_its_credential() {
     ] {
         assert_eq!(ends(method, exp.clone(), after), expected, "{method:?} {exp} {after}");
     }
+    // An API key, or a certificate.
+    let ends_with = |expires, method| {
+        let identity = Identity { expires, method, ..alice() };
+        claims(&tokens, &token(&by, &identity, 0))["exp"].as_u64().unwrap() - NOW
+    };
+    assert_eq!(ends_with(Some(NOW + 20), Method::ApiKey), 20);
+    assert_eq!(ends_with(Some(NOW + 1), Method::ClientCertificate), 10);
+    assert_eq!(ends_with(Some(NOW + 3600), Method::ApiKey), 60);
+    assert_eq!(ends_with(None, Method::Basic), 60);
     // The one that ends early is not another credential's.
     assert_eq!(ends(Method::Jwt, json!(NOW + 3600), 0), 60);
     assert_eq!(ends(Method::Jwt, json!(NOW + 30), 0), 30);
