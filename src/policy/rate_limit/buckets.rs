@@ -9,8 +9,9 @@
 //! burst, it passes (an *overflow*). Above that it gets a bucket (a *promotion*), which starts full; the one that owes least
 //! must go (an *eviction*), and what it owed is forgotten.
 //!
-//! The other order, to screen all keys first and give a bucket to those above an eighth, keeps the same promises; it costs
-//! every decision the sketch's lines beside the set's. `benches/limits.rs` runs both, `docs/limits.md` has the numbers.
+//! The other order, to screen all keys first and give a bucket to those above an eighth, refuses nobody within the limit
+//! either. It costs every decision the sketch's lines, most of them the set's too, and what is screened passes beside the bucket, in each
+//! window anew. `benches/limits.rs` runs both, `docs/limits.md` has the numbers.
 //!
 //! # Nobody within the limit is refused
 //! Only a bucket refuses, and only for its debt. The debt is what this key has spent since its bucket began, less what time has
