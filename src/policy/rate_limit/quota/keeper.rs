@@ -106,8 +106,9 @@ impl Keeper {
                 told.into_iter().for_each(|(ask, counted)| ask.answer(counted));
             }
             Err((unusable, asks)) => {
-                asks.into_iter().for_each(Ask::refuse);
+                // First: who is refused finds it said why.
                 self.lose(&unusable);
+                asks.into_iter().for_each(Ask::refuse);
             }
         }
     }
