@@ -9,7 +9,6 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::hint::black_box;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Instant, SystemTime};
 
 use divan::Bencher;
@@ -207,16 +206,9 @@ impl Door {
         Self {
             gateway: Arc::new(gateway),
             connection: Connection {
-                listener: "127.0.0.1:8080".into(),
                 peer: Some(([127, 0, 0, 1], 40_000).into()),
                 local: Some(([127, 0, 0, 1], 8080).into()),
-                tls: None,
-                redirect: None,
-                worker: 0,
-                tunnel: AtomicBool::new(false),
-                leaving: Arc::default(),
-                head_began: std::sync::Mutex::default(),
-                fate: portcullis::request::Fate::default(),
+                ..Connection::to("127.0.0.1:8080")
             },
             headers: fields
                 .iter()

@@ -10,7 +10,6 @@ use std::future::Future;
 use std::hint::black_box;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::SystemTime;
 
@@ -28,7 +27,7 @@ use portcullis::egress;
 use portcullis::policy::Effects;
 use portcullis::policy::auth::{Asked, Auth, Config, Context, Judgement, Quantity, Requirement, Rules};
 use portcullis::record::RouteFacts;
-use portcullis::request::{Connection, Fate, Protocol, Request};
+use portcullis::request::{Connection, Protocol, Request};
 use portcullis::state::Live;
 use serde_json::json;
 use tokens::{SigningKey, claims};
@@ -141,18 +140,7 @@ impl Bearing {
             headers: HeaderMap::from_iter([(AUTHORIZATION, value)]),
             target: Target::of_canonical_parts("api.example.com", "/orders", None),
             client: Client { address: [192, 0, 2, 7].into(), peer_trusted: false, https: true },
-            connection: Connection {
-                listener: "bench".into(),
-                peer: None,
-                local: None,
-                tls: None,
-                redirect: None,
-                worker: 0,
-                tunnel: AtomicBool::new(false),
-                leaving: Arc::default(),
-                head_began: std::sync::Mutex::default(),
-                fate: Fate::default(),
-            },
+            connection: Connection::to("bench"),
             route: RouteFacts {
                 index: 0,
                 name: "orders".into(),

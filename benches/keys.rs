@@ -8,7 +8,6 @@
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Instant, SystemTime};
 
 use base64::Engine as _;
@@ -21,7 +20,7 @@ use portcullis::config::{Build, Site, Spanned, load_text};
 use portcullis::policy::auth::api_key::{self, Description, Foreign, Keys};
 use portcullis::policy::auth::{Asked, Auth, Config, Context, Judgement};
 use portcullis::record::RouteFacts;
-use portcullis::request::{Connection, Fate, Protocol, Request};
+use portcullis::request::{Connection, Protocol, Request};
 use portcullis::state::{Access, Live, Store};
 
 static STATE: std::sync::OnceLock<tempfile::TempDir> = std::sync::OnceLock::new();
@@ -89,18 +88,7 @@ impl Room {
         let headers = HeaderMap::from_iter([(http::header::HOST, HeaderValue::from_static("a.test"))]);
         let target =
             canonical::target(&Method::GET, b"/orders/1", None, &headers, Protocol::Http11, 8192).unwrap();
-        let connection = Connection {
-            listener: "bench".into(),
-            peer: None,
-            local: None,
-            tls: None,
-            redirect: None,
-            worker: 0,
-            tunnel: AtomicBool::new(false),
-            leaving: Arc::default(),
-            head_began: std::sync::Mutex::default(),
-            fate: Fate::default(),
-        };
+        let connection = Connection::to("bench");
         let client = Client { address: [192, 0, 2, 1].into(), peer_trusted: false, https: false };
         let route = RouteFacts {
             index: 0,

@@ -87,6 +87,24 @@ pub struct Connection {
     pub fate: Fate,
 }
 
+impl Connection {
+    /// A plain one to a listener, of which nothing is known yet: carried by the first worker, from nowhere in particular.
+    pub fn to(listener: impl Into<Arc<str>>) -> Self {
+        Self {
+            listener: listener.into(),
+            peer: None,
+            local: None,
+            tls: None,
+            redirect: None,
+            worker: 0,
+            tunnel: AtomicBool::new(false),
+            leaving: Arc::default(),
+            head_began: Mutex::default(),
+            fate: Fate::default(),
+        }
+    }
+}
+
 /// What the rim and the phases tell each other about a connection's end, and what was found about its certificate since.
 #[derive(Debug, Default)]
 pub struct Fate {

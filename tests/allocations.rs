@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::SystemTime;
 
@@ -24,7 +23,7 @@ use portcullis::policy::Effects;
 use portcullis::policy::auth::api_key::{self, Description, Foreign};
 use portcullis::policy::auth::{Asked, Auth, Config, Context, Quantity, Requirement, Rules};
 use portcullis::record::RouteFacts;
-use portcullis::request::{Connection, Fate, Protocol, Request};
+use portcullis::request::{Connection, Protocol, Request};
 use portcullis::state::{Access, Live, Store};
 use serde_json::json;
 use tokens::{SigningKey, claims};
@@ -56,18 +55,7 @@ fn requirement(policies: Vec<Arc<Auth>>, rules: &str) -> Requirement {
 }
 
 fn connection() -> Connection {
-    Connection {
-        listener: "test".into(),
-        peer: None,
-        local: None,
-        tls: None,
-        redirect: None,
-        worker: 0,
-        tunnel: AtomicBool::new(false),
-        leaving: Arc::default(),
-        head_began: std::sync::Mutex::default(),
-        fate: Fate::default(),
-    }
+    Connection::to("test")
 }
 
 /// How often memory is asked for while a request with this field is decided that has been decided before: all of it, from the query

@@ -3,8 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::pin;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock};
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -17,7 +16,7 @@ use portcullis::config::{Build, Site, Spanned, load_text};
 use portcullis::policy::auth::jwt::{Algorithm, KeySet, verify};
 use portcullis::policy::auth::{Asked, Auth, Config, Context, Judgement};
 use portcullis::record::RouteFacts;
-use portcullis::request::{Connection, Fate, Protocol, Request};
+use portcullis::request::{Connection, Protocol, Request};
 use portcullis::state::Live;
 use serde_json::Value;
 
@@ -117,18 +116,7 @@ fn passes(policy: &Auth, token: &str) -> bool {
     let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
     let target = Target::of_canonical_parts("a.example", "/", None);
     let client = Client { address: [192, 0, 2, 7].into(), peer_trusted: false, https: true };
-    let connection = Connection {
-        listener: "fuzz".into(),
-        peer: None,
-        local: None,
-        tls: None,
-        redirect: None,
-        worker: 0,
-        tunnel: AtomicBool::new(false),
-        leaving: Arc::default(),
-        head_began: Mutex::default(),
-        fate: Fate::default(),
-    };
+    let connection = Connection::to("fuzz");
     let request = Request {
         method: &Method::GET,
         target: &target,

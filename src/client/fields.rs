@@ -50,14 +50,23 @@ const FORWARDING: [&str; 34] = [
     "client-cert",
     "client-cert-chain",
     "x-client-dn",
-    "x-client-subject",
     "x-client-verify",
     "x-arr-clientcert",
+    "x-clientcert",
 ];
 
 /// The beginnings of fields by which proxies tell of client certificates (RFC 9440 is `client-cert`, above).
-const CERTIFICATES: [&str; 6] =
-    ["x-client-cert", "x-ssl-", "ssl-client-", "x-tls-client-", "x-amzn-mtls-", "x-mtls-"];
+const CERTIFICATES: [&str; 9] = [
+    "x-client-cert",
+    "x-client-subject",
+    "x-ssl-",
+    "ssl-client-",
+    "x-tls-client-",
+    "tls-client-",
+    "cf-client-cert-",
+    "x-amzn-mtls-",
+    "x-mtls-",
+];
 
 /// What stays though `Connection` nominates it: what the gateway or the upstream relies on. Names starting with `content-`,
 /// `x-forwarded-`, `access-control-` or `if-` stay too.

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Instant, SystemTime};
 
 use http::header::HOST;
@@ -346,16 +345,5 @@ fn connection(listener: &Listener, scheme: &str, authority: &str, client: Option
         ListenAddress::Tcp(address) => Some(address),
         ListenAddress::Unix(_) => None,
     };
-    Connection {
-        listener: Arc::clone(&listener.name),
-        peer,
-        local,
-        tls,
-        redirect: None,
-        worker: 0,
-        leaving: Arc::default(),
-        tunnel: AtomicBool::new(false),
-        head_began: std::sync::Mutex::default(),
-        fate: crate::request::Fate::default(),
-    }
+    Connection { peer, local, tls, ..Connection::to(Arc::clone(&listener.name)) }
 }

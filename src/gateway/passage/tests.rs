@@ -1,8 +1,5 @@
 //! Tables of the way through a gateway.
 
-use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
-
 use http::Method;
 
 use super::*;
@@ -129,16 +126,10 @@ fn send(gateway: &Arc<Gateway>, asked: &Asked<'_>) -> Became {
         })
     });
     let connection = Connection {
-        listener: asked.listener.into(),
         peer: Some(SocketAddr::new(asked.peer.parse().unwrap(), 4711)),
         local: Some(([127, 0, 0, 1], 80).into()),
         tls,
-        redirect: None,
-        worker: 0,
-        tunnel: AtomicBool::new(false),
-        leaving: Arc::default(),
-        head_began: Mutex::default(),
-        fate: crate::request::Fate::default(),
+        ..Connection::to(asked.listener)
     };
     let mut headers = HeaderMap::new();
     headers.insert("host", HeaderValue::from_str(asked.host).unwrap());

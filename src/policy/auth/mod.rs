@@ -18,6 +18,7 @@ pub mod identity_token;
 pub mod introspection;
 mod judges;
 pub mod jwt;
+mod remembered;
 mod requirement;
 mod secrets;
 #[cfg(test)]

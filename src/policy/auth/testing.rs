@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::HOST;
@@ -13,7 +12,7 @@ use crate::canonical;
 use crate::client::Client;
 use crate::config::Site;
 use crate::record::RouteFacts;
-use crate::request::{Connection, Fate, Protocol, Request};
+use crate::request::{Connection, Protocol, Request};
 
 /// Tuesday, 24 November 2026, 20:00:00 UTC.
 pub(crate) const NOW: u64 = 1_795_550_400;
@@ -26,16 +25,9 @@ pub(crate) fn now() -> SystemTime {
 /// A connection of 192.0.2.7, without TLS.
 pub(crate) fn connection() -> Connection {
     Connection {
-        listener: "127.0.0.1:8080".into(),
         peer: Some(SocketAddr::from(([192, 0, 2, 7], 4711))),
         local: Some(SocketAddr::from(([127, 0, 0, 1], 8080))),
-        tls: None,
-        redirect: None,
-        worker: 0,
-        leaving: Arc::default(),
-        tunnel: AtomicBool::new(false),
-        head_began: std::sync::Mutex::default(),
-        fate: Fate::default(),
+        ..Connection::to("127.0.0.1:8080")
     }
 }
 

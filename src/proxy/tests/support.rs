@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pingora_core::apps::{HttpServerApp, ServerApp};
@@ -89,18 +89,8 @@ impl Front {
                     let is_http2 = tcp.peek(&mut first).await.is_ok() && &first == b"PRI";
                     let mut stream: Boxed = Box::new(Stream::from(tcp));
                     let head = Box::new(ResponseHeader::build(200, None).unwrap());
-                    let facts: Arc<Connection> = Arc::new(Connection {
-                        listener: "test".into(),
-                        peer: Some(peer),
-                        local: None,
-                        tls: None,
-                        redirect: None,
-                        leaving: Arc::default(),
-                        worker: 0,
-                        tunnel: AtomicBool::new(false),
-                        head_began: std::sync::Mutex::default(),
-                        fate: crate::request::Fate::default(),
-                    });
+                    let facts: Arc<Connection> =
+                        Arc::new(Connection { peer: Some(peer), ..Connection::to("test") });
                     stream.set_proxy_digest(ProxyDigest::new(head, Some(Box::new(facts))));
                     if is_http2 {
                         serve_http2(proxy, stream, watch).await;

@@ -1,4 +1,4 @@
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,18 +22,7 @@ async fn pair() -> (Conn, TcpStream, Arc<ListenerCounts>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (stream, peer) = listener.accept().await.unwrap();
-    let connection = Connection {
-        listener: "a".into(),
-        peer: Some(peer),
-        local: None,
-        tls: None,
-        redirect: None,
-        leaving: Arc::default(),
-        worker: 0,
-        tunnel: false.into(),
-        head_began: Mutex::new(None),
-        fate: crate::request::Fate::default(),
-    };
+    let connection = Connection { peer: Some(peer), ..Connection::to("a") };
     let counts = Arc::new(ListenerCounts::default());
     let sock = Sock::new(Transport::Tcp(stream), Some(peer));
     let open = Arc::new(Counts::default()).admit(&counts, 1).unwrap();

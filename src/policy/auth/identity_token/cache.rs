@@ -5,11 +5,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use foldhash::SharedSeed;
-use foldhash::quality::SeedableRandomState;
 use http::HeaderValue;
-use quick_cache::sync::{Cache as Table, DefaultLifecycle};
-use quick_cache::{OptionsBuilder, Weighter};
+use quick_cache::Weighter;
+
+use crate::policy::auth::remembered::{self, Remembered};
 
 /// What an entry costs beside its bytes.
 const ENTRY_BYTES: u64 = 256;
@@ -30,26 +29,12 @@ pub(super) struct Signed {
 
 /// Within so many bytes.
 pub(super) struct Cache {
-    table: Table<Box<[u8]>, std::sync::Arc<Signed>, Weight, SeedableRandomState>,
+    table: Remembered<Box<[u8]>, std::sync::Arc<Signed>, Weight>,
 }
 
 impl Cache {
     pub(super) fn new(bytes: u64) -> Self {
-        let mut seed = [0; 8];
-        // Where the system has no randomness there is still the table's shared seed.
-        let _ = aws_lc_rs::rand::fill(&mut seed);
-        let hasher = SeedableRandomState::with_seed(u64::from_ne_bytes(seed), SharedSeed::global_random());
-        let items = usize::try_from(bytes / USUAL_BYTES).unwrap_or(usize::MAX).max(16);
-        // A shard takes nothing that is larger than itself: few shards where there is little room.
-        let shards = (bytes >> 18).clamp(1, 64).next_power_of_two();
-        let mut options = OptionsBuilder::new();
-        options.estimated_items_capacity(items).weight_capacity(bytes);
-        options.shards(usize::try_from(shards).unwrap_or(1));
-        let table = match options.build() {
-            Ok(options) => Table::with_options(options, Weight, hasher, DefaultLifecycle::default()),
-            Err(_) => Table::with(items, bytes, Weight, hasher, DefaultLifecycle::default()),
-        };
-        Self { table }
+        Self { table: remembered::within(bytes, USUAL_BYTES, Weight) }
     }
 
     /// The token of this text, where it was signed by the key that signs now and half its lifetime is left. A clock that was put back

@@ -7,10 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use foldhash::SharedSeed;
-use foldhash::quality::SeedableRandomState;
-use quick_cache::sync::{Cache as Table, DefaultLifecycle};
-use quick_cache::{OptionsBuilder, Weighter};
+use quick_cache::Weighter;
 use serde_json::{Map, Value};
 
 use super::binding::Confirmation;
@@ -18,6 +15,7 @@ use super::claims::Accepted;
 use super::jwks::KeySet;
 use super::key::Fingerprint;
 use crate::identity::Identity;
+use crate::policy::auth::remembered::{self, Remembered};
 
 /// What a remembered token costs beside its bytes and its claims: the table's own, and the identity.
 const ENTRY_BYTES: u64 = 512;
@@ -73,27 +71,13 @@ pub(super) enum Recalled {
 
 /// Tokens that were good, within so many bytes.
 pub(super) struct Cache {
-    table: Table<Box<str>, Arc<Known>, Weight, SeedableRandomState>,
+    table: Remembered<Box<str>, Arc<Known>, Weight>,
 }
 
 impl Cache {
     /// Of at most so many bytes, by a cautious estimate.
     pub(super) fn new(bytes: u64) -> Self {
-        let mut seed = [0; 8];
-        // Where the system has no randomness there is still the table's shared seed.
-        let _ = aws_lc_rs::rand::fill(&mut seed);
-        let hasher = SeedableRandomState::with_seed(u64::from_ne_bytes(seed), SharedSeed::global_random());
-        let items = usize::try_from(bytes / USUAL_BYTES).unwrap_or(usize::MAX).max(16);
-        // A shard takes nothing that is larger than itself: few shards where there is little room.
-        let shards = (bytes >> 18).clamp(1, 64).next_power_of_two();
-        let mut options = OptionsBuilder::new();
-        options.estimated_items_capacity(items).weight_capacity(bytes);
-        options.shards(usize::try_from(shards).unwrap_or(1));
-        let table = match options.build() {
-            Ok(options) => Table::with_options(options, Weight, hasher, DefaultLifecycle::default()),
-            Err(_) => Table::with(items, bytes, Weight, hasher, DefaultLifecycle::default()),
-        };
-        Self { table }
+        Self { table: remembered::within(bytes, USUAL_BYTES, Weight) }
     }
 
     /// Looks a token up. No allocation.
