@@ -238,7 +238,10 @@ fn is_busy(error: &rusqlite::Error) -> bool {
 /// Checks whose file it is and how old, and migrates it. Returns its version.
 fn prepare(connection: &mut Connection, path: &Path, access: Access) -> Result<usize, Unusable> {
     let told = |error: rusqlite::Error| unusable(path, &error);
-    let version = check(connection, path)?;
+    // In one transaction: between two looks of its own another process may make the tables, which would then be nobody's.
+    let reading = connection.transaction().map_err(told)?;
+    let version = check(&reading, path)?;
+    drop(reading);
     if version == MIGRATIONS.len() || access == Access::Look {
         return Ok(version);
     }
