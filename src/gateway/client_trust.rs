@@ -116,9 +116,11 @@ impl ClientTrust {
         self.rule
     }
 
-    /// The same at this time, in seconds since 1970: a list that ends makes another rule, by which connections are judged anew.
+    /// The same at this time, in seconds since 1970: a list that has ended makes another rule, by which connections are judged
+    /// anew. It does so a second after its end: OpenSSL reads a clock that lags by a tick, and in the first milliseconds of the
+    /// end's own second it would find that the list still holds, for as long as the connection lasts.
     pub fn rule_at(&self, now: i64) -> [u8; 32] {
-        match self.ends.iter().filter(|end| **end <= now).count() {
+        match self.ends.iter().filter(|end| **end < now).count() {
             0 => self.rule,
             ended => openssl::sha::sha256(&[&self.rule[..], &ended.to_be_bytes()].concat()),
         }

@@ -82,10 +82,10 @@ fn a_list_that_ends_makes_another_rule() {
     let lists =
         |ends| ClientTrust::new(ClientDemand::Required, vec![root.certificate.clone()], None, ends).unwrap();
     let own = lists(vec![200, 100]);
-    assert_eq!((own.rule_at(0), own.rule_at(99)), (own.rule(), own.rule()));
-    let (one, both) = (own.rule_at(100), own.rule_at(200));
+    assert_eq!((own.rule_at(0), own.rule_at(100)), (own.rule(), own.rule()));
+    let (one, both) = (own.rule_at(101), own.rule_at(201));
     assert!(one != own.rule() && both != own.rule() && one != both);
-    assert_eq!((own.rule_at(199), own.rule_at(i64::MAX)), (one, both));
+    assert_eq!((own.rule_at(200), own.rule_at(i64::MAX)), (one, both));
     assert_eq!(lists(Vec::new()).rule_at(i64::MAX), own.rule(), "lists without an end have none");
 }
 
