@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -21,10 +22,16 @@ BODY = '{"answer":"forty bytes of json, really"}'
 
 
 def free_port():
-    """A port of 127.0.0.1 that nobody has at this moment."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A port of 127.0.0.1 that nobody has at this moment, and that no connection of wrk or of a gateway is given meanwhile:
+    below those from which the kernel takes the ports of clients."""
+    for port in random.sample(range(15_000, 30_000), 200):
+        with socket.socket() as listener:
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("200 ports between 15000 and 30000 were tried, and all are taken")
 
 
 class Server:
