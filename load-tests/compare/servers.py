@@ -40,6 +40,8 @@ class Server:
     def __init__(self, name, directory, arguments, port, tls=False, path="/", stop=signal.SIGTERM, token=None):
         self.name = name
         self.token = token
+        # Where its metrics are, if it has any.
+        self.status = None
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}{path}"
         self.stop_signal = stop
         self.output = directory / "output"
@@ -55,7 +57,7 @@ class Server:
     def pid(self):
         return self.process.pid
 
-    def wait_ready(self, seconds=20):
+    def wait_ready(self, seconds=60):
         """Until it answers 200, else says what it printed."""
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -253,8 +255,9 @@ class Bench:
                    "--disable-hot-restart"]
         return self._start(name, place, program, port, token=self.token if jwt else None)
 
-    def portcullis(self, name="portcullis", tls=False, routes=None, binary="portcullis", jwt=False):
-        """Portcullis: a worker a core, access log to a file as JSON, metrics on; with `jwt`, a token is wanted."""
+    def portcullis(self, name="portcullis", tls=False, routes=None, binary="portcullis", jwt=False, under=()):
+        """Portcullis: a worker a core, access log to a file as JSON, metrics on; with `jwt`, a token is wanted. `under` is the
+        command that runs it, if any: valgrind's."""
         place, port, status = self._place(name), free_port(), free_port()
         listener = f"  - address: 127.0.0.1:{port}\n"
         if tls:
@@ -269,9 +272,11 @@ class Bench:
             f"{self._auth(jwt)}"
             f"routes:\n{_routes(routes)}"
         )
-        arguments = [self.binaries[binary], "run", "--config", str(config)]
+        arguments = [*under, self.binaries[binary], "run", "--config", str(config)]
         path = route_path(0) if routes else "/"
-        return self._start(name, place, arguments, port, tls=tls, path=path, token=self.token if jwt else None)
+        server = self._start(name, place, arguments, port, tls=tls, path=path, token=self.token if jwt else None)
+        server.status = f"http://127.0.0.1:{status}"
+        return server
 
     def _auth(self, jwt):
         if not jwt:
