@@ -327,6 +327,11 @@ fn poll(metrics: &Metrics, counts: &Arc<Counts>, current: &Current, live: &Arc<L
             if let Some(under_way) = limit.under_way() {
                 tell(Polled::RateLimitUnderWay, &[limit.name()], count(under_way));
             }
+            if let Some(penalties) = limit.penalties() {
+                tell(Polled::RateLimitCooledOff, &[limit.name()], count(penalties.cooled_off));
+                tell(Polled::RateLimitPenalties, &[limit.name()], count(penalties.begun));
+                tell(Polled::RateLimitPenaltiesMissed, &[limit.name()], count(penalties.missed));
+            }
         }
         for upstream in &gateway.upstreams {
             for (server, healthy) in upstream.servers() {

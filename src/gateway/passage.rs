@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::Gateway;
@@ -341,16 +341,17 @@ impl Passage {
         let upgrade = if switching { Upgrade::Keep } else { Upgrade::Drop };
         // Before anything of ours is set: no `Connection` of an upstream takes it away again.
         client::strip_hop_by_hop(fields, upgrade, |_| false);
-        match limits_of(&self.gateway, self.route) {
+        let told = match limits_of(&self.gateway, self.route) {
             Some(limits) => limits.tell(&self.effects.limits, fields),
             None => self.effects.limits.tell(fields),
-        }
+        };
+        let told = told || (self.refused.is_some() && fields.fields().contains_key(RETRY_AFTER));
         if let Some(route) = self.route.and_then(|index| self.gateway.entries.get(index)) {
             for rules in &route.headers {
                 rules.response(&self.record, fields);
             }
             if let (Some(cors), false) = (&route.cors, self.preflight) {
-                cors.apply(self.origin.as_ref(), fields);
+                cors.apply(self.origin.as_ref(), told, fields);
             }
         }
         for (name, value) in &self.effects.answers {

@@ -88,6 +88,8 @@ catalogue! {
         "Too many requests", "Requests come faster than the limit allows.";
     QuotaExceeded = "QUOTA_EXCEEDED", TOO_MANY_REQUESTS, grpc 8,
         "Quota exceeded", "The quota of this period is used up.";
+    AbnormalUsage = "ABNORMAL_USAGE", TOO_MANY_REQUESTS, grpc 8,
+        "Abnormal usage", "Requests have come again and again before the time that they were told.";
     HeadersTooLarge = "HEADERS_TOO_LARGE", REQUEST_HEADER_FIELDS_TOO_LARGE, grpc 8,
         "Header fields too large", "The request's header fields are larger or more than is accepted.";
     ApiConfigurationError = "API_CONFIGURATION_ERROR", INTERNAL_SERVER_ERROR, grpc 13,
@@ -134,6 +136,10 @@ impl Kind {
             Self::Throttled | Self::QuotaExceeded => Some((
                 "https://iana.org/assignments/http-problem-types#quota-exceeded",
                 "Request cannot be satisfied as assigned quota has been exceeded",
+            )),
+            Self::AbnormalUsage => Some((
+                "https://iana.org/assignments/http-problem-types#abnormal-usage-detected",
+                "Request not satisfied due to detection of abnormal request pattern",
             )),
             Self::Overloaded => Some((
                 "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",

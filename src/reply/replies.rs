@@ -110,6 +110,9 @@ impl Replies {
                 headers.insert(name.clone(), value);
             }
         }
+        if let (Wants::Grpc, Some(wait)) = (wants, pushback(headers)) {
+            headers.insert("grpc-retry-pushback-ms", wait);
+        }
         reply
     }
 
@@ -169,6 +172,13 @@ fn grpc(kind: Kind) -> Reply {
     // The catalogue's sentences are printable ASCII without `%`, which is what grpc-message leaves unescaped.
     reply.headers.insert("grpc-message", HeaderValue::from_static(kind.detail()));
     reply
+}
+
+/// What `Retry-After` says, as clients that speak gRPC hear it: milliseconds, in 31 bits (gRFC A6). None where it is no number.
+fn pushback(headers: &HeaderMap) -> Option<HeaderValue> {
+    let seconds: u64 = headers.get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    let most = u64::from(i32::MAX.unsigned_abs());
+    Some(HeaderValue::from(seconds.saturating_mul(1000).min(most)))
 }
 
 /// The first of a name takes the place of ours, further ones stand beside it.
@@ -426,6 +436,18 @@ mod tests {
         assert_eq!(reply.headers["grpc-message"], "There are too many requests at the moment.");
         assert_eq!(reply.headers[header::CONTENT_TYPE], "application/grpc");
         assert_eq!(reply.headers[header::RETRY_AFTER], "1");
+        assert_eq!(reply.headers["grpc-retry-pushback-ms"], "1000");
+        for (told, heard) in [("30", Some("30000")), ("9999999999", Some("2147483647")), ("soon", None)] {
+            let refusal =
+                refusal(Kind::Throttled).with_header(header::RETRY_AFTER, HeaderValue::from_static(told));
+            let reply = replies.render(&refusal, &record(), &Wants::Grpc);
+            let heard = heard.map(HeaderValue::from_static);
+            assert_eq!(reply.headers.get("grpc-retry-pushback-ms"), heard.as_ref());
+            let reply = replies.render(&refusal, &record(), &Wants::Problem);
+            assert_eq!(reply.headers.get("grpc-retry-pushback-ms"), None);
+        }
+        let reply = replies.render(&Refusal::new(Kind::Throttled, "rate", ""), &record(), &Wants::Grpc);
+        assert_eq!(reply.headers.get("grpc-retry-pushback-ms"), None);
     }
 
     #[test]

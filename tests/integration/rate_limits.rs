@@ -298,6 +298,10 @@ routes: [{name: inner, match: {path: /inner}, auth: staff, rate_limits: [logins]
     let grpc = "Content-Type: application/grpc\r\n";
     ask(&gateway, "/inner", &format!("{}{grpc}", login("alice", "no"))).expect(200);
     ask(&gateway, "/inner", &login("bob", "no")).expect(401);
+    // A request is counted once it has ended, which is after its answer.
+    eventually("two failures to be counted", || {
+        (ask(&gateway, "/inner", &right).all("ratelimit") == "\"logins\";r=1;t=0").then_some(())
+    });
     let third = ask(&gateway, "/inner", &login("alice", "nein"));
     third.expect(401);
     assert_eq!(third.all("ratelimit"), "\"logins\";r=1;t=0", "before it is counted");

@@ -65,6 +65,12 @@ pub enum Polled {
     RateLimitError,
     /// `portcullis_rate_limit_under_way{policy}`
     RateLimitUnderWay,
+    /// `portcullis_rate_limit_cooled_off{policy}`
+    RateLimitCooledOff,
+    /// `portcullis_rate_limit_penalties_total{policy}`
+    RateLimitPenalties,
+    /// `portcullis_rate_limit_penalties_missed_total{policy}`
+    RateLimitPenaltiesMissed,
     /// `portcullis_quota_keys`
     QuotaKeys,
     /// `portcullis_quota_unwritten`
@@ -207,6 +213,21 @@ impl Polled {
             Self::RateLimitUnderWay => Definition {
                 name: "portcullis_rate_limit_under_way",
                 help: "Requests under way that a limit on how many at once counts.",
+                labels: &["policy"],
+            },
+            Self::RateLimitCooledOff => Definition {
+                name: "portcullis_rate_limit_cooled_off",
+                help: "Keys that a limit with a penalty has cooled off for now.",
+                labels: &["policy"],
+            },
+            Self::RateLimitPenalties => Definition {
+                name: "portcullis_rate_limit_penalties_total",
+                help: "Times that a key of a limit was cooled off.",
+                labels: &["policy"],
+            },
+            Self::RateLimitPenaltiesMissed => Definition {
+                name: "portcullis_rate_limit_penalties_missed_total",
+                help: "Refused requests of a limit with a penalty that there was no room to remember.",
                 labels: &["policy"],
             },
             Self::QuotaKeys => Definition {
@@ -415,6 +436,11 @@ impl Metrics {
             Polled::RateLimitOverflows.definition().counters(told(Polled::RateLimitOverflows, Vec::new())),
             Polled::RateLimitError.definition().gauges(told(Polled::RateLimitError, Vec::new())),
             Polled::RateLimitUnderWay.definition().gauges(told(Polled::RateLimitUnderWay, Vec::new())),
+            Polled::RateLimitCooledOff.definition().gauges(told(Polled::RateLimitCooledOff, Vec::new())),
+            Polled::RateLimitPenalties.definition().counters(told(Polled::RateLimitPenalties, Vec::new())),
+            Polled::RateLimitPenaltiesMissed
+                .definition()
+                .counters(told(Polled::RateLimitPenaltiesMissed, Vec::new())),
             Polled::QuotaKeys.definition().gauges(told(Polled::QuotaKeys, Vec::new())),
             Polled::QuotaUnwritten.definition().gauges(told(Polled::QuotaUnwritten, Vec::new())),
             Polled::QuotaStoreLost.definition().gauges(told(Polled::QuotaStoreLost, Vec::new())),

@@ -10,6 +10,15 @@ use super::origin::{Fault, Origins};
 use super::{AllowedHeaders, Config, Cors, Origin};
 use crate::config::{Build, Spanned};
 
+/// The fields by which limits tell a client where it stands and when to come again.
+const OF_LIMITS: [&str; 6] = [
+    "retry-after",
+    "ratelimit",
+    "ratelimit-policy",
+    "x-ratelimit-limit",
+    "x-ratelimit-remaining",
+    "x-ratelimit-reset",
+];
 /// Browsers keep a preflight's answer for 24 hours at most.
 const MAX_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -20,7 +29,7 @@ impl Cors {
         let origins = origins(config, build);
         let methods = methods(&config.methods, build);
         let headers = headers(config, build);
-        let expose = expose(config, build);
+        let (expose, expose_limits) = expose(config, build);
         if config.max_age.0 > MAX_AGE_MAX {
             build.errors.push(
                 &config.site,
@@ -38,6 +47,7 @@ impl Cors {
             methods,
             headers,
             expose,
+            expose_limits,
             credentials: config.credentials,
             max_age: HeaderValue::from(config.max_age.0.as_secs()),
             enforce_origin: config.enforce_origin,
@@ -136,13 +146,20 @@ fn headers(config: &Spanned<Config>, build: &mut Build) -> AllowedHeaders {
     AllowedHeaders { any: any.is_some(), names: HashSet::from_iter(names), value }
 }
 
-fn expose(config: &Spanned<Config>, build: &mut Build) -> Option<HeaderValue> {
+/// What pages may read of every answer, and of those on which limits have said something.
+fn expose(config: &Spanned<Config>, build: &mut Build) -> (Option<HeaderValue>, Option<HeaderValue>) {
     let any = config.expose.iter().find(|name| name.as_str() == "*");
     if let Some(any) = any.filter(|_| config.credentials) {
         push(build, any, fault("`*` exposes nothing with credentials", "list the headers"));
     }
-    let names = names(&config.expose, build);
-    list(any.is_some(), &names)
+    let mut names = names(&config.expose, build);
+    let always = list(any.is_some(), &names);
+    for name in OF_LIMITS.map(HeaderName::from_static) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    (always, list(any.is_some(), &names))
 }
 
 /// The names but for `*`.

@@ -39,7 +39,8 @@ pub struct Config {
     /// Request headers a page may send beyond the safelisted ones; `"*"` only without credentials.
     #[serde(default)]
     pub headers: Vec<Spanned<String>>,
-    /// Response headers a page may read beyond the safelisted ones.
+    /// Response headers a page may read beyond the safelisted ones. Where limits have told a client something, what they told may be
+    /// read too.
     #[serde(default)]
     pub expose: Vec<Spanned<String>>,
     /// Whether cookies and other credentials may go along.
@@ -108,6 +109,8 @@ pub struct Cors {
     methods: Vec<Method>,
     headers: AllowedHeaders,
     expose: Option<HeaderValue>,
+    /// The same, and the fields of limits.
+    expose_limits: Option<HeaderValue>,
     credentials: bool,
     max_age: HeaderValue,
     enforce_origin: bool,
@@ -300,8 +303,10 @@ impl Cors {
     /// Says on a response who may read it: on upstreams' and on the gateway's own, refusals included. `origin` is the
     /// request's ([`origin_of`]). What the upstream said of it is replaced.
     ///
+    /// `limits` have said on it where the client stands, or when to come again: a page may read that as well.
+    ///
     /// A shadowed policy leaves the upstream's word where it would not have given its own.
-    pub fn apply(&self, origin: Option<&HeaderValue>, response: &mut impl Fields) {
+    pub fn apply(&self, origin: Option<&HeaderValue>, limits: bool, response: &mut impl Fields) {
         let origin = origin.filter(|origin| self.origins.allow(origin.as_bytes()));
         if origin.is_none() && !self.origins.any() && self.mode == Mode::Shadow {
             return;
@@ -315,7 +320,7 @@ impl Cors {
             vary_by_origin(response);
         }
         if self.set_origin(origin, response)
-            && let Some(expose) = &self.expose
+            && let Some(expose) = if limits { &self.expose_limits } else { &self.expose }
         {
             response.set(header::ACCESS_CONTROL_EXPOSE_HEADERS, expose.clone());
         }

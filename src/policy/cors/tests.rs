@@ -376,7 +376,7 @@ fn actual_requests() {
         };
         // A refusal of the gateway's own bears the same.
         let mut response = fields(upstream);
-        cors.apply(origin_of(&request), &mut response);
+        cors.apply(origin_of(&request), false, &mut response);
         assert_eq!(
             format!("{status} {}", sorted(&response)),
             *expected,
@@ -560,7 +560,7 @@ proptest! {
         let cors = compile(CREDENTIALS);
         let request = fields(&[("origin", &origin)]);
         let mut response = HeaderMap::new();
-        cors.apply(origin_of(&request), &mut response);
+        cors.apply(origin_of(&request), false, &mut response);
         if response.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN) {
             let under = origin.strip_prefix("https://").and_then(|rest| rest.strip_suffix(".example.org"));
             let labels = under.is_some_and(|labels| {
@@ -569,4 +569,24 @@ proptest! {
             prop_assert!(labels || origin == "https://app.example.com" || origin == "null", "{}", origin);
         }
     }
+}
+
+#[test]
+fn a_page_may_read_what_limits_have_told() {
+    let request = fields(&[("origin", "https://app.example.com")]);
+    let exposed = |policy: &str, limits: bool| {
+        let mut response = HeaderMap::new();
+        compile(policy).apply(origin_of(&request), limits, &mut response);
+        response.get(header::ACCESS_CONTROL_EXPOSE_HEADERS).map(|value| value.to_str().unwrap().to_owned())
+    };
+    let all = "retry-after, ratelimit, ratelimit-policy, x-ratelimit-limit, x-ratelimit-remaining, x-ratelimit-reset";
+    let some = |text: &str| Some(text.to_owned());
+    assert_eq!((exposed(WEB, false), exposed(WEB, true)), (None, some(all)));
+    assert_eq!(exposed(CREDENTIALS, true), Some(format!("x-total, etag, {all}")));
+    assert_eq!(exposed(OPEN_AUTHORIZATION, true), Some(format!("*, {all}")));
+    assert_eq!(
+        exposed("https://app.example.com | GET | | RateLimit", true),
+        Some(format!("ratelimit, {}", all.replace(" ratelimit,", "")))
+    );
+    assert_eq!(exposed("https://other.example.com | GET", true), None);
 }

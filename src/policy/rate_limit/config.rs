@@ -8,6 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Error, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
 
+pub use super::penalty::PenaltyConfig;
 use crate::config::Spanned;
 use crate::config::units::{Rate, Size, Time};
 use crate::policy::Mode;
@@ -40,6 +41,10 @@ pub struct Config {
     /// refuses counts for a limit by identity only where it is known who that is.
     #[serde(default)]
     pub count: Option<Spanned<CountConfig>>,
+    /// Keys that keep coming although they are refused are refused for longer, each time twice as long: `penalty: {}`, or other
+    /// figures. Who keeps to the limit, or comes again when he was told to, never is. Takes an eighth more of `memory`.
+    #[serde(default)]
+    pub penalty: Option<Spanned<PenaltyConfig>>,
     /// How many requests of one key may be under way at once; 503 above it. A tunnel counts for as long as it is open.
     #[serde(default)]
     #[schemars(range(min = 1, max = 1_000_000))]

@@ -36,16 +36,17 @@ impl Telling {
         Self { policy, legacy: is(Headers::Legacy) }
     }
 
-    /// Writes the fields of a response. What an upstream has written of its own limits goes: it knows less.
+    /// Writes the fields of a response. What an upstream has written of its own limits goes: it knows less. False where no limit
+    /// is told.
     pub(super) fn apply<'a>(
         &self,
         limits: impl Iterator<Item = &'a RateLimit> + Clone,
         standing: &Standing,
         fields: &mut impl Fields,
-    ) {
+    ) -> bool {
         let plan = standing.plan.as_deref().filter(|plan| plan.is_visible());
         if self.policy.is_none() && !self.legacy && plan.is_none() {
-            return;
+            return false;
         }
         for name in [RATELIMIT, RATELIMIT_POLICY, LEGACY_LIMIT, LEGACY_REMAINING, LEGACY_RESET] {
             if fields.fields().contains_key(&name) {
@@ -73,6 +74,7 @@ impl Telling {
                 fields.set(LEGACY_RESET, HeaderValue::from(full));
             }
         }
+        true
     }
 
     /// `RateLimit-Policy`: what is made at the load, but for keys with limits of their own, or in a plan.

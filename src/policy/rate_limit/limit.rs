@@ -8,6 +8,7 @@ use super::concurrency::Slots;
 use super::config::{Config, Headers, QueueConfig};
 use super::cost::Cost;
 use super::key::{Facts, Key, Reach};
+use super::penalty::{PENALTY, PenaltyFigures, Rules};
 use super::table::{Table, VALUES_MAX};
 use super::{Figures, Gcra, HashKey, KeyHash, Nanos, Taken};
 use crate::config::units::{Rate, Size, Time};
@@ -35,7 +36,9 @@ pub struct RateLimit {
     key: Key,
     pub(super) allowance: Option<Allowance>,
     pub(super) concurrent: Option<Concurrent>,
-    table: Arc<Table>,
+    /// None where nobody is cooled off.
+    pub(super) penalty: Option<Rules>,
+    pub(super) table: Arc<Table>,
 }
 
 /// How often.
@@ -94,6 +97,7 @@ impl RateLimit {
         let bytes = memory(&config.memory, build);
         let gcras = gcras(config, build);
         let cost = config.cost.as_ref().map(|cost| Cost::compile(cost, &gcras, build)).unwrap_or_default();
+        let penalty = config.penalty.as_ref().map(|penalty| Rules::compile(penalty, build));
         if config.overrides.len() > VALUES_MAX {
             let cause = format!("more than {VALUES_MAX} values have limits of their own");
             let path = format!("{}.overrides", config.path);
@@ -133,6 +137,7 @@ impl RateLimit {
                 queue,
                 slots: Arc::clone(&table.slots),
             }),
+            penalty,
             table,
         })
     }
@@ -177,12 +182,21 @@ impl RateLimit {
     pub fn put_in_force(&self) {
         if let Some(allowance) = &self.allowance {
             self.table.put_in_force(&allowance.tiers.iter().map(|tier| (tier.class.id, tier.gcra)).collect());
+            if self.penalty.is_some() {
+                self.table.penalise();
+            }
         }
     }
 
     /// What its table tells of itself; none where it has none.
     pub fn figures(&self) -> Option<Figures> {
         self.allowance.as_ref().map(|_| self.table.figures())
+    }
+
+    /// Whom it has cooled off; none where it cools nobody off.
+    pub fn penalties(&self) -> Option<PenaltyFigures> {
+        self.penalty?;
+        Some(self.table.penalties()?.figures(Nanos::now()))
     }
 
     /// Requests that it counts as under way; none where it does not count them.
@@ -195,7 +209,8 @@ impl RateLimit {
         let rate = config.limit.as_ref().map(|_| if config.count.is_some() { SPENT } else { RATE });
         let concurrent = config.concurrent.as_ref().map(|_| CONCURRENT);
         let late = config.queue.as_ref().map(|_| QUEUE_WAIT);
-        [rate, concurrent, late].into_iter().flatten().collect()
+        let penalty = config.penalty.as_ref().map(|_| PENALTY);
+        [rate, penalty, concurrent, late].into_iter().flatten().collect()
     }
 
     pub(super) fn ask(&self, facts: &Facts<'_>) -> Asked {
@@ -274,6 +289,7 @@ fn only_with_limit(config: &Spanned<Config>, build: &mut Build) {
         ("overrides", overrides.map(|at| &at.site)),
         ("cost", config.cost.as_ref().map(|at| &at.site)),
         ("count", config.count.as_ref().map(|at| &at.site)),
+        ("penalty", config.penalty.as_ref().map(|at| &at.site)),
     ];
     for (word, site) in of_limit.into_iter().filter_map(|(word, site)| Some((word, site?))) {
         if config.limit.is_none() {

@@ -15,7 +15,9 @@ use http::header::RETRY_AFTER;
 use super::concurrency::{NoSlot, Slot};
 use super::headers::{Telling, seconds};
 use super::key::{Facts, Reach};
-use super::limit::{Asked, CONCURRENT, QUEUE_WAIT, RATE, RateLimit, SPENT};
+use super::limit::{Asked, CONCURRENT, QUEUE_WAIT, RateLimit, SPENT};
+use super::penalty::PENALTY;
+use super::short::Short;
 use super::standing::{Rank, Standing, Ticket, Told};
 use super::{LIMITS_MAX, Nanos, Taken};
 use crate::config::Site;
@@ -103,9 +105,9 @@ impl Limits {
         }
     }
 
-    /// Tells the client, on its response, where it stands.
-    pub fn tell(&self, standing: &Standing, fields: &mut impl Fields) {
-        self.telling.apply(self.all.iter().map(|limit| &**limit), standing, fields);
+    /// Tells the client, on its response, where it stands. Whether there was something to say.
+    pub fn tell(&self, standing: &Standing, fields: &mut impl Fields) -> bool {
+        self.telling.apply(self.all.iter().map(|limit| &**limit), standing, fields)
     }
 
     fn range(&self, place: Place) -> Range<usize> {
@@ -151,14 +153,21 @@ impl<'a> Door<'a> {
         let mut violated = Vec::new();
         for index in 0..self.limits.len() {
             let Some((limit, asked)) = self.pair(index) else { continue };
-            let seen = if self.taken { limit.take(&asked, self.now) } else { limit.look(&asked, self.now) };
-            let Some(seen) = seen else { continue };
-            if seen.passed() || asked.cost == 0 {
-                self.note(index, limit, &asked, Rank::Tokens, &seen, effects);
-                continue;
-            }
+            let short = match limit.cooled_off(&asked, self.now) {
+                Some(short) => short,
+                None => {
+                    let seen =
+                        if self.taken { limit.take(&asked, self.now) } else { limit.look(&asked, self.now) };
+                    let Some(seen) = seen else { continue };
+                    if seen.passed() || asked.cost == 0 {
+                        self.note(index, limit, &asked, Rank::Tokens, &seen, effects);
+                        continue;
+                    }
+                    limit.short(&asked, &seen, self.now)
+                }
+            };
             self.forget(index);
-            let Some(refused) = self.refused(index, limit, &asked, &seen, effects)? else { continue };
+            let Some(refused) = self.refused(index, limit, &asked, &short, effects)? else { continue };
             if limit.is_visible() {
                 violated.push(Arc::clone(&limit.label));
             }
@@ -212,7 +221,10 @@ impl<'a> Door<'a> {
             let Some(taken) = limit.take(&asked, self.now) else { continue };
             if taken.passed() {
                 effects.limits.note(limit, self.told(index, &asked, Rank::Tokens, &taken));
-            } else if let Some(refused) = self.refused(index, limit, &asked, &taken, effects)? {
+                continue;
+            }
+            let short = limit.short(&asked, &taken, self.now);
+            if let Some(refused) = self.refused(index, limit, &asked, &short, effects)? {
                 let violated = limit.is_visible().then(|| Arc::clone(&limit.label));
                 refused.tell(violated.into_iter().collect(), effects)?;
             }
@@ -220,22 +232,25 @@ impl<'a> Door<'a> {
         Ok(())
     }
 
-    /// A limit has too few tokens: noted, and given back where it is enforced.
+    /// A limit does not let the request pass: noted, and given back where it is enforced.
     fn refused(
         &self,
         index: usize,
         limit: &'a RateLimit,
         asked: &Asked,
-        seen: &Taken,
+        short: &Short,
         effects: &mut Effects,
     ) -> Result<Option<Refused<'a>>, Refusal> {
-        effects.limits.note(limit, self.told(index, asked, Rank::Refused, seen));
+        let &Short { kind, reason, remaining, next, full, wait } = short;
+        let told =
+            Told { index: self.place(index), tier: asked.tier, rank: Rank::Refused, remaining, next, full };
+        effects.limits.note(limit, told);
         let refused = Refused {
             limit,
             site: limit.tier(asked.tier).map_or(&limit.site, |tier| &tier.site),
-            kind: Kind::Throttled,
-            reason: if limit.counts_ends() { SPENT } else { RATE },
-            wait: seen.wait(),
+            kind,
+            reason,
+            wait,
         };
         match limit.mode {
             Mode::Enforce => Ok(Some(refused)),
@@ -305,7 +320,7 @@ impl<'a> Door<'a> {
                 ),
                 false => format!("{left} of {} left, by {}", limit.size(asked.tier), limit.key()),
             };
-            step(limit, site, detail)
+            step(limit, site, detail + limit.penalty.map_or("", |_| "; who hammers is cooled off"))
         });
     }
 
@@ -340,6 +355,9 @@ impl Refused<'_> {
     /// Carries it out, or notes it.
     fn tell(self, violated: Vec<Arc<str>>, effects: &mut Effects) -> Result<(), Refusal> {
         let message = match self.reason {
+            PENALTY => {
+                "requests of this key came again and again before the time that it was told; it is cooled off"
+            }
             SPENT => "too many requests of this key have ended in a status of `count`",
             CONCURRENT => "as many requests of this key as `concurrent` says are under way",
             QUEUE_WAIT => "no request of this key ended within `queue.wait`",

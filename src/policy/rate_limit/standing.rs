@@ -81,9 +81,9 @@ impl Standing {
         }
     }
 
-    /// Tells the client, on a response of a route without limits, where it stands with its plan.
-    pub fn tell(&self, fields: &mut impl Fields) {
-        Telling::default().apply(std::iter::empty(), self, fields);
+    /// Tells the client, on a response of a route without limits, where it stands with its plan. Whether there was something to say.
+    pub fn tell(&self, fields: &mut impl Fields) -> bool {
+        Telling::default().apply(std::iter::empty(), self, fields)
     }
 
     pub(super) fn ietf(&self) -> Option<&Told> {

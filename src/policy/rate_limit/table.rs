@@ -6,12 +6,13 @@
 //! forgiven.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
 use super::concurrency::Slots;
+use super::penalty::Penalties;
 use super::{Buckets, Figures, Gcra, HashKey, KeyHash, Nanos, Taken};
 
 /// The limits of a table's keys, by class.
@@ -20,6 +21,9 @@ pub(super) type Limits = BTreeMap<u8, Gcra>;
 /// The values with limits of their own that a table can tell apart.
 pub(super) const VALUES_MAX: usize = 255;
 
+/// Records of refused keys have an eighth as much memory as buckets, beside them.
+const PENALTY_SHARE: usize = 8;
+
 /// What of a limit outlives a snapshot.
 #[derive(Debug)]
 pub(super) struct Table {
@@ -27,6 +31,8 @@ pub(super) struct Table {
     pub(super) slots: Arc<Slots>,
     bytes: usize,
     current: ArcSwap<Current>,
+    /// Keys that were refused; made when a limit with a penalty first comes into force.
+    penalties: OnceLock<Penalties>,
     /// The classes of values with limits of their own.
     classes: Mutex<BTreeMap<String, u8>>,
 }
@@ -47,6 +53,7 @@ impl Table {
             slots: Arc::default(),
             bytes,
             current: ArcSwap::from_pointee(current),
+            penalties: OnceLock::new(),
             classes: Mutex::default(),
         }
     }
@@ -96,6 +103,15 @@ impl Table {
             Arc::new(new)
         };
         self.current.store(Arc::new(Current { buckets, limits: limits.clone() }));
+    }
+
+    /// Keys may be cooled off from now on. What is known of them stays, also while a configuration has no penalty.
+    pub(super) fn penalise(&self) {
+        self.penalties.get_or_init(|| Penalties::new(self.bytes / PENALTY_SHARE));
+    }
+
+    pub(super) fn penalties(&self) -> Option<&Penalties> {
+        self.penalties.get()
     }
 
     pub(super) fn take(&self, key: KeyHash, gcra: &Gcra, cost: u32, now: Nanos) -> Taken {
