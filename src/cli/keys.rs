@@ -130,6 +130,10 @@ impl Failed {
         Self { status: 1, cause: cause.into(), cure: None }
     }
 
+    pub(super) fn with_cure(cause: impl Into<String>, cure: &str) -> Self {
+        Self { status: 1, cause: cause.into(), cure: Some(cure.to_owned()) }
+    }
+
     pub(super) fn usage((cause, cure): Told) -> Self {
         Self { status: USAGE, cause, cure: Some(cure) }
     }

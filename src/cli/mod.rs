@@ -4,6 +4,7 @@ mod check;
 mod explain;
 mod fetch;
 mod keys;
+mod limits;
 mod plans;
 mod run;
 mod schema;
@@ -56,6 +57,8 @@ enum Command {
     Plans(plans::Plans),
     /// Show what keys have used of their quotas; gateways that run are a second behind
     Usage(usage::Usage),
+    /// Show from access logs how often keys ask and what limits refuse, and propose a limit
+    Limits(limits::Limits),
     /// Print the JSON Schema of the configuration, for editors
     Schema,
     /// Print the version
@@ -136,6 +139,7 @@ pub fn main() -> ExitCode {
         Command::Keys(asked) => keys::keys(&asked, &mut out, &mut err),
         Command::Plans(asked) => plans::plans(&asked, &mut out, &mut err),
         Command::Usage(asked) => usage::usage(&asked, &mut out, &mut err),
+        Command::Limits(asked) => limits::limits(&asked, &mut out, &mut err),
         Command::Schema => schema::schema(&mut out).unwrap_or(1),
         Command::Version => {
             let written = writeln!(out, "portcullis {VERSION}");
@@ -157,6 +161,7 @@ impl Command {
             Self::Keys(asked) => asked.file(),
             Self::Plans(asked) => Some(&asked.file),
             Self::Usage(asked) => Some(&asked.file),
+            Self::Limits(asked) => Some(&asked.file),
             Self::Schema | Self::Version => None,
         }
     }

@@ -44,6 +44,7 @@ mod jws_vectors;
 mod jwt;
 mod leaks;
 mod limit_answers;
+mod limits;
 mod mutual_tls;
 mod oddities;
 mod openid;

@@ -86,6 +86,11 @@ impl KeyHash {
     pub const fn from_bits(fingerprint: u64, place: u64) -> Self {
         Self { fingerprint, place }
     }
+
+    /// Both halves, as [`KeyHash::from_bits`] takes them.
+    pub const fn bits(self) -> (u64, u64) {
+        (self.fingerprint, self.place)
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,245 @@
+//! Access logs, line by line, as `log.access.format: json` writes them; several at once, in the order of their times.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+
+use serde::Deserialize;
+
+/// What is longer is no line of ours.
+const LINE_BYTES_MAX: usize = 1 << 20;
+/// Milliseconds since 1970: what is later (in the year 2116) is no time of a request's.
+const TIME_MAX: u64 = 4_600_000_000_000;
+
+/// What matters here of a line.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Line<'a> {
+    /// Milliseconds since 1970.
+    pub(super) request_time_epoch: u64,
+    #[serde(borrow)]
+    pub(super) route: Option<Cow<'a, str>>,
+    #[serde(default, borrow)]
+    pub(super) identity: Identity<'a>,
+    #[serde(borrow)]
+    pub(super) domain_name: Option<Cow<'a, str>>,
+    pub(super) status: Option<u16>,
+    #[serde(borrow)]
+    pub(super) error: Option<Said<'a>>,
+    #[serde(default, borrow)]
+    pub(super) would: Vec<Said<'a>>,
+}
+
+/// Who asks.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Identity<'a> {
+    /// None where the peer is on a Unix socket: then it is this machine, as limits count it.
+    pub(super) source_ip: Option<IpAddr>,
+    #[serde(borrow)]
+    pub(super) user: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    pub(super) api_key_id: Option<Cow<'a, str>>,
+}
+
+/// What a policy has refused, or would have.
+#[derive(Debug, Deserialize)]
+pub(super) struct Said<'a> {
+    #[serde(borrow)]
+    pub(super) policy: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    pub(super) reason: Cow<'a, str>,
+}
+
+impl<'a> Line<'a> {
+    /// None where this is no line of an access log.
+    pub(super) fn parse(text: &'a [u8]) -> Option<Self> {
+        let line: Self = serde_json::from_slice(text).ok()?;
+        (line.request_time_epoch <= TIME_MAX).then_some(line)
+    }
+
+    pub(super) fn client(&self) -> IpAddr {
+        self.identity.source_ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    }
+}
+
+/// Logs that are read side by side: first whichever line is oldest.
+pub(super) struct Logs {
+    logs: Vec<Log>,
+    /// Lines that are none of an access log's.
+    pub(super) malformed: u64,
+    pub(super) lines: u64,
+}
+
+struct Log {
+    name: String,
+    from: Box<dyn BufRead>,
+    /// The line that comes next, and its time; empty at the end.
+    line: Vec<u8>,
+    at: u64,
+}
+
+impl Logs {
+    /// `-` is standard input.
+    ///
+    /// # Errors
+    /// Which cannot be read, and why.
+    pub(super) fn open<'a>(paths: impl Iterator<Item = &'a Path>) -> Result<Self, (String, io::Error)> {
+        let mut logs = Self { logs: Vec::new(), malformed: 0, lines: 0 };
+        for path in paths {
+            let name = path.display().to_string();
+            let from: Box<dyn Read> = match path.as_os_str().as_encoded_bytes() {
+                b"-" => Box::new(io::stdin()),
+                _ => Box::new(File::open(path).map_err(|error| (name.clone(), error))?),
+            };
+            logs.add(name, from)?;
+        }
+        Ok(logs)
+    }
+
+    pub(super) fn add(&mut self, name: String, from: impl Read + 'static) -> Result<(), (String, io::Error)> {
+        let from = Box::new(BufReader::with_capacity(1 << 16, from));
+        let mut log = Log { name, from, line: Vec::new(), at: 0 };
+        self.advance(&mut log)?;
+        self.logs.push(log);
+        Ok(())
+    }
+
+    /// Gives the next line to `take`. False where there is none.
+    ///
+    /// # Errors
+    /// Which log cannot be read any more, and why.
+    pub(super) fn next(&mut self, take: impl FnOnce(&Line<'_>)) -> Result<bool, (String, io::Error)> {
+        let open = self.logs.iter().enumerate().filter(|(_, log)| !log.line.is_empty());
+        let Some((index, _)) = open.min_by_key(|(_, log)| log.at) else { return Ok(false) };
+        let mut log = self.logs.swap_remove(index);
+        if let Some(line) = Line::parse(&log.line) {
+            take(&line);
+        }
+        self.advance(&mut log)?;
+        self.logs.push(log);
+        Ok(true)
+    }
+
+    /// To the next line that is one.
+    fn advance(&mut self, log: &mut Log) -> Result<(), (String, io::Error)> {
+        loop {
+            let whole = log.read_line().map_err(|error| (log.name.clone(), error))?;
+            if log.line.is_empty() && whole {
+                return Ok(());
+            }
+            if log.line.trim_ascii().is_empty() && whole {
+                continue;
+            }
+            self.lines += 1;
+            match Line::parse(&log.line).filter(|_| whole) {
+                Some(line) => {
+                    log.at = line.request_time_epoch;
+                    return Ok(());
+                }
+                None => self.malformed += 1,
+            }
+        }
+    }
+}
+
+impl Log {
+    /// The next line; empty at the end. False where it was too long to be kept.
+    fn read_line(&mut self) -> io::Result<bool> {
+        self.line.clear();
+        let mut whole = true;
+        loop {
+            let there = match self.from.fill_buf() {
+                Ok(there) => there,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            let (piece, ended) = match memchr::memchr(b'\n', there) {
+                Some(at) => (there.get(..=at).unwrap_or(there), true),
+                None => (there, there.is_empty()),
+            };
+            whole &= self.line.len() + piece.len() <= LINE_BYTES_MAX;
+            if whole {
+                self.line.extend_from_slice(piece);
+            }
+            let read = piece.len();
+            self.from.consume(read);
+            if ended {
+                return Ok(whole);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(at: u64, client: &str) -> String {
+        format!("{{\"requestTimeEpoch\":{at},\"identity\":{{\"sourceIp\":\"{client}\"}},\"status\":200}}\n")
+    }
+
+    fn read(texts: &[Vec<u8>]) -> (Vec<u64>, u64, u64) {
+        let mut logs = Logs { logs: Vec::new(), malformed: 0, lines: 0 };
+        for text in texts {
+            logs.add("log".to_owned(), io::Cursor::new(text.clone())).unwrap();
+        }
+        let mut times = Vec::new();
+        while logs.next(|line| times.push(line.request_time_epoch)).unwrap() {}
+        (times, logs.malformed, logs.lines)
+    }
+
+    #[test]
+    fn what_a_line_tells_is_read_and_what_it_does_not_need_is_not() {
+        let text = concat!(
+            r#"{"requestTime":"2026-11-24T09:34:35.120Z","requestTimeEpoch":1795512875120,"requestId":"a","generation":3,"#,
+            r#""route":"or\"ders","labels":{"api":{"deep":[1,2]}},"identity":{"sourceIp":"2001:db8::1","user":"alice","#,
+            r#""apiKeyId":"key-7","clientCert":{}},"domainName":"a.test","status":403,"#,
+            r#""error":{"responseType":"ACCESS_DENIED","reason":"not_allowed","policy":"access.office"},"#,
+            r#""would":[{"policy":"rate_limits.few","reason":"rate","site":"a:1"},{"reason":"origin"}]}"#
+        );
+        let line = Line::parse(text.as_bytes()).unwrap();
+        assert_eq!((line.request_time_epoch, line.status), (1_795_512_875_120, Some(403)));
+        assert_eq!((line.route.as_deref(), line.domain_name.as_deref()), (Some("or\"ders"), Some("a.test")));
+        assert_eq!(line.client().to_string(), "2001:db8::1");
+        assert_eq!(line.identity.user.as_deref(), Some("alice"));
+        assert_eq!(line.identity.api_key_id.as_deref(), Some("key-7"));
+        assert_eq!(line.error.unwrap().policy.as_deref(), Some("access.office"));
+        assert_eq!((line.would.len(), &*line.would[0].reason), (2, "rate"));
+        assert_eq!(Line::parse(b"{\"requestTimeEpoch\":1}").unwrap().client().to_string(), "127.0.0.1");
+    }
+
+    #[test]
+    fn what_is_no_line_is_counted_and_passed_over() {
+        let deep = [vec![b'['; 1 << 19], b"\n".to_vec()].concat();
+        let long = [b"{\"x\":\"".to_vec(), vec![b'a'; LINE_BYTES_MAX], b"\"}\n".to_vec()].concat();
+        let odd: [&[u8]; 10] = [
+            b"192.0.2.1 - - [24/Nov/2026] \"GET / HTTP/1.1\" 200\n",
+            b"{\"requestTimeEpoch\":\"1\"}\n",
+            b"{\"requestTimeEpoch\":-1}\n",
+            b"{\"requestTimeEpoch\":99999999999999999}\n",
+            b"{\"requestTimeEpoch\":1,\"requestTimeEpoch\":2}\n",
+            b"{\"requestTimeEpoch\":1,\"identity\":{\"sourceIp\":\"nowhere\"}}\n",
+            b"{\"requestTimeEpoch\":1,\"route\":\"\xff\"}\n",
+            b"[]\n",
+            &deep,
+            &long,
+        ];
+        let mut text = line(5, "192.0.2.1").into_bytes();
+        odd.iter().for_each(|odd| text.extend_from_slice(odd));
+        text.extend_from_slice(b"\n   \r\n");
+        text.extend_from_slice(line(6, "192.0.2.1").trim_end().as_bytes());
+        assert_eq!(read(&[text]), (vec![5, 6], 10, 12));
+        assert_eq!(read(&[Vec::new()]), (Vec::new(), 0, 0));
+        assert_eq!(read(&[b"{\"requestTi".to_vec()]), (Vec::new(), 1, 1), "a line that is cut off");
+    }
+
+    #[test]
+    fn logs_of_several_gateways_are_read_side_by_side() {
+        let of = |times: &[u64]| times.iter().map(|at| line(*at, "::1")).collect::<String>().into_bytes();
+        let (times, ..) = read(&[of(&[7, 8, 30]), of(&[]), of(&[1, 2, 9]), of(&[3, 25])]);
+        assert_eq!(times, [1, 2, 3, 7, 8, 9, 25, 30]);
+    }
+}
