@@ -5,6 +5,9 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a bench may stop, and tells its figures")]
 
+#[path = "limits/policy.rs"]
+mod policy;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::HashMap;
 use std::hint::black_box;
@@ -64,6 +67,8 @@ fn main() {
     fairness(size / 10, if measured { 4 * SECOND } else { SECOND / 10 });
     long_run(if measured { HOUR } else { 10 * SECOND });
     capacity(if measured { 1 << 20 } else { 16 << 10 });
+    policy::decisions(size);
+    policy::restart(size);
 }
 
 /// Evenly distributed bits (splitmix64).
@@ -264,8 +269,15 @@ fn worked() -> Duration {
     Duration::new(time.tv_sec.try_into().unwrap(), time.tv_nsec.try_into().unwrap())
 }
 
-/// Nanoseconds a decision, for these numbers: of stretches of the run the one that a tenth of them are better than.
+/// Nanoseconds a decision, for these numbers.
 fn each<L: Limiter>(limiter: &L, numbers: std::ops::Range<u64>, key: impl Fn(u64) -> u64) -> f64 {
+    stretches(numbers, |number| {
+        black_box(limiter.now(address(key(number))));
+    })
+}
+
+/// Nanoseconds that a thread works for each of these: of stretches of the run the one that a tenth of them are better than.
+fn stretches(numbers: std::ops::Range<u64>, run: impl Fn(u64)) -> f64 {
     let stretch = (numbers.end - numbers.start).div_ceil(100).max(1);
     let mut found: Vec<f64> = numbers
         .clone()
@@ -273,9 +285,7 @@ fn each<L: Limiter>(limiter: &L, numbers: std::ops::Range<u64>, key: impl Fn(u64
         .map(|first| {
             let last = (first + stretch).min(numbers.end);
             let began = worked();
-            for number in first..last {
-                black_box(limiter.now(address(key(number))));
-            }
+            (first..last).for_each(&run);
             (worked() - began).as_secs_f64() * 1e9 / (last - first) as f64
         })
         .collect();
@@ -600,7 +610,7 @@ fn capacity(memory: usize) {
         memory >> 10
     );
     println!("| keys, of the room | unlimited |\n|---|---|");
-    for percent in [12, 25, 37, 50, 75, 100, 150] {
+    for percent in [25, 50, 75, 80, 85, 90, 100, 150] {
         let keys = room * percent / 100;
         let limiter = Exact::of(limit, memory);
         let mut passed = vec![0_u16; usize::try_from(keys).unwrap()];

@@ -16,7 +16,7 @@ use crate::observe::{Metrics, Polled, Sample, Settings};
 use crate::policy::auth::Figure;
 use crate::policy::auth::api_key::Keys;
 use crate::policy::auth::identity_token::TokenFigures;
-use crate::policy::rate_limit::Quotas;
+use crate::policy::rate_limit::{LimitsFile, Quotas};
 use crate::proxy::Gate;
 use crate::server::{BackOffice, Closed, Counts, Loaded, Options, Refused, Server, Unserved, privileges};
 use crate::state::Live;
@@ -78,8 +78,9 @@ fn serve(
         Some(_) => Vec::new(),
         None => watched(build),
     };
+    let limits = asked.to.is_none().then(|| Arc::new(LimitsFile::new(live.directory())));
     let options = Options {
-        settle: settle(&gateway, &live, asked.to.is_none(), files.clone()),
+        settle: settle(&gateway, &live, limits.clone(), files.clone()),
         gateway,
         files,
         reload: reload(asked, Arc::clone(&live)),
@@ -114,6 +115,9 @@ fn serve(
         server.run(Gate::app)
     });
     Quotas::flush(&live, PATIENCE);
+    if let Some(limits) = limits {
+        limits.write(in_force(&current).kept_limits());
+    }
     in_force(&current).telling().flush(FLUSH);
     match served {
         Ok(()) => 0,
@@ -168,17 +172,17 @@ fn reload(asked: &Run, live: Arc<Live>) -> crate::server::Reload {
 
 /// What is done once every address is bound: root is left, and what the process must be able to write is tried.
 ///
-/// What `--to` serves `keeps` nothing: a first try leaves no directory behind.
+/// What `--to` serves keeps nothing, and has no file of limits: a first try leaves no directory behind.
 fn settle(
     gateway: &Arc<Gateway>,
     live: &Arc<Live>,
-    keeps: bool,
+    limits: Option<Arc<LimitsFile>>,
     files: Vec<PathBuf>,
 ) -> Box<dyn FnOnce() -> Result<(), String> + Send> {
     let (gateway, live) = (Arc::clone(gateway), Arc::clone(live));
     Box::new(move || {
         let settings = &gateway.settings;
-        let state = keeps.then_some(&*settings.state);
+        let state = limits.is_some().then_some(&*settings.state);
         let log = gateway.telling().file();
         let writer = leave_root(&gateway, state, log, &files)?;
         if let Some(Err(cause)) = state.map(state_is_writable) {
@@ -199,6 +203,9 @@ fn settle(
             ));
         }
         live.settle()?;
+        if let Some(limits) = limits {
+            limits.read(&gateway.kept_limits());
+        }
         for message in gateway.keys_without_their_plan(&live) {
             log::warn!("{message}");
         }

@@ -79,6 +79,8 @@ pub(super) fn compile(
     limits::overridden_routes_exist(document, &shelf, build);
     plans::routes_exist(document, build);
     plans::overridden_plans_exist(document, build);
+    plans::names_are_apart(document, build);
+    limits::tables_are_small(document, build);
     unused(document, build);
     logged_names_exist(document, build);
     header_names_exist(document, &shelf, &entries, build);

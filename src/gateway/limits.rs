@@ -1,12 +1,17 @@
 //! Which limits are asked where: what stands in `edge`, `defaults` and routes, with its policies found.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use super::compile::{Shelf, find};
 use super::document::{Document, Route as RouteConfig};
+use crate::config::units::Size;
 use crate::config::{Build, OrNone, Spanned};
 use crate::policy::auth::{Requirement, RouteAuth};
 use crate::policy::rate_limit::{LIMITS_MAX, RateLimit, Reach};
+
+/// What the tables of all limits may take before it is told: 64 limits as they are without a word on it.
+const TABLES_BYTES_USUAL: u64 = 512 << 20;
 
 /// A limit, and where it was named.
 type Named<'a> = (&'a Spanned<String>, Arc<RateLimit>);
@@ -131,6 +136,29 @@ fn identities_are_known(
             build.errors.push(site, path, cause, "count by `identity`, or take API keys on the route");
         }
     }
+}
+
+/// Each limit takes its table whole, whoever comes: what all of them take is worth a word where it is much.
+pub(super) fn tables_are_small(document: &Document, build: &mut Build) {
+    let policies = &document.policies;
+    let limits = policies.rate_limits.values().filter(|limit| limit.limit.is_some());
+    let plans = policies.plans.values().filter(|plan| plan.throttles());
+    let tables = limits.map(|limit| (&limit.memory, &limit.site, &limit.path));
+    let tables = tables.chain(plans.map(|plan| (&plan.memory, &plan.site, &plan.path)));
+    let tables: Vec<_> = tables.collect();
+    let sum = tables.iter().fold(0_u64, |sum, (memory, ..)| sum.saturating_add(memory.value.0));
+    let largest = tables.iter().min_by_key(|(memory, ..)| Reverse(memory.value.0));
+    let Some((memory, site, path)) = largest.filter(|_| sum > TABLES_BYTES_USUAL) else { return };
+    let cause = format!(
+        "the tables of {} limits and plans take {} from the load on, the largest {}",
+        tables.len(),
+        Size(sum),
+        memory.value
+    );
+    let cure = "a key takes about 18 bytes while it has spent tokens: write as much `memory` as those need that come \
+                within a fill of their buckets";
+    let site = if memory.site.line == 0 { site } else { &memory.site };
+    build.errors.warn(site, format!("{path}.memory"), cause, cure);
 }
 
 /// In a limit by route, the values with limits of their own are routes.

@@ -42,7 +42,7 @@ use crate::observe::Telling;
 use crate::policy::access::Access;
 use crate::policy::auth::Auth;
 use crate::policy::auth::identity_token::IdentityTokens;
-use crate::policy::rate_limit::{Limits, Plans, RateLimit};
+use crate::policy::rate_limit::{Kept, Limits, Plans, RateLimit};
 use crate::reply::Replies;
 use crate::route::Routes;
 use crate::state::Live;
@@ -183,6 +183,12 @@ impl Gateway {
     pub fn put_limits_in_force(&self) {
         self.limits.iter().for_each(|limit| limit.put_in_force());
         self.plans.iter().for_each(|plan| plan.put_in_force());
+    }
+
+    /// The tables of limits and of plans' throttles, which outlive the process.
+    pub fn kept_limits(&self) -> Vec<Kept> {
+        let limits = self.limits.iter().filter_map(|limit| limit.kept());
+        limits.chain(self.plans.iter().filter_map(|plan| plan.kept())).collect()
     }
 
     /// What there is to say of keys whose plan is not in this configuration, once keys have been read.

@@ -6,7 +6,7 @@ use super::compile::name_is_sound;
 use super::document::Document;
 use crate::config::{Build, Spanned};
 use crate::policy::auth::api_key::Keys;
-use crate::policy::rate_limit::config::{Config, KeyPart};
+use crate::policy::rate_limit::config::{Config, Headers, KeyPart};
 use crate::policy::rate_limit::{Plan, Plans};
 use crate::state::Live;
 
@@ -44,6 +44,25 @@ pub(super) fn overridden_plans_exist(document: &Document, build: &mut Build) {
             let nearest = plans.keys().min_by_key(|known| strsim::damerau_levenshtein(known, plan));
             let cure = nearest.map_or_else(String::new, |nearest| format!("did you mean `{nearest}`?"));
             build.errors.push(&rate.site, &*rate.path, format!("there is no plan `{plan}`"), cure);
+        }
+    }
+}
+
+/// Clients are told of limits and of plans by their names, of a plan's quota as `NAME-quota`: one name must not be two things.
+pub(super) fn names_are_apart(document: &Document, build: &mut Build) {
+    let policies = &document.policies;
+    for (name, plan) in policies.plans.iter().filter(|(_, plan)| plan.headers != Headers::Hidden) {
+        for label in plan.labels(name) {
+            let limit = policies.rate_limits.get(&label);
+            if limit.is_none_or(|limit| limit.headers == Headers::Hidden) {
+                continue;
+            }
+            let what = if label == *name { "plan" } else { "quota of the plan" };
+            let cause = format!(
+                "clients are told of the {what} `{name}` and of the limit `{label}` by one name, `{label}`"
+            );
+            let cure = "give one of them another name, or write `headers: hidden` in one";
+            build.errors.push(&plan.site, &*plan.path, cause, cure);
         }
     }
 }

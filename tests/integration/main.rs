@@ -45,6 +45,7 @@ mod jwt;
 mod leaks;
 mod limit_answers;
 mod limits;
+mod limits_restart;
 mod mutual_tls;
 mod oddities;
 mod openid;

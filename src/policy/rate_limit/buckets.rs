@@ -1,13 +1,20 @@
 //! One limit's buckets: a table of fixed size that is exact while it has room, and an estimator for what has none.
 //!
 //! # A decision
-//! A key falls into one *set* of seven entries, two neighbouring lines of the cache with a lock of their own. An entry is a
-//! fingerprint and the time at which the bucket is full. A decision locks its set, looks for its key, decides, unlocks. An
-//! entry whose bucket is full says no more than none, so it is free: only keys below a full bucket need room.
+//! A *set* is seven entries in two neighbouring lines of the cache, with a lock of their own. An entry is a fingerprint and
+//! the time at which the bucket is full. One whose bucket is full says no more than none, so it is free: only keys below
+//! a full bucket need room.
 //!
-//! Where seven others are below a full bucket, the [`Screen`] counts the key. While its estimate is at most an eighth of the
-//! burst, it passes (an *overflow*). Above that it gets a bucket (a *promotion*), which starts full; the one that owes least
-//! must go (an *eviction*), and what it owed is forgotten.
+//! A key may live in two sets: the first is its hash's, the other follows from that and the fingerprint (and the first from the other in
+//! the same way). It lives in the first, unless that is full when the key first needs room: then in the other, and the first is
+//! marked for good. So a decision locks one set, looks for its key, decides, unlocks; only where the key is not there and the set is
+//! marked or full it locks both, in the order of their places, and decides by what both have. A key that is in neither set is
+//! nowhere, and none is in both.
+//!
+//! Where fourteen others are below a full bucket, the [`Screen`] counts the key. While its estimate is at most an eighth of the
+//! burst, it passes (an *overflow*). Above that it gets a bucket (a *promotion*), which starts full. One of the fourteen moves to its
+//! other set, if there is room in one of eight that are looked at; else the one that owes least must go (an *eviction*), and what it
+//! owed is forgotten. A key moves with both its sets locked, and both are marked then.
 //!
 //! The other order, to screen all keys first and give a bucket to those above an eighth, refuses nobody within the limit
 //! either. It costs every decision the sketch's lines, most of them the set's too, and what is screened passes beside the bucket, in each
@@ -17,8 +24,7 @@
 //! Only a bucket refuses, and only for its debt. The debt is what this key has spent since its bucket began, less what time has
 //! brought; it began with none. Whatever others do can only make it forgotten, and the estimator refuses nobody. What a key has spent
 //! is rounded down, what it may spend is not (see `gcra.rs`). Two keys are taken for one with a probability of 2⁻⁵⁶ for
-//! each of the seven in the set that a new key falls into, and nobody without the secret can look for such keys (see
-//! `hash.rs`).
+//! each of the fourteen that a new key may meet, and nobody without the secret can look for such keys (see `hash.rs`).
 //!
 //! # What a key can get at most
 //! In a time `t`, with a burst `b`: `(1 + 1/8) · b + rate · t`, and for each time that it was evicted what it owed then and
@@ -26,13 +32,13 @@
 //! eighth of a burst and `rate · t` of their time (see `screen.rs`). A bucket that is evicted with a debt `d` has
 //! passed `d` and `rate · t` of its time, the last one at most `b` and that.
 //!
-//! A key is evicted only where eight keys of one set are below a full bucket at once and the estimate of the eighth is above an
-//! eighth of its burst; and it is the one that owes least. So who floods with keys that ask once does not dislodge who has spent
-//! much. Of more than seven keys of one set that all spend as fast as they can, six are held to the limit and the others are
-//! not: no table refuses what it has no room to remember without refusing innocents too. [`Buckets::figures`] says when
-//! that happens.
+//! A key is evicted only where all fourteen entries that a newcomer may have are below full at once, eight of them cannot move, and its
+//! estimate is above an eighth of its burst; and it is the one of them that owes least. So who floods with keys that ask once does not dislodge who has
+//! spent much. Of more keys than their sets hold, all of which spend as fast as they can, some are not held to the limit: no table
+//! refuses what it has no room to remember without refusing innocents too. [`Buckets::figures`] says when that happens. With one
+//! set a key and no moves that begins when a third of the room is taken; like this when nine tenths are (`docs/limits.md`).
 //!
-//! Threads do not race for a bucket: a set's time does not go back, so a thread that decides late finds what others have
+//! Threads do not race for a bucket: it is looked for and put down under the locks of all sets that it may be in, and a set's time does not go back, so a thread that decides late finds what others have
 //! taken meanwhile. In the estimator a thread that is two windows late may lose what it counts.
 //!
 //! # Clocks
@@ -40,23 +46,26 @@
 //! reading the clock and deciding); an earlier one means that the clock was set back: then no time has passed, debts
 //! stay as they were, and time goes on from there.
 
+mod set;
+
 use std::fmt;
+use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::gcra::{Gcra, Nanos, Taken};
 use super::hash::KeyHash;
 use super::saved::Saved;
-use super::screen::{STALE, Screen};
+use super::screen::Screen;
+use set::{Entry, Line, Pair, Set, WAYS};
 
-/// Entries of a set.
-const WAYS: usize = 7;
 /// The estimator has a sixteenth of the memory, and no more counters a row than a core's own cache holds: it is read at random.
 const SCREEN_SHARE: usize = 16;
 const SCREEN_SLOTS: (usize, usize) = (16, 1 << 14);
 /// Windows of the estimator are at least this long, so that its sketches are not always being emptied.
 const WINDOW_MIN: Duration = Duration::from_millis(100);
+/// Sets in which room is looked for before a key is evicted.
+const MOVES_MAX: usize = 8;
 /// Sets that are looked at to say how many entries there are.
 const SAMPLE: usize = 4096;
 
@@ -67,25 +76,6 @@ pub struct Buckets {
     last: Line,
     screen: Screen,
     counters: Counters,
-}
-
-/// A set in two lines of the cache, which processors fetch together.
-#[repr(align(128))]
-struct Line(Mutex<Set>);
-
-const _: () = assert!(size_of::<Line>() == 128, "a set is two lines of the cache");
-
-struct Set {
-    /// The latest time that it has seen, in nanoseconds.
-    latest: u64,
-    entries: [Entry; WAYS],
-}
-
-#[derive(Clone, Copy)]
-struct Entry {
-    fingerprint: u64,
-    /// When the bucket is full, in nanoseconds: free where that has passed.
-    full_at: u64,
 }
 
 /// Apart from what every decision reads.
@@ -143,10 +133,18 @@ impl Buckets {
 
     /// Whether `cost` tokens of a key's are there; none is taken.
     pub fn look(&self, key: KeyHash, gcra: &Gcra, cost: u32, now: Nanos) -> Taken {
-        let mut set = self.set(key);
-        let now = set.at(now);
-        let debt = set.find(key.fingerprint).map_or(0, |entry| entry.debt(now));
-        gcra.look(debt, cost)
+        let first = self.first(key);
+        let (debt, is_all) = {
+            let mut set = self.lock(first);
+            let now = set.at(now);
+            let debt = set.find(key.fingerprint).map(|entry| entry.debt(now));
+            (debt, debt.is_some() || !set.has_moved())
+        };
+        if is_all {
+            return gcra.look(debt.unwrap_or_default(), cost);
+        }
+        let mut pair = self.pair(first, key.fingerprint, now);
+        gcra.look(pair.find(key.fingerprint).map_or(0, |(entry, now)| entry.debt(now)), cost)
     }
 
     /// Takes `cost` tokens of a key's, whether they are there or not: what only the response could say is settled so. Requests
@@ -162,7 +160,10 @@ impl Buckets {
         let stride = total.div_ceil(SAMPLE).max(1);
         let (seen, live) = self.lines().step_by(stride).fold((0_usize, 0), |(seen, live), line| {
             let set = line.lock();
-            (seen + 1, live + set.entries.iter().filter(|entry| entry.debt(now.max(set.latest)) > 0).count())
+            (
+                seen + 1,
+                live + set.entries.iter().filter(|entry| entry.debt(now.max(set.latest())) > 0).count(),
+            )
         });
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Figures {
@@ -186,7 +187,7 @@ impl Buckets {
         self.lines().zip(0_u32..).flat_map(move |(line, set)| {
             let (entries, now) = {
                 let held = line.lock();
-                (held.entries, now.as_nanos().max(held.latest))
+                (held.entries, now.as_nanos().max(held.latest()))
             };
             entries.into_iter().filter_map(move |entry| {
                 let debt = entry.debt(now);
@@ -200,65 +201,153 @@ impl Buckets {
     pub fn restore(&self, saved: impl IntoIterator<Item = Saved>, age: Duration, now: Nanos) {
         let age = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
         for Saved { set, fingerprint, debt } in saved {
-            let Some(line) = usize::try_from(set).ok().and_then(|set| self.line(set)) else { continue };
+            let Some(set) = usize::try_from(set).ok().filter(|set| *set < self.sets()) else { continue };
             let debt = Nanos::from_nanos(debt.saturating_sub(age)).as_nanos();
-            let mut set = line.lock();
-            let now = set.at(now);
-            let full_at = now.saturating_add(debt);
-            if let Some(entry) = set.find(fingerprint) {
-                entry.full_at = entry.full_at.max(full_at);
+            let mut pair = self.pair(set, fingerprint, now);
+            if let Some((entry, now)) = pair.find(fingerprint) {
+                entry.full_at = entry.full_at.max(now.saturating_add(debt));
                 continue;
             }
-            let least = set.least();
-            if least.full_at < full_at {
-                if least.full_at > now {
+            let (least, now, _) = pair.room();
+            let owed = least.debt(now);
+            if owed < debt {
+                if owed > 0 {
                     add(&self.counters.evictions);
                 }
-                *least = Entry { fingerprint, full_at };
+                *least = Entry { fingerprint, full_at: now.saturating_add(debt) };
+                // Which of them is the key's first is not known here.
+                pair.mark();
             }
         }
     }
 
     /// `judge` says what becomes of a bucket with so much debt.
     fn decide(&self, key: KeyHash, cost: u32, now: Nanos, judge: impl Fn(u64) -> Taken) -> Taken {
-        let mut set = self.set(key);
-        let now = set.at(now);
-        if let Some(entry) = set.find(key.fingerprint) {
-            let taken = judge(entry.debt(now));
-            entry.full_at = now.saturating_add(taken.debt());
-            return taken;
+        let first = self.first(key);
+        {
+            let mut set = self.lock(first);
+            let now = set.at(now);
+            if let Some(entry) = set.find(key.fingerprint) {
+                return entry.decide(now, judge);
+            }
+            if !set.has_moved() {
+                let taken = judge(0);
+                let least = set.least();
+                if taken.debt() == 0 || least.debt(now) == 0 {
+                    least.begin(key, &taken, now);
+                    return taken;
+                }
+            }
+        }
+        self.decide_in_both(key, first, cost, now, judge)
+    }
+
+    /// The key is not in its first set, and may be in the other or needs room there.
+    fn decide_in_both(
+        &self,
+        key: KeyHash,
+        first: usize,
+        cost: u32,
+        now: Nanos,
+        judge: impl Fn(u64) -> Taken,
+    ) -> Taken {
+        let mut pair = self.pair(first, key.fingerprint, now);
+        if let Some((entry, now)) = pair.find(key.fingerprint) {
+            return entry.decide(now, judge);
         }
         let taken = judge(0);
-        self.enter(&mut set, key, &taken, cost, now);
+        if taken.debt() == 0 {
+            return taken;
+        }
+        let (least, at, _) = pair.room();
+        if least.debt(at) > 0 {
+            let estimate = self.screen.count(key, cost, Nanos::from_nanos(at));
+            if estimate <= taken.gcra().screened() {
+                add(&self.counters.overflows);
+                return taken;
+            }
+            add(&self.counters.promotions);
+            if !self.make_room(&mut pair, first, self.other(first, key.fingerprint), now) {
+                add(&self.counters.evictions);
+            }
+        }
+        let (least, at, is_other) = pair.room();
+        least.begin(key, &taken, at);
+        if is_other {
+            pair.first.set_moved();
+        }
         taken
     }
 
-    /// Finds room for what a key owes that had none, if it owes anything.
-    fn enter(&self, set: &mut Set, key: KeyHash, taken: &Taken, cost: u32, now: u64) {
-        if taken.debt() == 0 {
-            return;
-        }
-        let least = set.least();
-        if least.full_at > now {
-            let estimate = self.screen.count(key, cost, Nanos::from_nanos(now));
-            if estimate <= taken.gcra().screened() {
-                add(&self.counters.overflows);
-                return;
+    /// Moves a key of one of these sets, both of which are full, to its other set, if there is room. Waits for nobody: a set that is
+    /// locked is passed over.
+    fn make_room(&self, pair: &mut Pair<'_>, first: usize, other: usize, now: Nanos) -> bool {
+        let mut tries = MOVES_MAX;
+        for (set, place) in pair.sets().zip([first, other]) {
+            let from = set.latest();
+            for index in 0..WAYS {
+                let Some(entry) = set.entries.get_mut(index) else { continue };
+                let to = self.other(place, entry.fingerprint);
+                if to == first || to == other {
+                    continue;
+                }
+                if tries == 0 {
+                    return false;
+                }
+                tries -= 1;
+                let Some(mut target) = self.line(to).try_lock() else { continue };
+                let at = target.at(now);
+                let least = target.least();
+                if least.debt(at) > 0 {
+                    continue;
+                }
+                // It owes no more there than here, also where one of the sets is a little ahead.
+                let full_at = entry.full_at.min(at.saturating_add(entry.debt(from)));
+                *least = Entry { full_at, ..*entry };
+                *entry = Entry::FREE;
+                target.set_moved();
+                set.set_moved();
+                return true;
             }
-            add(&self.counters.promotions);
-            add(&self.counters.evictions);
         }
-        *least = Entry { fingerprint: key.fingerprint, full_at: now.saturating_add(taken.debt()) };
+        false
     }
 
-    fn set(&self, key: KeyHash) -> MutexGuard<'_, Set> {
-        let place = (u128::from(key.place) * self.sets() as u128) >> 64;
-        let line = usize::try_from(place).ok().and_then(|place| self.line(place));
-        line.unwrap_or(&self.last).lock()
+    /// The place of a key's first set.
+    fn first(&self, key: KeyHash) -> usize {
+        self.share(key.place)
     }
 
-    fn line(&self, set: usize) -> Option<&Line> {
-        if set == self.sets.len() { Some(&self.last) } else { self.sets.get(set) }
+    /// Of the two sets that a key of this fingerprint may be in, the one that this one is not; or this one again. Its class is no
+    /// part of that.
+    fn other(&self, set: usize, fingerprint: u64) -> usize {
+        let sum = self.share(fingerprint & !0xff);
+        sum.checked_sub(set).unwrap_or_else(|| (sum + self.sets()).saturating_sub(set))
+    }
+
+    /// A set for evenly distributed bits.
+    fn share(&self, bits: u64) -> usize {
+        let place = (u128::from(bits) * self.sets() as u128) >> 64;
+        usize::try_from(place).unwrap_or_default()
+    }
+
+    fn line(&self, set: usize) -> &Line {
+        self.sets.get(set).unwrap_or(&self.last)
+    }
+
+    fn lock(&self, set: usize) -> MutexGuard<'_, Set> {
+        self.line(set).lock()
+    }
+
+    /// Locks the two sets that a key of this fingerprint may be in, one of which is this; the one that comes first is locked first.
+    fn pair(&self, set: usize, fingerprint: u64, now: Nanos) -> Pair<'_> {
+        let other = self.other(set, fingerprint);
+        if other < set {
+            let other = self.lock(other);
+            return Pair::new(self.lock(set), Some(other), now);
+        }
+        let first = self.lock(set);
+        Pair::new(first, (other != set).then(|| self.lock(other)), now)
     }
 
     fn lines(&self) -> impl Iterator<Item = &Line> {
@@ -272,51 +361,6 @@ impl fmt::Debug for Buckets {
             .field("sets", &self.sets())
             .field("screen", &self.screen)
             .finish_non_exhaustive()
-    }
-}
-
-impl Line {
-    fn new() -> Self {
-        Self(Mutex::new(Set { latest: 0, entries: [Entry { fingerprint: 0, full_at: 0 }; WAYS] }))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Set> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Set {
-    /// What time it is here, given what a clock said.
-    fn at(&mut self, clock: Nanos) -> u64 {
-        let clock = clock.as_nanos();
-        if let Some(back) = self.latest.checked_sub(clock) {
-            if back <= STALE {
-                return self.latest;
-            }
-            for entry in &mut self.entries {
-                entry.full_at = entry.full_at.saturating_sub(back);
-            }
-        }
-        self.latest = clock;
-        clock
-    }
-
-    fn find(&mut self, fingerprint: u64) -> Option<&mut Entry> {
-        self.entries.iter_mut().find(|entry| entry.fingerprint == fingerprint)
-    }
-
-    /// The entry that owes least, or is free.
-    fn least(&mut self) -> &mut Entry {
-        let [first, others @ ..] = &mut self.entries;
-        others
-            .iter_mut()
-            .fold(first, |least, entry| if entry.full_at < least.full_at { entry } else { least })
-    }
-}
-
-impl Entry {
-    const fn debt(&self, now: u64) -> u64 {
-        self.full_at.saturating_sub(now)
     }
 }
 

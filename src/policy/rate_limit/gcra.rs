@@ -61,11 +61,37 @@ impl Gcra {
     pub fn new(count: u64, period: Duration, burst: u64) -> Self {
         let asked = (period.as_nanos() << 32).checked_div(u128::from(count)).unwrap_or(u128::MAX);
         let slowest = (u128::from(FILL_MAX) << 32) / u128::from(burst.max(1));
-        let interval = asked.min(slowest).max(1);
+        Self::of(asked.min(slowest).max(1), burst, count > 0)
+    }
+
+    /// Of an interval in 2⁻³² ns, of which a burst takes 146 years at the most.
+    fn of(interval: u128, burst: u64, refills: bool) -> Self {
         let fraction = u32::try_from(interval & u128::from(u32::MAX)).unwrap_or_default();
         let whole = narrowed(interval >> 32);
         let capacity = narrowed((interval * u128::from(burst)) >> 32);
-        Self { interval: whole, fraction, capacity, burst, refills: count > 0 }
+        Self { interval: whole, fraction, capacity, burst, refills }
+    }
+
+    /// The length of [`Gcra::to_bytes`].
+    pub(super) const BYTES: usize = 21;
+
+    /// To be written, with what it limits: twelve bytes of the interval in 2⁻³² ns, the burst, whether it refills.
+    pub(super) fn to_bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        let interval = self.exact().to_le_bytes().into_iter().take(12);
+        let fields = interval.chain(self.burst.to_le_bytes()).chain([u8::from(self.refills)]);
+        bytes.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
+        bytes
+    }
+
+    /// As it was written; none where no limit is written so.
+    pub(super) fn from_bytes(bytes: &[u8; Self::BYTES]) -> Option<Self> {
+        let [fields @ .., refills] = bytes;
+        let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |all, byte| all << 8 | u128::from(*byte));
+        let (interval, burst) = fields.split_at_checked(12)?;
+        let (interval, burst) = (number(interval), narrowed(number(burst)));
+        let fits = interval.checked_mul(burst.into()).is_some_and(|fill| fill >> 32 <= FILL_MAX.into());
+        (interval > 0 && fits && *refills <= 1).then(|| Self::of(interval, burst, *refills == 1))
     }
 
     /// The tokens that a full bucket holds.

@@ -2,8 +2,8 @@
 //!
 //! SipHash-1-3 with a secret of this gateway's: who does not know it cannot make two keys that are taken for one, nor keys that
 //! fall into one set of a table. Half of the bits are the key's fingerprint, the others choose its place, so a key is taken for
-//! another only if it falls into the same set *and* has its fingerprint: 56 bits, as 8 tell its class. A set holds seven
-//! keys, so a new key meets its like there with probability 7 · 2⁻⁵⁶: of 10⁹ keys one in ten million times.
+//! another only if it falls into the same set *and* has its fingerprint: 56 bits, as 8 tell its class. The two sets of a key
+//! hold fourteen, so a new key meets its like there with probability 14 · 2⁻⁵⁶: of 10⁹ keys one in five million times.
 
 use std::fmt;
 use std::hash::Hasher as _;

@@ -10,7 +10,7 @@ use super::cost::Cost;
 use super::key::{Facts, Key, Reach};
 use super::penalty::{PENALTY, PenaltyFigures, Rules};
 use super::table::{Table, VALUES_MAX};
-use super::{Figures, Gcra, HashKey, KeyHash, Nanos, Taken};
+use super::{Figures, Gcra, HashKey, Kept, KeyHash, Nanos, Taken};
 use crate::config::units::{Rate, Size, Time};
 use crate::config::{Build, Site, Spanned};
 use crate::policy::Mode;
@@ -199,6 +199,11 @@ impl RateLimit {
         Some(self.table.penalties()?.figures(Nanos::now()))
     }
 
+    /// Its buckets, which outlive the process; none where it has none.
+    pub fn kept(&self) -> Option<Kept> {
+        self.allowance.as_ref().map(|_| Kept(Arc::clone(&self.table)))
+    }
+
     /// Requests that it counts as under way; none where it does not count them.
     pub fn under_way(&self) -> Option<u64> {
         self.concurrent.as_ref().map(|concurrent| concurrent.slots.taken())
@@ -214,7 +219,7 @@ impl RateLimit {
     }
 
     pub(super) fn ask(&self, facts: &Facts<'_>) -> Asked {
-        let (key, class) = self.key.of(facts, &self.table.hash);
+        let (key, class) = self.key.of(facts, self.table.hash());
         let cost = self.allowance.as_ref().map_or(0, |allowance| allowance.cost.of(facts));
         Asked { key, tier: class.tier, cost }
     }
@@ -371,5 +376,6 @@ fn find_table(
         return None;
     };
     let definition = format!("{name} {bytes} {}", key.definition());
-    Some(live.find_or("rate_limit", &definition, || Table::new(secret, bytes)))
+    let table = || Table::new(&format!("rate_limit {definition}"), secret, bytes);
+    Some(live.find_or("rate_limit", &definition, table))
 }

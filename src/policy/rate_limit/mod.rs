@@ -48,7 +48,7 @@ pub use penalty::PenaltyFigures;
 pub use plan::{Plan, Plans, UnknownPlan};
 pub use plan_quota::Quota as PlanQuota;
 pub use quota::{Quotas, Used, Uses};
-pub use saved::Saved;
+pub use saved::{Kept, LimitsFile, Saved};
 pub use screen::Screen;
 pub use standing::Standing;
 

@@ -17,7 +17,7 @@ use super::plan_quota::Quota;
 use super::plan_standing::{PlanStanding, QuotaTold};
 use super::quota::{Counted, NotWritten, Period, Usage, second};
 use super::table::{Limits, Table, VALUES_MAX};
-use super::{Figures, Gcra, HashKey, Nanos};
+use super::{Figures, Gcra, HashKey, Kept, Nanos};
 use crate::config::{Build, OrNone, Site, Spanned};
 use crate::identity::Identity;
 use crate::policy::{Effects, Mode, Outcome, Step, Verdict};
@@ -117,7 +117,9 @@ impl Plan {
         if build.errors.errors().len() > errors_before {
             return None;
         }
-        let table = live.find_or("plan_throttle", &format!("{name} {bytes}"), || Table::new(secret, bytes));
+        let definition = format!("{name} {bytes}");
+        let table = || Table::new(&format!("plan_throttle {definition}"), secret, bytes);
+        let table = live.find_or("plan_throttle", &definition, table);
         let routes = routes.into_iter().zip(table.classes(config.routes.keys()));
         let routes = routes.map(|((route, own), class)| {
             (route.as_str().into(), own.map(|(gcra, site)| Throttle { gcra, class, site }))
@@ -170,15 +172,21 @@ impl Plan {
 
     /// What its table of throttled keys tells of itself; none where it throttles nobody.
     pub fn figures(&self) -> Option<Figures> {
-        let throttles = self.throttle.is_some() || self.routes.values().any(Option::is_some);
-        throttles.then(|| self.table.figures())
+        self.throttles().then(|| self.table.figures())
+    }
+
+    /// The buckets of its throttles, which outlive the process; none where it throttles nobody. Quotas are in the store.
+    pub fn kept(&self) -> Option<Kept> {
+        self.throttles().then(|| Kept(Arc::clone(&self.table)))
+    }
+
+    fn throttles(&self) -> bool {
+        self.throttle.is_some() || self.routes.values().any(Option::is_some)
     }
 
     /// Why it may refuse: the words of its series.
     pub fn reasons(config: &Config) -> Vec<&'static str> {
-        let is_some = |throttle: &OrNone<Spanned<ThrottleConfig>>| throttle.as_option().is_some();
-        let rate = config.throttle.as_ref().is_some_and(is_some)
-            || config.routes.values().any(|route| is_some(&route.throttle));
+        let rate = config.throttles();
         let quota = config.quota.as_ref().and_then(OrNone::as_option);
         let store = quota.is_some_and(|quota| quota.is_strict());
         let all = [(RATE, rate), (QUOTA, quota.is_some()), (QUOTA_STORE, store)];
@@ -218,7 +226,7 @@ impl Plan {
             None => self.throttle.as_ref(),
         };
         let Some(Throttle { gcra, class, site }) = throttle else { return Ok(()) };
-        let mut hasher = self.table.hash.hasher();
+        let mut hasher = self.table.hash().hasher();
         hasher.part(key.as_bytes());
         let taken = self.table.take(hasher.finish(*class), gcra, 1, Nanos::now());
         standing.throttle = Some(taken);

@@ -44,6 +44,22 @@ fn memory() -> Spanned<Size> {
     Spanned::unwritten(Size(1 << 20))
 }
 
+impl Config {
+    /// Whether it throttles somebody somewhere: then it has a table.
+    pub fn throttles(&self) -> bool {
+        let is_some = |throttle: &OrNone<_>| throttle.as_option().is_some();
+        self.throttle.as_ref().is_some_and(is_some)
+            || self.routes.values().any(|route| is_some(&route.throttle))
+    }
+
+    /// What clients know the plan `name` by.
+    pub fn labels(&self, name: &str) -> Vec<String> {
+        let throttle = self.throttles().then(|| name.to_owned());
+        let quota = self.quota.as_ref().and_then(OrNone::as_option);
+        throttle.into_iter().chain(quota.map(|_| format!("{name}-quota"))).collect()
+    }
+}
+
 /// How fast requests of a key may come.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -13,7 +13,8 @@ use arc_swap::ArcSwap;
 
 use super::concurrency::Slots;
 use super::penalty::Penalties;
-use super::{Buckets, Figures, Gcra, HashKey, KeyHash, Nanos, Taken};
+use super::saved::{ClassHead, Head};
+use super::{Buckets, Figures, Gcra, HashKey, KeyHash, Nanos, Saved, Taken};
 
 /// The limits of a table's keys, by class.
 pub(super) type Limits = BTreeMap<u8, Gcra>;
@@ -27,7 +28,11 @@ const PENALTY_SHARE: usize = 8;
 /// What of a limit outlives a snapshot.
 #[derive(Debug)]
 pub(super) struct Table {
-    pub(super) hash: HashKey,
+    /// What it is found by after a restart.
+    definition: Box<str>,
+    hash: HashKey,
+    /// The secret of the process before, whose buckets it has.
+    inherited: OnceLock<HashKey>,
     pub(super) slots: Arc<Slots>,
     bytes: usize,
     current: ArcSwap<Current>,
@@ -46,16 +51,28 @@ struct Current {
 
 impl Table {
     /// With buckets of so many bytes, which are taken when limits first come into force: `check` and `explain` need one set.
-    pub(super) fn new(hash: HashKey, bytes: usize) -> Self {
+    pub(super) fn new(definition: &str, hash: HashKey, bytes: usize) -> Self {
         let current = Current { buckets: Arc::new(buckets(0, &Limits::new())), limits: Limits::new() };
         Self {
+            definition: definition.into(),
             hash,
+            inherited: OnceLock::new(),
             slots: Arc::default(),
             bytes,
             current: ArcSwap::from_pointee(current),
             penalties: OnceLock::new(),
             classes: Mutex::default(),
         }
+    }
+
+    /// The secret that its keys are hashed with.
+    pub(super) fn hash(&self) -> &HashKey {
+        self.inherited.get().unwrap_or(&self.hash)
+    }
+
+    /// What it is found by after a restart.
+    pub(super) fn definition(&self) -> &str {
+        &self.definition
     }
 
     /// The class of each of these values, [`VALUES_MAX`] at the most: the one that it had before, or one that no other has.
@@ -114,6 +131,43 @@ impl Table {
         self.penalties.get()
     }
 
+    /// What outlives the process: what there is to say of the buckets, and these.
+    pub(super) fn kept(&self) -> (Head, Arc<Buckets>) {
+        let current = self.current.load_full();
+        let known = self.classes.lock().unwrap_or_else(PoisonError::into_inner);
+        let value = |class: u8| known.iter().find(|(_, id)| **id == class).map(|(value, _)| &**value);
+        let classes = current.limits.iter().map(|(class, gcra)| ClassHead {
+            class: *class,
+            value: value(*class).unwrap_or_default().into(),
+            gcra: *gcra,
+        });
+        let head = Head {
+            definition: self.definition.clone(),
+            hash: self.hash().clone(),
+            sets: u32::try_from(current.buckets.sets()).unwrap_or(u32::MAX),
+            classes: classes.collect(),
+        };
+        (head, Arc::clone(&current.buckets))
+    }
+
+    /// Takes over from a table of this definition that another process had: hashes keys as that did from now on, so nothing may
+    /// have been hashed yet. None where its buckets have no place here, or another's have come before.
+    pub(super) fn inherit(&self, head: &Head) -> Option<Heir> {
+        let current = self.current.load_full();
+        let is_like = u32::try_from(current.buckets.sets()) == Ok(head.sets);
+        if !is_like || self.inherited.set(head.hash.clone()).is_err() {
+            return None;
+        }
+        let known = self.classes.lock().unwrap_or_else(PoisonError::into_inner);
+        let rates = head.classes.iter().filter_map(|ClassHead { class, value, gcra }| {
+            let now = if *class == 0 { 0 } else { *known.get(&**value)? };
+            Some((*class, (now, *gcra, *current.limits.get(&now)?)))
+        });
+        let rates = rates.collect();
+        drop(known);
+        Some(Heir { buckets: Arc::clone(&current.buckets), rates })
+    }
+
     pub(super) fn take(&self, key: KeyHash, gcra: &Gcra, cost: u32, now: Nanos) -> Taken {
         self.current.load().buckets.take(key, gcra, cost, now)
     }
@@ -128,6 +182,25 @@ impl Table {
 
     pub(super) fn figures(&self) -> Figures {
         self.current.load().buckets.figures(Nanos::now())
+    }
+}
+
+/// Who takes over what another process has saved of a table.
+#[derive(Debug)]
+pub(super) struct Heir {
+    buckets: Arc<Buckets>,
+    /// By class: which it is here, and the limit that held and the one that holds.
+    rates: BTreeMap<u8, (u8, Gcra, Gcra)>,
+}
+
+impl Heir {
+    /// Brings buckets under the limits that hold now, and keeps those of classes that there are.
+    pub(super) fn restore(&self, saved: impl Iterator<Item = Saved>, age: Duration, now: Nanos) {
+        let owed = saved.filter_map(|saved| {
+            let (class, old, new) = self.rates.get(&saved.class())?;
+            Some(saved.aged(age).scaled(old, new).in_class(*class))
+        });
+        self.buckets.restore(owed, Duration::ZERO, now);
     }
 }
 
@@ -147,11 +220,11 @@ mod tests {
     use super::*;
 
     fn table() -> Table {
-        Table::new(HashKey::from_bytes(Zeroizing::new([7; 16])), 64 << 10)
+        Table::new("few", HashKey::from_bytes(Zeroizing::new([7; 16])), 64 << 10)
     }
 
     fn key(table: &Table, name: &str, class: u8) -> KeyHash {
-        let mut hasher = table.hash.hasher();
+        let mut hasher = table.hash().hasher();
         hasher.part(name.as_bytes());
         hasher.finish(class)
     }

@@ -1,4 +1,18 @@
 //! A bucket on its way into another table, or into a file.
+//!
+//! What keys owe outlives the process: when it ends it writes all buckets below full into one file of `server.state`
+//! ([`LimitsFile`]), and the next one reads it before it serves anybody. [`form`] is what stands in the file, [`carry`] is what
+//! a table gives and takes.
+
+mod carry;
+mod file;
+mod form;
+
+pub use carry::Kept;
+pub use file::LimitsFile;
+pub(super) use form::{ClassHead, Head};
+
+use std::time::Duration;
 
 use super::gcra::Gcra;
 
@@ -18,6 +32,13 @@ impl Saved {
     /// Which class of keys it is of: those that share a [`Gcra`].
     pub const fn class(&self) -> u8 {
         self.fingerprint.to_le_bytes()[0]
+    }
+
+    /// The same bucket when this time has passed.
+    #[must_use]
+    pub fn aged(self, age: Duration) -> Self {
+        let age = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
+        Self { debt: self.debt.saturating_sub(age), ..self }
     }
 
     /// The same bucket under a new limit: see [`Gcra`].

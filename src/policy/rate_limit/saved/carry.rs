@@ -1,0 +1,132 @@
+//! What tables give away and take over.
+//!
+//! A table is found again by its kind, its limit's name, its key and its memory, as by a reload. What keys owe is brought under
+//! the rates that hold now, and is less by the time between. Where a value has no limit of its own any more, and where the limit is
+//! gone or has another key or memory, it is forgotten. Slots of `concurrent` are not carried: when a process has ended nothing of
+//! its is under way.
+//!
+//! The secret that keys are hashed with goes with the buckets: without it nobody would find them. A table takes it over before
+//! it has hashed its first key.
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::Saved;
+use super::form::{Frame, Reader, Unusable, Writer};
+use crate::policy::rate_limit::Nanos;
+use crate::policy::rate_limit::table::{Heir, Table};
+
+/// A table of buckets that outlives the process.
+#[derive(Clone, Debug)]
+pub struct Kept(pub(in crate::policy::rate_limit) Arc<Table>);
+
+/// How much may be written, and until when.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) buckets: u64,
+    pub(super) until: Instant,
+}
+
+/// What was given away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Given {
+    pub(super) buckets: u64,
+    /// Whether that is all.
+    pub(super) all: bool,
+}
+
+/// What was taken over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Tables that were found again.
+    pub(super) tables: u64,
+    /// Buckets of theirs, those that are full again by now among them.
+    pub(super) buckets: u64,
+    /// Whether it was written later than now, as this machine's clock says.
+    pub(super) early: bool,
+}
+
+/// Writes what all these tables owe at this moment, the smallest first: where there are too many buckets, the others get most.
+///
+/// # Errors
+/// It cannot be written.
+pub(super) fn give(
+    tables: &[Kept],
+    to: &mut dyn Write,
+    moment: SystemTime,
+    bounds: Bounds,
+) -> io::Result<Given> {
+    let now = Nanos::now();
+    let mut writer = Writer::begin(to, since_1970(moment))?;
+    let mut tables: Vec<_> = tables.iter().map(|Kept(table)| (table.figures().entries, table)).collect();
+    tables.sort_by_key(|(entries, _)| *entries);
+    let mut all = true;
+    for (_, table) in tables {
+        let (head, buckets) = table.kept();
+        if !writer.table(&head)? {
+            all = false;
+            continue;
+        }
+        let left = bounds.buckets.saturating_sub(writer.buckets());
+        let mut saved = buckets.saved(now).take(usize::try_from(left).unwrap_or(usize::MAX));
+        while Instant::now() < bounds.until && writer.some_buckets(&mut saved)? {}
+        all = all && writer.buckets() < bounds.buckets && Instant::now() < bounds.until;
+    }
+    Ok(Given { buckets: writer.end()?, all })
+}
+
+/// Puts into these tables what was written, aged by what the clock says. Keeps what was good where the stream is not, and says why.
+pub(super) fn take(
+    tables: &[Kept],
+    from: &mut dyn Read,
+    moment: SystemTime,
+    until: Instant,
+) -> (Found, Option<Unusable>) {
+    let mut found = Found::default();
+    let ended = read(tables, from, moment, until, &mut found);
+    (found, ended.err())
+}
+
+fn read(
+    tables: &[Kept],
+    from: &mut dyn Read,
+    moment: SystemTime,
+    until: Instant,
+    found: &mut Found,
+) -> Result<(), Unusable> {
+    let now = Nanos::now();
+    let mut reader = Reader::begin(from)?;
+    let age = since_1970(moment).checked_sub(reader.taken());
+    found.early = age.is_none();
+    // A clock that was set back: no time has passed, as far as one can know.
+    let age = Duration::from_nanos(age.unwrap_or_default());
+    let mut heir: Option<Heir> = None;
+    loop {
+        if Instant::now() >= until {
+            return Err(Unusable::Late);
+        }
+        match reader.next()? {
+            Frame::End => return Ok(()),
+            Frame::Table(head) => {
+                let own = tables.iter().find(|Kept(table)| *table.definition() == *head.definition);
+                heir = own.and_then(|Kept(table)| table.inherit(&head));
+                found.tables += u64::from(heir.is_some());
+            }
+            Frame::Buckets(buckets) => {
+                if let Some(heir) = &heir {
+                    heir.restore(buckets.iter().map(Saved::from_bytes), age, now);
+                    found.buckets += buckets.len() as u64;
+                }
+            }
+        }
+    }
+}
+
+fn since_1970(moment: SystemTime) -> u64 {
+    let since = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,184 @@
+//! The file in `server.state` in which what keys owe outlives the process.
+//!
+//! It is written at every ordinary end, after the last request has been settled, and read at the start, before the first is served.
+//! A process that is killed writes nothing: then keys owe what the end before has left of them, mostly nothing, and each may have a
+//! burst again. What must not be lost is a quota. Nothing is written in between, as that would be up to [`FILE_BYTES_MAX`] a time for
+//! what is forgotten within one fill of a bucket anyway.
+//!
+//! Where two processes overlap, as in an upgrade, each writes the whole file when it ends, and the last one stays. The successor
+//! has read what was there when it began, from before its predecessor: what keys have spent with that one is not known to it. So
+//! who uses both at once has two bursts; nobody who keeps to the limit is refused by that.
+//!
+//! An old file does no harm: what a key owed then and has not got back since, it owes now, or more.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::Saved;
+use super::carry::{self, Bounds, Found, Given, Kept};
+use super::form::Unusable;
+
+const FILE: &str = "rate-limits.bin";
+/// The largest file that is written or read: 26 million buckets.
+const FILE_BYTES_MAX: u64 = 512 << 20;
+/// What frames and heads take beside the buckets, at the most.
+const HEADS_BYTES_MAX: u64 = 16 << 20;
+/// How long it may be written, and read.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the disk may take to confirm it.
+const SYNC: Duration = Duration::from_secs(5);
+/// What stands beside the file for longer was left behind by a process that was killed.
+const ABANDONED: Duration = Duration::from_secs(600);
+
+/// The file of a process that serves.
+#[derive(Debug)]
+pub struct LimitsFile {
+    directory: PathBuf,
+    /// Whether it has been read: who has never served has nothing to write.
+    read: AtomicBool,
+}
+
+impl LimitsFile {
+    /// In `server.state`. Nothing is read or written by it.
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self { directory: directory.into(), read: AtomicBool::new(false) }
+    }
+
+    /// Fills these tables, whose limits are in force, with what was written. Called once, before the first request; takes ten seconds
+    /// at the most. What cannot be used is told and not used.
+    pub fn read(&self, tables: &[Kept]) {
+        self.read.store(true, Ordering::Release);
+        tidy(&self.directory);
+        if tables.is_empty() {
+            return;
+        }
+        let path = self.directory.join(FILE);
+        let named = path.display();
+        match read(&path, tables, SystemTime::now(), Instant::now() + PATIENCE) {
+            Ok(None) => {}
+            Ok(Some((Found { tables, buckets, early }, unusable))) => {
+                log::info!("limits: {buckets} buckets of {tables} limits are what they were, by `{named}`");
+                if early {
+                    log::warn!("limits: `{named}` is of a time to come: what keys owe in it has not aged");
+                }
+                if let Some(unusable) = unusable {
+                    log::warn!("limits: the rest of `{named}` is not used: {unusable}; its keys owe nothing");
+                }
+            }
+            Err(error) => log::warn!("limits: `{named}` is not used: {error}; no key owes anything"),
+        }
+    }
+
+    /// Writes what these tables owe. Does nothing in a process that has read nothing. Takes fifteen seconds at the most: what has not
+    /// been written by then is told, and the file stays as it was.
+    pub fn write(&self, tables: Vec<Kept>) {
+        if !self.read.load(Ordering::Acquire) {
+            return;
+        }
+        let path = self.directory.join(FILE);
+        if tables.is_empty() {
+            // Limits that are gone are forgotten.
+            let _ = fs::remove_file(path);
+            return;
+        }
+        let named = path.display().to_string();
+        let (done, written) = mpsc::channel();
+        let write = move || {
+            let buckets = (FILE_BYTES_MAX - HEADS_BYTES_MAX) / Saved::BYTES as u64;
+            let bounds = Bounds { buckets, until: Instant::now() + PATIENCE };
+            let _ = done.send(write(&path, &tables, SystemTime::now(), bounds));
+        };
+        // A disk that does not answer keeps a thread, and not the process.
+        let thread = std::thread::Builder::new().name("limits".to_owned()).spawn(write);
+        let late = |_| Err(io::Error::from(ErrorKind::TimedOut));
+        match thread.and_then(|_| written.recv_timeout(PATIENCE + SYNC).unwrap_or_else(late)) {
+            Ok(Given { buckets, all: true }) => log::info!("limits: {buckets} buckets are kept in `{named}`"),
+            Ok(Given { buckets, all: false }) => log::warn!(
+                "limits: {buckets} buckets are kept in `{named}`, which may not be all: no more than 512MiB are \
+                 written, for no longer than 10s; a key whose bucket is not there owes nothing after a restart"
+            ),
+            Err(error) => {
+                log::warn!(
+                    "limits: `{named}` cannot be written: {error}; after a restart no key owes anything"
+                );
+            }
+        }
+    }
+}
+
+/// What was found, and why that is not all of it. None where there is no file.
+///
+/// # Errors
+/// It cannot be read, or is not for the gateway's eyes alone.
+fn read(
+    path: &Path,
+    tables: &[Kept],
+    moment: SystemTime,
+    until: Instant,
+) -> io::Result<Option<(Found, Option<Unusable>)>> {
+    let file = match open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    Ok(Some(carry::take(tables, &mut file.take(FILE_BYTES_MAX), moment, until)))
+}
+
+/// Follows no link, and waits for nobody at the other end of a pipe.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(io::Error::other("it is no plain file"));
+    }
+    if found.mode() & 0o077 != 0 {
+        return Err(io::Error::other("others than its owner may read or write it"));
+    }
+    if found.len() > FILE_BYTES_MAX {
+        return Err(ErrorKind::FileTooLarge.into());
+    }
+    Ok(file)
+}
+
+/// Writes it beside and renames it: a reader never sees half of it, nor does a crash leave that.
+fn write(path: &Path, tables: &[Kept], moment: SystemTime, bounds: Bounds) -> io::Result<Given> {
+    let directory = path.parent().ok_or(ErrorKind::InvalidInput)?;
+    let beside = path.with_extension(format!("new-{}", std::process::id()));
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+    let written = carry::give(tables, &mut file, moment, bounds).and_then(|given| {
+        file.sync_all()?;
+        fs::rename(&beside, path)?;
+        File::open(directory)?.sync_all()?;
+        Ok(given)
+    });
+    if written.is_err() {
+        // A disk that is full shall not stay so by what is of no use.
+        let _ = fs::remove_file(&beside);
+    }
+    written
+}
+
+/// Removes what processes that were killed while they wrote have left.
+fn tidy(directory: &Path) {
+    let is_abandoned = |entry: &fs::DirEntry| {
+        let is_ours = entry.file_name().to_string_lossy().starts_with("rate-limits.new-");
+        let changed = entry.metadata().and_then(|found| found.modified());
+        is_ours && changed.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > ABANDONED))
+    };
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten().filter(is_abandoned) {
+        let _ = fs::remove_file(entry.path());
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,163 @@
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::sync::Arc;
+
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use zeroize::Zeroizing;
+
+use super::*;
+use crate::policy::rate_limit::table::Table;
+use crate::policy::rate_limit::{Gcra, HashKey, Nanos};
+
+fn limit() -> Gcra {
+    Gcra::new(10, Duration::from_secs(3600), 10)
+}
+
+fn table(secret: u8) -> Kept {
+    let table = Table::new("few", HashKey::from_bytes(Zeroizing::new([secret; 16])), 64 << 10);
+    table.put_in_force(&[(0, limit())].into());
+    Kept(Arc::new(table))
+}
+
+/// What a key has left once it has spent so much.
+fn spend(Kept(table): &Kept, tokens: u32) -> u64 {
+    let mut hasher = table.hash().hasher();
+    hasher.part(b"key");
+    let key = hasher.finish(0);
+    table.charge(key, &limit(), tokens, Nanos::now());
+    table.look(key, &limit(), 1, Nanos::now()).remaining()
+}
+
+/// What a process finds that begins with this directory.
+fn begun(directory: &Path) -> u64 {
+    let (file, table) = (LimitsFile::new(directory), table(2));
+    file.read(std::slice::from_ref(&table));
+    spend(&table, 0)
+}
+
+/// A directory in which a process has left its file, and that file.
+fn ended() -> (tempfile::TempDir, PathBuf) {
+    let place = tempfile::tempdir().unwrap();
+    let (file, table) = (LimitsFile::new(place.path()), table(1));
+    file.read(std::slice::from_ref(&table));
+    assert_eq!(spend(&table, 4), 6);
+    file.write(vec![table]);
+    let path = place.path().join(FILE);
+    (place, path)
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn what_a_process_has_written_the_next_one_reads_and_nobody_else() {
+    let (place, path) = ended();
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(names(place.path()), [FILE], "nothing is left beside it");
+    assert_eq!(begun(place.path()), 6);
+    assert_eq!(begun(place.path()), 6, "it stays where it is");
+}
+
+#[test]
+fn who_has_not_served_writes_nothing() {
+    let (place, path) = ended();
+    let before = fs::read(&path).unwrap();
+    LimitsFile::new(place.path()).write(vec![table(3)]);
+    assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn who_has_no_limits_keeps_none() {
+    let (place, path) = ended();
+    let file = LimitsFile::new(place.path());
+    file.read(&[]);
+    assert!(path.exists());
+    file.write(Vec::new());
+    assert!(!path.exists());
+    file.write(Vec::new());
+}
+
+/// None of these may harm or keep waiting who begins.
+#[test]
+fn what_is_no_file_of_ours_is_not_used() {
+    let cases: [(&str, fn(&Path)); 8] = [
+        ("nothing", |_| {}),
+        ("empty", |path| fs::write(path, b"").unwrap()),
+        ("text", |path| fs::write(path, b"limits: none\n").unwrap()),
+        ("a pipe that nobody writes to", |path| {
+            mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        }),
+        ("a directory", |path| fs::create_dir(path).unwrap()),
+        ("endless", |path| symlink("/dev/zero", path).unwrap()),
+        ("huge", |path| {
+            let file = File::create(path).unwrap();
+            file.set_len(FILE_BYTES_MAX + 1).unwrap();
+        }),
+        ("large and empty", |path| {
+            let file = File::create(path).unwrap();
+            file.set_len(FILE_BYTES_MAX).unwrap();
+        }),
+    ];
+    for (name, make) in cases {
+        let (place, path) = ended();
+        fs::remove_file(&path).unwrap();
+        make(&path);
+        if path.is_file() {
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        let start = Instant::now();
+        assert_eq!(begun(place.path()), 10, "{name}");
+        assert!(start.elapsed() < Duration::from_secs(2), "{name} took {:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn what_others_may_read_or_a_link_leads_to_is_not_used() {
+    let (place, path) = ended();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(begun(place.path()), 10, "its secret may be known");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(begun(place.path()), 6);
+    let away = place.path().join("away");
+    fs::rename(&path, &away).unwrap();
+    symlink(&away, &path).unwrap();
+    assert_eq!(begun(place.path()), 10);
+}
+
+#[test]
+fn a_file_that_cannot_be_written_stays_as_it_was() {
+    let (place, path) = ended();
+    let before = fs::read(&path).unwrap();
+    let beside = path.with_extension(format!("new-{}", std::process::id()));
+    fs::create_dir(&beside).unwrap();
+    let (file, table) = (LimitsFile::new(place.path()), table(3));
+    file.read(std::slice::from_ref(&table));
+    assert_eq!(spend(&table, 2), 4);
+    file.write(vec![table.clone()]);
+    assert_eq!(fs::read(&path).unwrap(), before);
+    // Nor does it matter where the directory is gone.
+    drop(place);
+    file.write(vec![table]);
+}
+
+#[test]
+fn what_a_process_left_that_was_killed_while_it_wrote_goes_in_time() {
+    let (place, _) = ended();
+    let (old, young) = ("rate-limits.new-1", "rate-limits.new-2");
+    for name in [old, young, "other.new-1"] {
+        fs::write(place.path().join(name), b"x").unwrap();
+    }
+    let aged = |name: &str| {
+        let file = File::options().write(true).open(place.path().join(name)).unwrap();
+        file.set_modified(SystemTime::now() - 2 * ABANDONED).unwrap();
+    };
+    aged(old);
+    aged("other.new-1");
+    assert_eq!(begun(place.path()), 6);
+    assert_eq!(names(place.path()), ["other.new-1", FILE, young]);
+}
