@@ -46,7 +46,7 @@ fn what_was_spent_is_spent_after_a_restart_until_its_time_has_passed() {
     assert_eq!(statuses(&gateway, 3, "/", ""), [200, 200, 429]);
     let spent = Instant::now();
     let gateway = restart(gateway, &with("limit: 1/1h, burst: 2"));
-    gateway.await_line("limits: 1 buckets of 1 limits are what they were");
+    gateway.await_line("limits: 1 buckets of 1 limits are taken over from");
     std::thread::sleep(Duration::from_millis(1500).saturating_sub(spent.elapsed()));
     let refused = ask(&gateway, "/", "");
     refused.expect(429);
@@ -56,6 +56,7 @@ fn what_was_spent_is_spent_after_a_restart_until_its_time_has_passed() {
     let mut other = connect_from("127.0.0.2", gateway.address());
     other.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     other.response().expect(200);
+    drop(other);
     // And through a second restart.
     let gateway = restart(gateway, &with("limit: 1/1h, burst: 2"));
     ask(&gateway, "/", "").expect(429);

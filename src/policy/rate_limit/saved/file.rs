@@ -62,7 +62,9 @@ impl LimitsFile {
         match read(&path, tables, SystemTime::now(), Instant::now() + PATIENCE) {
             Ok(None) => {}
             Ok(Some((Found { tables, buckets, early }, unusable))) => {
-                log::info!("limits: {buckets} buckets of {tables} limits are what they were, by `{named}`");
+                if buckets > 0 {
+                    log::info!("limits: {buckets} buckets of {tables} limits are taken over from `{named}`");
+                }
                 if early {
                     log::warn!("limits: `{named}` is of a time to come: what keys owe in it has not aged");
                 }
