@@ -35,6 +35,7 @@ pub(super) fn tell(
         What::Bounds => {
             let (cause, cure) = match &place.node.value {
                 Value::List(items) if items.is_empty() => ("the list is empty".into(), "add an item".into()),
+                Value::List(items) => (format!("the list has {} items", items.len()), list_length(schema)),
                 _ => (
                     format!("{} is out of range", place.node.shown()),
                     format!("write {}", wanted(schema, shape)),
@@ -55,6 +56,16 @@ pub(super) fn tell(
                 errors.push(site, trail, format!("unknown key `{}`", shortened(key)), cure);
             }
         }
+    }
+}
+
+/// How many items a list may have.
+fn list_length(schema: &Schema) -> String {
+    let bound = |name| schema.get(name).and_then(Schema::as_u64);
+    match (bound("minItems"), bound("maxItems")) {
+        (Some(least), Some(most)) if least < most => format!("write {least} to {most} items"),
+        (_, Some(most)) => format!("write at most {most}"),
+        (least, None) => format!("write at least {}", least.unwrap_or(1)),
     }
 }
 
