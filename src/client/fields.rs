@@ -68,6 +68,39 @@ const CERTIFICATES: [&str; 9] = [
     "x-mtls-",
 ];
 
+/// The beginnings of fields by which proxies and gateways tell upstreams who somebody is: Apache and Authelia (`remote-`), Kubernetes
+/// (`x-remote-`), oauth2-proxy (`x-auth-request-`; its `x-forwarded-user` goes with the rest of these), Kong (`x-consumer-`,
+/// `x-credential-`, `x-anonymous-consumer`, `x-authenticated-`), APISIX (`x-userinfo`), WSO2, Istio and Pomerium, Google's, Amazon's, Azure's
+/// and Cloudflare's proxies, authentik, Vouch, Grafana, Tailscale, Shibboleth and mod_auth_openidc. No client has a word in them, and no
+/// trusted proxy either: who it is this gateway finds out. `x-user`, `x-user-id` and the like are an application's as often as a
+/// gateway's: they go where the configuration tells in them who it is (`Gateway::told_fields`).
+const IDENTITY: [&str; 24] = [
+    "cf-access-",
+    "oidc-claim-",
+    "remote-",
+    "shib-",
+    "tailscale-user-",
+    "x-amzn-oidc-",
+    "x-anonymous-consumer",
+    "x-auth-request-",
+    "x-authenticated-",
+    "x-authentik-",
+    "x-consumer-",
+    "x-credential-",
+    "x-goog-authenticated-user-",
+    "x-goog-iap-jwt-assertion",
+    "x-jwt-assertion",
+    "x-jwt-claim",
+    "x-jwt-payload",
+    "x-ms-client-principal",
+    "x-pomerium-claim-",
+    "x-pomerium-jwt-assertion",
+    "x-remote-",
+    "x-userinfo",
+    "x-vouch-",
+    "x-webauth-",
+];
+
 /// What stays though `Connection` nominates it: what the gateway or the upstream relies on. Names starting with `content-`,
 /// `x-forwarded-`, `access-control-` or `if-` stay too.
 const PROTECTED: [&str; 23] = [
@@ -281,18 +314,25 @@ fn dashed(name: &str) -> String {
 }
 
 fn client_words(headers: &HeaderMap) -> Vec<HeaderName> {
-    headers.keys().filter(|name| is_forwarding(name.as_str())).cloned().collect()
+    let is_one = |name: &str| is_of_forwarding(name) || is_of_identity(name);
+    headers.keys().filter(|name| is_spelt(name.as_str(), is_one)).cloned().collect()
 }
 
 /// Whether applications may learn from a field whose request it is, so that no client's word passes in it; every name with a `_` too.
 pub(crate) fn is_forwarding(name: &str) -> bool {
+    is_spelt(name, is_of_forwarding)
+}
+
+/// Whether a name is such a one however it is spelt, or has a `_`.
+fn is_spelt(name: &str, is_one: impl Fn(&str) -> bool) -> bool {
     // CGI, WSGI and their kin read `_` and `-` as one: `x_client` would speak for the `x-client` that a header rule sets.
     if name.bytes().any(|b| b == b'_') {
         return true;
     }
-    if has_odd_punctuation(name) {
-        return is_forwarding(&dashed(name));
-    }
+    if has_odd_punctuation(name) { is_one(&dashed(name)) } else { is_one(name) }
+}
+
+fn is_of_forwarding(name: &str) -> bool {
     // Most fields are told by their first byte.
     match name.as_bytes().first() {
         Some(b'c' | b'f' | b'p' | b's' | b't' | b'w' | b'x') => {
@@ -302,6 +342,18 @@ pub(crate) fn is_forwarding(name: &str) -> bool {
         }
         _ => false,
     }
+}
+
+fn is_of_identity(name: &str) -> bool {
+    // Two bytes tell most others.
+    let may_be = match name.as_bytes() {
+        [b'x', b'-', third, ..] => {
+            matches!(third, b'a' | b'c' | b'g' | b'j' | b'm' | b'p' | b'r' | b'u' | b'v' | b'w')
+        }
+        [first, ..] => matches!(first, b'c' | b'o' | b'r' | b's' | b't'),
+        [] => false,
+    };
+    may_be && IDENTITY.iter().any(|start| name.starts_with(start))
 }
 
 /// The request's id: a trusted peer's single, well-formed `X-Request-Id`, else a new one.

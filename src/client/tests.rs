@@ -286,6 +286,75 @@ fn twins_of_our_names_go() {
 }
 
 #[test]
+fn fields_of_identity_are_taken_and_those_of_applications_stay() {
+    let peer = peer("203.0.113.9");
+    let client = determine(peer, false, &HeaderMap::new(), &Trusted::default());
+    let left = |name: &str| {
+        let mut fields = map(&[(name, "root")]);
+        forward(&mut fields, peer, &client, &Trusted::default(), "a");
+        fields.values().any(|value| value == "root")
+    };
+    for name in [
+        "remote-user",
+        "Remote-Groups",
+        "x-remote-user",
+        "x-remote-extra-scopes",
+        "x.remote.user",
+        "x-forwarded-user",
+        "x-forwarded-email",
+        "x-forwarded-preferred-username",
+        "x-auth-request-user",
+        "x-auth-request-access-token",
+        "x-authenticated-userid",
+        "x-consumer-id",
+        "x-consumer-username",
+        "x-anonymous-consumer",
+        "x-credential-identifier",
+        "x-jwt-assertion",
+        "x-jwt-claim-sub",
+        "x-userinfo",
+        "x-goog-iap-jwt-assertion",
+        "x-goog-authenticated-user-email",
+        "x-amzn-oidc-data",
+        "x-ms-client-principal-name",
+        "cf-access-authenticated-user-email",
+        "x-pomerium-jwt-assertion",
+        "x-authentik-username",
+        "x-vouch-user",
+        "x-webauth-user",
+        "tailscale-user-login",
+        "shib-session-id",
+        "oidc-claim-sub",
+    ] {
+        assert!(!left(name), "{name}");
+    }
+    for name in [
+        "x-user-agent",
+        "x-user",
+        "x-user-id",
+        "x-auth-token",
+        "x-auth-key",
+        "x-api-key",
+        "x-amz-date",
+        "x-amzn-trace-id",
+        "x-goog-api-key",
+        "x-ms-version",
+        "x-csrf-token",
+        "x-requested-with",
+        "x-access-token",
+        "x-correlation-id",
+        "cf-ray",
+        "traceparent",
+        "referer",
+        "origin",
+        "range",
+        "content-type",
+    ] {
+        assert!(left(name), "{name}");
+    }
+}
+
+#[test]
 fn forwarding_fields_are_known_by_any_spelling() {
     let peer = peer("203.0.113.9");
     let client = determine(peer, false, &HeaderMap::new(), &Trusted::default());

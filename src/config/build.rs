@@ -6,6 +6,7 @@ use std::fmt;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use openssl::sha::Sha256;
@@ -35,6 +36,14 @@ impl Files {
     /// As [`std::fs::read`]; and for a file of more than 16 MiB.
     pub fn read(&mut self, path: &Path) -> io::Result<Vec<u8>> {
         self.read.insert(path.to_path_buf());
+        // Opening a pipe waits for whoever writes into it, for ever perhaps, and what is read is gone at the next reload. One that a shell
+        // has opened for us (`/dev/fd/63`) is another matter.
+        if std::fs::metadata(path)?.file_type().is_fifo()
+            && !path.starts_with("/dev")
+            && !path.starts_with("/proc")
+        {
+            return Err(io::Error::other("it is a pipe, which cannot be read again"));
+        }
         let file = File::open(path)?;
         // Whole at once: a key that is read must not leave its beginning behind in smaller buffers.
         let length = file.metadata()?.len().min(FILE_BYTES_MAX);
@@ -164,6 +173,15 @@ mod tests {
         let path = std::path::Path::new("no/such/file");
         assert!(files.read(path).is_err());
         assert!(files.watched().contains(path));
+    }
+
+    #[test]
+    fn a_pipe_is_refused_and_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let error = Files::default().read(&path).unwrap_err();
+        assert_eq!(error.to_string(), "it is a pipe, which cannot be read again");
     }
 
     #[test]

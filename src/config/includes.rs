@@ -11,6 +11,7 @@ use super::scalars::Typed;
 use super::shape::Shape;
 use super::substitute::{Env, substitute};
 use super::tree::{Node, Trail, Value};
+use super::veil::{veil, veil_filled};
 use super::{Build, Site};
 
 /// How deep files may include each other.
@@ -69,8 +70,11 @@ impl<'a> Loader<'a> {
     /// Reads a text as if it stood in a file of this name.
     pub(super) fn text(&mut self, name: &Arc<str>, text: &str) -> Option<Node> {
         self.build.sources.add(name, text);
-        let mut tree = parse(name, text, &mut self.build.errors)?;
+        let parsed = parse(name, text, self.shape, &mut self.build.errors);
+        veil(name, text, &parsed, self.shape, &mut self.build.sources);
+        let mut tree = parsed.tree?;
         substitute(&mut tree, Trail::Root, self.env, self.build);
+        veil_filled(&tree, Trail::Root, &mut self.build.sources);
         if tree.is_nothing() {
             tree = Node::empty_map(tree.site);
         }

@@ -1,42 +1,54 @@
 //! YAML events → tree. One error does not hide the next, except that a syntax error ends its file.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
-use granit_parser::{Event, Parser, ScalarStyle, Span};
+use granit_parser::{Event, Parser, ScalarStyle, ScanError, Span};
 
+use super::shape::Shape;
 use super::tree::{Entry, Node, Scalar, Value};
-use super::{Errors, Site, syntax};
+use super::{Errors, Site, syntax, unread};
 
 /// Levels of a document; nothing of ours is deeper than ten.
 const DEPTH_MAX: usize = 64;
 /// Nodes that aliases may add to a file: enough for any honest use, too few for a "billion laughs".
 const ALIAS_NODES_MAX: usize = 10_000;
 
-/// Parses one file. None where its syntax is broken; the errors say so.
-pub(super) fn parse(file: &Arc<str>, text: &str, errors: &mut Errors) -> Option<Node> {
-    let options = granit_parser::options! {
-        emit_comments: false,
-        emit_unresolved_aliases: true,
-        flow_nesting_limit: DEPTH_MAX,
-        block_nesting_limit: DEPTH_MAX,
-    };
-    let mut builder = Builder::new(file, errors);
-    for event in Parser::new_from_str_with_options(text, options) {
-        match event {
-            Ok((event, span)) => builder.take(event, span)?,
-            Err(error) => {
-                let marker = error.marker();
-                let site = builder.site_at(marker.line(), marker.col());
-                let (cause, cure) = syntax::explain(error.kind(), text, &site);
-                builder.complain(&site, cause, cure);
-                return None;
-            }
-        }
-    }
-    Some(builder.root.unwrap_or_else(|| Node::empty_map(Site::new(Arc::clone(file), 1, 1))))
+/// What a file says.
+#[derive(Debug, Default)]
+pub(super) struct Parsed {
+    /// None where its syntax is broken; the errors say so.
+    pub(super) tree: Option<Node>,
+    /// What was complained about and is no part of the tree.
+    pub(super) dropped: Vec<Dropped>,
+    /// Where secrets stand in what could not be read as a whole, in bytes.
+    pub(super) hidden: Vec<Range<usize>>,
 }
 
+/// An entry that is no part of the tree.
+#[derive(Debug)]
+pub(super) struct Dropped {
+    /// The keys that lead to its mapping.
+    pub(super) within: Vec<String>,
+    pub(super) entry: Entry,
+}
+
+/// Parses one file.
+pub(super) fn parse(file: &Arc<str>, text: &str, shape: &Shape, errors: &mut Errors) -> Parsed {
+    let mut builder = Builder::new(file, errors);
+    let read = builder.read(text);
+    let hidden = if matches!(read, Ok(Some(()))) { Vec::new() } else { unread::secrets(text, shape.names()) };
+    if let Err(error) = &read {
+        let marker = error.marker();
+        let site = builder.site_at(marker.line(), marker.col());
+        let (cause, cure) = syntax::explain(error.kind(), text, &unread::masked(text, &hidden), &site);
+        builder.complain(&site, cause, cure);
+    }
+    let Builder { root, dropped, .. } = builder;
+    let whole = || root.unwrap_or_else(|| Node::empty_map(Site::new(Arc::clone(file), 1, 1)));
+    Parsed { tree: read.ok().flatten().map(|()| whole()), dropped, hidden }
+}
 /// A list or mapping that has been opened and not closed.
 struct Open {
     site: Site,
@@ -50,9 +62,22 @@ enum Kind {
 }
 
 enum Key {
-    Good(String, Site),
+    Good(Named),
     /// Already complained about: its value is dropped.
-    Bad,
+    Bad(Named),
+}
+
+/// A key's name, where it stands, and where it ends.
+struct Named {
+    key: String,
+    site: Site,
+    end: usize,
+}
+
+impl Named {
+    fn entry(self, value: Node, end: usize) -> Entry {
+        Entry { key: self.key, site: self.site, value, extent: self.end..end.max(self.end) }
+    }
 }
 
 struct Builder<'a> {
@@ -63,6 +88,9 @@ struct Builder<'a> {
     alias_nodes: usize,
     documents: usize,
     root: Option<Node>,
+    dropped: Vec<Dropped>,
+    /// Where the last thing that was read ends, in bytes.
+    end: usize,
 }
 
 impl<'a> Builder<'a> {
@@ -75,7 +103,26 @@ impl<'a> Builder<'a> {
             alias_nodes: 0,
             documents: 0,
             root: None,
+            dropped: Vec::new(),
+            end: 0,
         }
+    }
+
+    /// None where the reading has ended before the text, which has been complained about.
+    fn read(&mut self, text: &str) -> Result<Option<()>, ScanError> {
+        let options = granit_parser::options! {
+            emit_comments: false,
+            emit_unresolved_aliases: true,
+            flow_nesting_limit: DEPTH_MAX,
+            block_nesting_limit: DEPTH_MAX,
+        };
+        for event in Parser::new_from_str_with_options(text, options) {
+            let (event, span) = event?;
+            if self.take(event, span).is_none() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
     }
 
     /// The parser counts lines from 1 and columns from 0.
@@ -91,6 +138,11 @@ impl<'a> Builder<'a> {
     /// None ends the file.
     fn take(&mut self, event: Event<'_>, span: Span) -> Option<()> {
         let site = self.site(span);
+        let extent = span.byte_range().unwrap_or_default();
+        // A block's end stands where the next thing begins.
+        if !extent.is_empty() {
+            self.end = extent.end;
+        }
         match event {
             Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => {}
             Event::DocumentStart(..) => {
@@ -110,7 +162,7 @@ impl<'a> Builder<'a> {
                 let text =
                     if absent && style == ScalarStyle::Plain { String::new() } else { text.into_owned() };
                 let plain = style == ScalarStyle::Plain;
-                let scalar = Scalar { text, plain, absent, template: None };
+                let scalar = Scalar { text, plain, absent, template: None, extent };
                 let node = Node { site, value: Value::Scalar(scalar) };
                 self.remember(anchor, &node);
                 self.place(node);
@@ -134,6 +186,14 @@ impl<'a> Builder<'a> {
                     format!("`*{name}` refers to an anchor that is not there"),
                     format!("write `\"*{name}\"` in quotes if it is meant as a text"),
                 );
+                let mut within = self.keys();
+                let key = within.pop().unwrap_or_default();
+                let scalar =
+                    Scalar { text: name.into_owned(), plain: true, absent: false, template: None, extent };
+                let value = Node { site: site.clone(), value: Value::Scalar(scalar) };
+                let extent = self.end..self.end;
+                let entry = Entry { key, site: site.clone(), value, extent };
+                self.dropped.push(Dropped { within, entry });
                 self.place(Node::broken(site));
             }
             // Comments and anchors' names, which the options leave out.
@@ -148,12 +208,21 @@ impl<'a> Builder<'a> {
         for open in &self.open {
             match &open.kind {
                 Kind::List(items) => path += &format!("[{}]", items.len()),
-                Kind::Map { key: Some(Key::Good(key, _)), .. } if path.is_empty() => path += key,
-                Kind::Map { key: Some(Key::Good(key, _)), .. } => path += &format!(".{key}"),
+                Kind::Map { key: Some(Key::Good(named)), .. } if path.is_empty() => path += &named.key,
+                Kind::Map { key: Some(Key::Good(named)), .. } => path += &format!(".{}", named.key),
                 Kind::Map { .. } => {}
             }
         }
         path
+    }
+
+    /// The keys that are open.
+    fn keys(&self) -> Vec<String> {
+        let key = |open: &Open| match &open.kind {
+            Kind::Map { key: Some(Key::Good(named) | Key::Bad(named)), .. } => Some(named.key.clone()),
+            Kind::List(_) | Kind::Map { key: None, .. } => None,
+        };
+        self.open.iter().filter_map(key).collect()
     }
 
     fn complain(&mut self, site: &Site, cause: impl Into<String>, cure: impl Into<String>) {
@@ -233,36 +302,57 @@ impl<'a> Builder<'a> {
         match &mut open.kind {
             Kind::List(items) => items.push(node),
             Kind::Map { entries, key } => match key.take() {
-                None => *key = Some(read_key(node, path, entries, self.errors)),
-                Some(Key::Good(key, site)) => entries.push(Entry { key, site, value: node }),
-                Some(Key::Bad) => {}
+                None => {
+                    let (read, lost) = read_key(node, self.end, path, entries, self.errors);
+                    *key = Some(read);
+                    if let Some(entry) = lost {
+                        let mut within = self.keys();
+                        within.pop();
+                        self.dropped.push(Dropped { within, entry });
+                    }
+                }
+                Some(Key::Good(named)) => entries.push(named.entry(node, self.end)),
+                Some(Key::Bad(named)) => {
+                    let entry = named.entry(node, self.end);
+                    let within = self.keys();
+                    self.dropped.push(Dropped { within, entry });
+                }
             },
         }
     }
 }
 
-fn read_key(node: Node, within: String, before: &[Entry], errors: &mut Errors) -> Key {
-    let site = node.site;
+/// What a key is; and what is lost of one that is a list or a mapping.
+fn read_key(
+    node: Node,
+    end: usize,
+    within: String,
+    before: &[Entry],
+    errors: &mut Errors,
+) -> (Key, Option<Entry>) {
+    let site = node.site.clone();
+    let named = |key: String| Named { key, site: site.clone(), end };
     let Value::Scalar(scalar) = node.value else {
         let cure = "write it in quotes if it is meant as a text, such as `\"{requestId}\"`";
         errors.push(&site, within, "a key is a list or a mapping", cure);
-        return Key::Bad;
+        let lost = named(String::new()).entry(node, end);
+        return (Key::Bad(named(String::new())), Some(lost));
     };
     let text = scalar.text;
     let path = if within.is_empty() { text.clone() } else { format!("{within}.{text}") };
     if scalar.plain && text == "<<" {
         let cure = "write the keys out, use `defaults`, or an alias for the whole value";
         errors.push(&site, path, "merge keys (`<<`) are not part of YAML 1.2", cure);
-        return Key::Bad;
+        return (Key::Bad(named(text)), None);
     }
     if text.contains("${") {
         errors.push(&site, path, "`${…}` is not put into keys", "write the key out");
-        return Key::Bad;
+        return (Key::Bad(named(text)), None);
     }
     if let Some(first) = before.iter().find(|entry| entry.key == text) {
         let cause = format!("`{text}` is given twice; first in line {}", first.site.line);
         errors.push(&site, path, cause, "keep one of the two");
-        return Key::Bad;
+        return (Key::Bad(named(text)), None);
     }
-    Key::Good(text, site)
+    (Key::Good(named(text)), None)
 }

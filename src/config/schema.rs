@@ -50,6 +50,12 @@ fn forbid_null(schema: &mut Map<String, Value>) {
     if schema.get("default").is_some_and(Value::is_null) {
         schema.remove("default");
     }
+    // A list that may be left out is written with something in it: an empty one would be read as "nobody", and means "everybody".
+    if schema.contains_key("minItems")
+        && schema.get("default").is_some_and(|list| list.as_array().is_some_and(Vec::is_empty))
+    {
+        schema.remove("default");
+    }
     if let Some(Value::Array(types)) = schema.get_mut("type") {
         types.retain(|name| name != "null");
         if let [only] = types.as_slice() {

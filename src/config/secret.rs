@@ -48,7 +48,8 @@ impl JsonSchema for Secret {
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": "string" })
+        // So it is told which keys hold secrets, to editors also.
+        schemars::json_schema!({ "type": "string", "writeOnly": true })
     }
 }
 

@@ -11,11 +11,13 @@ use serde_json::Value;
 
 use super::formats::{self, FORMATS};
 use super::schema::published;
+use super::secrecy::Names;
 
 /// A schema, and the validator made of it.
 pub(super) struct Shape {
     schema: Value,
     validator: Option<Validator>,
+    names: Names,
 }
 
 /// How a section of several files becomes one.
@@ -46,13 +48,19 @@ impl Shape {
             options = options.with_format(format.name, format.check);
         }
         let validator = options.build(&schema).ok();
-        Self { schema, validator }
+        let names = Names::of(&schema);
+        Self { schema, validator, names }
     }
 
     /// Every way in which a document breaks the schema. None where the schema itself cannot be compiled, which a test
     /// rules out.
     pub(super) fn validator(&self) -> Option<&Validator> {
         self.validator.as_ref()
+    }
+
+    /// The names of keys, and which of them hold secrets.
+    pub(super) fn names(&self) -> &Names {
+        &self.names
     }
 
     pub(super) fn root(&self) -> &Value {

@@ -2,19 +2,25 @@
 
 use granit_parser::ErrorKind;
 
-use super::Site;
 use super::tree::shortened;
+use super::{Site, unread};
 
-/// Cause and cure of a parser's error at `site` of `text`.
-pub(super) fn explain(kind: &ErrorKind, text: &str, site: &Site) -> (String, String) {
-    let line = line(text, site.line);
+/// Cause and cure of a parser's error at `site` of `text`; `shown` is as long, has no secrets in it, and is what is quoted.
+pub(super) fn explain(kind: &ErrorKind, text: &str, shown: &str, site: &Site) -> (String, String) {
+    let is_bracketed = value_of(line(text, site.line)).starts_with(['[', '{']);
+    let line = line(shown, site.line);
     let at = usize::try_from(site.column.saturating_sub(1)).unwrap_or(usize::MAX);
+    let (cause, cure) = explain_in(kind, line, at, is_bracketed);
+    (unread::told(&cause), unread::told(&cure))
+}
+
+fn explain_in(kind: &ErrorKind, line: &str, at: usize, is_bracketed: bool) -> (String, String) {
     let value = value_of(line);
     match kind {
         ErrorKind::MissingAnchorOrAliasName => {
             ("a bare `*` or `&` begins an alias or an anchor".into(), "write it in quotes: `\"*\"`".into())
         }
-        ErrorKind::ExpectedBlockMappingKey if value.starts_with(['[', '{']) => (
+        ErrorKind::ExpectedBlockMappingKey if is_bracketed => (
             format!("`{value}` begins like a list or mapping and goes on as a text"),
             format!("write it in quotes: `{}`", quote(value)),
         ),

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 
 use zeroize::Zeroize;
 
@@ -41,6 +42,8 @@ pub(super) struct Scalar {
     pub(super) absent: bool,
     /// As written, where `${…}` was put in: what may be shown, since `text` may be a secret.
     pub(super) template: Option<Box<str>>,
+    /// Where it stands in its file, quotes included; in bytes.
+    pub(super) extent: Range<usize>,
 }
 
 /// A key and its value.
@@ -49,6 +52,8 @@ pub(super) struct Entry {
     pub(super) key: String,
     pub(super) site: Site,
     pub(super) value: Node,
+    /// From the key's end to the value's, in bytes of its file.
+    pub(super) extent: Range<usize>,
 }
 
 /// Which way leads from the root to a node.
@@ -174,11 +179,14 @@ impl fmt::Display for Trail<'_> {
     }
 }
 
+/// How many characters of a text a message shows.
+pub(super) const SHOWN_CHARACTERS_MAX: usize = 60;
+
 /// The first 60 characters, on one line.
 pub(super) fn shortened(text: &str) -> String {
     let plain = |c: char| if c.is_control() { ' ' } else { c };
-    let mut short: String = text.trim_end().chars().take(60).map(plain).collect();
-    if text.trim_end().chars().nth(60).is_some() {
+    let mut short: String = text.trim_end().chars().take(SHOWN_CHARACTERS_MAX).map(plain).collect();
+    if text.trim_end().chars().nth(SHOWN_CHARACTERS_MAX).is_some() {
         short.push('…');
     }
     short

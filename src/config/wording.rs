@@ -208,6 +208,9 @@ fn scalar_cure(scalar: &Scalar, schema: &Schema, shape: &Shape) -> Option<String
 fn mapping_cure(scalar: &Scalar, schema: &Schema, shape: &Shape) -> Option<String> {
     let form = forms(schema, shape).into_iter().find(|form| form.get("properties").is_some())?;
     let first = scalar.text.split([':', ' ']).next().unwrap_or_default();
+    if known(shape, form).contains(&scalar.text.as_str()) {
+        return Some(format!("write `{{{first}: …}}`"));
+    }
     if known(shape, form).contains(&first) {
         return Some(format!("write `{first}: …`, with a space after the colon"));
     }
@@ -314,7 +317,7 @@ fn words<'a>(schema: &'a Schema, shape: &'a Shape) -> Vec<&'a str> {
 }
 
 /// A schema, or each of the forms that it offers.
-fn forms<'a>(schema: &'a Schema, shape: &'a Shape) -> Vec<&'a Schema> {
+pub(super) fn forms<'a>(schema: &'a Schema, shape: &'a Shape) -> Vec<&'a Schema> {
     let schema = shape.resolve(schema);
     match branches(schema) {
         Some(branches) => branches.iter().flat_map(|branch| forms(branch, shape)).collect(),
@@ -323,7 +326,7 @@ fn forms<'a>(schema: &'a Schema, shape: &'a Shape) -> Vec<&'a Schema> {
 }
 
 /// Whether any value of a JSON type is taken.
-fn takes(schema: &Schema, shape: &Shape, name: &str) -> bool {
+pub(super) fn takes(schema: &Schema, shape: &Shape, name: &str) -> bool {
     let is = |form: &&Schema| form.get("type").is_some_and(|it| it == name);
     forms(schema, shape).iter().any(|form| is(form) && (name != "string" || !is_word(form)))
 }

@@ -61,6 +61,8 @@ pub(super) fn compile(
     defaults(document, &shelf, build);
     let entries = routes(document, &edge_limits, &shelf, build);
     let identity_fields = identity::check(document, &shelf, &entries, build);
+    let told_fields = identity::told(&shelf);
+    let key_places = auth::KeyPlaces::of(shelf.auth.values());
     let inputs: Vec<_> = entries
         .iter()
         .zip(&document.routes)
@@ -115,6 +117,8 @@ pub(super) fn compile(
         egress,
         identity_tokens: shelf.identity_tokens,
         identity_fields,
+        told_fields,
+        key_places,
         telling: Arc::new(telling?),
         former: OnceLock::new(),
         #[cfg(test)]

@@ -181,17 +181,22 @@ pub async fn explain(gateway: &Arc<Gateway>, question: &Question) -> Result<Expl
     Ok(explanation)
 }
 
-/// What is explained is passed around: a credential in the query, where the route that won asks for one there, is not shown.
+/// What is explained is passed around: a credential in the query, where the route that won asks for one there, is not shown, nor is an API
+/// key where another does.
 fn hide_credentials(gateway: &Gateway, explanation: &mut Explanation) {
     let entry = gateway.entries.iter().find(|entry| Some(&entry.facts.name) == explanation.route.as_ref());
-    let Some(auth) = entry.and_then(|entry| entry.auth.as_ref()) else { return };
+    let auth = entry.and_then(|entry| entry.auth.as_ref());
     let hide = |text: &mut String| {
         let Some((front, query)) = text.split_once('?') else { return };
-        if let Cow::Owned(rest) = auth.scrub_query(query) {
+        let scrubbed = auth.map_or(Cow::Borrowed(query), |auth| auth.hide_in_query(query));
+        if let Cow::Owned(rest) = gateway.key_places.scrub_query(scrubbed) {
             *text = if rest.is_empty() { front.to_owned() } else { format!("{front}?{rest}") };
         }
     };
     hide(&mut explanation.url);
+    if let Some(upstream) = &mut explanation.upstream {
+        hide(&mut upstream.target);
+    }
     explanation
         .steps
         .iter_mut()

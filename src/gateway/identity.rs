@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use http::HeaderName;
+use http::header::{AUTHORIZATION, COOKIE};
 
 use super::compile::Shelf;
 use super::document::{Document, Route as RouteConfig};
 use super::route::{Route, path_of};
+use crate::client::is_protected;
 use crate::config::{Build, OrNone, Spanned};
 use crate::policy::auth::RouteAuth;
 use crate::policy::auth::identity_token::{ForwardConfig, Forwarding};
@@ -87,6 +89,23 @@ pub(super) fn check(
         }
     }
     path_is_free(document, fields.is_empty(), build);
+    fields.into()
+}
+
+/// The fields by which some upstream is told who it is: by a header rule that speaks of it, or by an external service. What has a meaning
+/// of its own, or bears a credential, is the route's.
+pub(super) fn told(shelf: &Shelf) -> Arc<[HeaderName]> {
+    let has_own_meaning = |name: &HeaderName| {
+        matches!(*name, AUTHORIZATION | COOKIE)
+            || is_protected(name.as_str())
+            || shelf.auth.values().any(|policy| policy.reads_field(name))
+    };
+    let by_rules = shelf.headers.values().flat_map(|rules| rules.told_identity());
+    let by_services = shelf.auth.values().flat_map(|policy| policy.passed_fields());
+    let mut fields: Vec<HeaderName> =
+        by_rules.chain(by_services).filter(|name| !has_own_meaning(name)).cloned().collect();
+    fields.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+    fields.dedup();
     fields.into()
 }
 

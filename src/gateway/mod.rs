@@ -40,8 +40,8 @@ use crate::egress;
 use crate::framing::Pace;
 use crate::observe::Telling;
 use crate::policy::access::Access;
-use crate::policy::auth::Auth;
 use crate::policy::auth::identity_token::IdentityTokens;
+use crate::policy::auth::{self, Auth};
 use crate::policy::rate_limit::{Kept, Limits, Plans, RateLimit};
 use crate::reply::Replies;
 use crate::route::Routes;
@@ -132,6 +132,10 @@ pub struct Gateway {
     pub identity_tokens: Option<Arc<IdentityTokens>>,
     /// The fields that only the gateway may tell in who it is: on every route they are taken from what clients send.
     identity_fields: Arc<[HeaderName]>,
+    /// The fields in which upstreams are told who it is otherwise: they are taken from what clients send, on every route too.
+    told_fields: Arc<[HeaderName]>,
+    /// Where API keys are read: they go no further from there.
+    key_places: auth::KeyPlaces,
     /// The policies of `policies.rate_limits`.
     pub limits: Vec<Arc<RateLimit>>,
     /// Those of `policies.plans`.

@@ -284,7 +284,8 @@ impl Passage {
     ) -> Result<(), Refusal> {
         let began = Instant::now();
         let parameters = &self.record.parameters;
-        let query = request.target.query().map(|query| auth.scrub_query(query));
+        let places = &self.gateway.key_places;
+        let query = request.target.query().map(|query| places.scrub_query(auth.scrub_query(query)));
         let asked =
             Asked { request, route, parameters, query: query.as_deref(), now: self.record.started_at };
         let decided = auth.decide(&asked, &mut self.effects).await;
@@ -320,7 +321,7 @@ impl Passage {
         let body = serde_json::json!({
             "method": arrival.method.as_str(),
             "path": target.map_or("", Target::path),
-            "query": target.and_then(|target| admitted.query(target)).unwrap_or_default(),
+            "query": admitted.route().zip(target).and_then(|(route, target)| self.query(route, target)).unwrap_or_default(),
             "protocol": arrival.protocol.as_str(),
             "host": target.map_or("", Target::host),
             "client": self.record.client.map(|client| client.to_string()),

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::config::{Build, Spanned};
 use crate::record::Record;
 use crate::request::Fields;
-use crate::template::Template;
+use crate::template::{Template, Variable};
 
 /// Header rules for both directions.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -112,6 +112,16 @@ impl HeaderRules {
         let renamed = rename.iter().map(|(_, to)| to);
         let written = set.iter().chain(add).map(|(name, _)| name);
         renamed.chain(written).any(|ours| ours == name)
+    }
+
+    /// The fields in which a request's upstream is told who it is.
+    pub fn told_identity(&self) -> impl Iterator<Item = &HeaderName> {
+        let tells = |value: &Value| match value {
+            Value::Fixed(_) => false,
+            Value::Template(template) => template.variables().any(Variable::is_of_identity),
+        };
+        let written = self.request.set.iter().chain(&self.request.add);
+        written.filter(move |(_, value)| tells(value)).map(|(name, _)| name)
     }
 
     /// Changes a request on its way to the upstream.

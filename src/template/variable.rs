@@ -122,6 +122,28 @@ impl Variable {
         }
         Err(format!("unknown variable `{{{name}}}`; the nearest is `{{{}}}`", nearest(name)))
     }
+
+    /// Whether it says who has proved to be whom.
+    pub fn is_of_identity(&self) -> bool {
+        match self {
+            Self::Claim(_) => true,
+            Self::Fact(fact) => matches!(
+                fact,
+                Fact::User
+                    | Fact::Issuer
+                    | Fact::AuthMethod
+                    | Fact::Scopes
+                    | Fact::Groups
+                    | Fact::Plan
+                    | Fact::Caller
+                    | Fact::ApiKeyId
+                    | Fact::CertificateSubject
+                    | Fact::CertificateIssuer
+                    | Fact::CertificateSerial
+            ),
+            Self::Parameter(_) | Self::Label(_) => false,
+        }
+    }
 }
 
 /// The known name that is most like this one.

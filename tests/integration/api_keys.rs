@@ -176,6 +176,57 @@ fn two_gateways_share_a_state_directory_and_a_restart_keeps_the_keys() {
 }
 
 #[test]
+fn nor_where_its_route_does_not_ask_for_it() {
+    let origin = Origin::echo();
+    let gateway = Running::with(&format!(
+        "upstreams: {{origin: {{servers: ['{}']}}}}
+policies:
+  auth:
+    header: {{api_key: {{header: x-api-key}}}}
+    other: {{api_key: {{header: x-other-key}}}}
+    query: {{api_key: {{query: key}}}}
+    cookie: {{api_key: {{cookie: key}}}}
+routes:
+  - {{name: header, match: {{path: /header}}, auth: header, upstream: origin}}
+  - {{name: free, match: {{path: /free}}, auth: none, upstream: origin}}
+",
+        origin.address()
+    ));
+    let (_, key) = create(&gateway.place, &[]);
+    let send = |target: &str, fields: &str| {
+        gateway.send(format!("GET {target} HTTP/1.1\r\nHost: example.com\r\n{fields}\r\n"))
+    };
+    eventually("the key to be known", || {
+        (send("/header", &format!("X-Api-Key: {key}\r\n")).status == 200).then_some(())
+    });
+    let never = format!("pk_{}_{}", "a".repeat(12), "b".repeat(43));
+    for key in [&key, &never] {
+        let fields = format!("X-Other-Key: {key}\r\nCookie: a=1; key={key}\r\n");
+        for target in [format!("/free?key={key}&c=3"), format!("/header?key={key}&c=3")] {
+            let own =
+                if target.starts_with("/header") { format!("X-Api-Key: {key}\r\n") } else { String::new() };
+            let seen = send(&target, &format!("{fields}{own}"));
+            if seen.status == 401 {
+                continue; // The key that never was, where it is asked for.
+            }
+            let text = seen.text();
+            assert!(!text.contains(key.as_str()) && text.contains("?c=3 ") && text.contains("a=1"), "{text}");
+            assert!(!gateway.place.read("access.log").contains(key.as_str()));
+        }
+    }
+    // What is no key of ours may be the upstream's.
+    let text = send("/free?key=mine", "X-Other-Key: mine\r\nX-Api-Key: mine\r\nCookie: key=mine\r\n").text();
+    assert_eq!(text.matches("mine").count(), 4, "{text}");
+    let explained = gateway.place.portcullis(&[
+        "explain",
+        "--config",
+        "portcullis.yaml",
+        &format!("http://example.com/free?key={never}&c=3"),
+    ]);
+    assert!(!told(&explained).contains(&never) && told(&explained).contains("c=3"), "{}", told(&explained));
+}
+
+#[test]
 fn a_key_never_reaches_the_upstream() {
     let origin = Origin::echo();
     let gateway = Running::with(&format!(

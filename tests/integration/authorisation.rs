@@ -19,6 +19,13 @@ const FILE: &str = "
         algorithms: [HS256]
         keys: {secret: 'STAFF'}
         from: {header: x-token}
+    asked:
+      jwt:
+        issuer: 'https://id.example.com'
+        audiences: [orders]
+        algorithms: [HS256]
+        keys: {secret: 'STAFF'}
+        from: {query: token}
     trial:
       mode: shadow
       auth_shadow_is_public: true
@@ -40,6 +47,8 @@ routes:
     auth: {any_of: [staff], when: 'jwt.claims.tenant == route.tenant && method in [\"GET\"]'}
     respond: {body: tenants}
   - {name: open, match: {path: '/open/{*rest}'}, auth: {any_of: [staff], anonymous: true}, headers: [who], upstream: origin}
+  - {name: plain, match: {path: '/plain/{*rest}'}, auth: none, upstream: origin}
+  - {name: asked, match: {path: '/asked/{*rest}'}, auth: asked, upstream: origin}
   - {name: told, match: {path: '/told/{*rest}'}, auth: staff, headers: [who], upstream: origin}
   - {name: trial, match: {path: '/trial/{*rest}'}, auth: {any_of: [trial], scopes: [admin]}, headers: [who], upstream: origin}
   - {name: free, match: {path: '/free/{*rest}'}, auth: none, respond: {body: free}}
@@ -99,6 +108,9 @@ fn what_is_presented_must_be_valid_and_something_must_be_presented() {
         // It does not fall through to another kind, whichever comes first.
         ("any", vec![("Authorization", &forged), ("X-Token", &own)], (401, "signature")),
         ("any", vec![("Authorization", &good), ("X-Token", &bad)], (401, "signature")),
+        // RFC 6750 §2: of two tokens in two places one would go on unread.
+        ("any", vec![("Authorization", &good), ("X-Token", &own)], (401, "several_tokens")),
+        ("any", vec![("Authorization", &foreign), ("X-Token", &own)], (401, "several_tokens")),
         ("all", vec![("Authorization", &good)], (401, "missing")),
         ("all", vec![("X-Token", &own)], (401, "missing")),
         ("all", vec![("Authorization", &good), ("X-Token", &own)], (200, "")),
@@ -106,6 +118,13 @@ fn what_is_presented_must_be_valid_and_something_must_be_presented() {
         ("open", vec![], (200, "")),
         ("open", vec![("Authorization", &good)], (200, "")),
         ("open", vec![("Authorization", &forged)], (401, "signature")),
+        // A token is one also by a scheme that is not taken, or by none: who presents it is not anonymous.
+        ("open", vec![("Authorization", &good.replace("Bearer", "DPoP"))], (401, "malformed")),
+        ("open", vec![("Authorization", &good.replace("Bearer", "Token"))], (401, "malformed")),
+        ("open", vec![("Authorization", &good.replace("Bearer", "JWT"))], (401, "malformed")),
+        ("open", vec![("Authorization", &own)], (401, "malformed")),
+        ("open", vec![("Authorization", "Basic YTpi")], (200, "")),
+        ("one", vec![("Authorization", &good.replace("Bearer", "DPoP"))], (401, "malformed")),
     ]
     .into_iter()
     .enumerate()
@@ -192,8 +211,28 @@ fn the_upstream_is_told_who_it_is_and_by_nobody_else() {
     assert!(!known.contains("root") && !known.contains("everything") && !known.contains("theirs"), "{known}");
     let nobody = ask(&gateway, "GET /open/1", &lies).text().to_ascii_lowercase();
     assert!(!nobody.contains("x-user") && !nobody.contains("x-tenant"), "{nobody}");
+    // Nor on a route of the same service that has no such rule.
+    let odd = [
+        ("X.User", "root"),
+        ("Remote-User", "root"),
+        ("X-Remote-User", "root"),
+        ("X-Consumer-Username", "root"),
+    ];
+    let plain = ask(&gateway, "GET /plain/1", &[&lies[..], &odd].concat()).text();
+    assert!(!plain.contains("root") && !plain.contains("everything") && !plain.contains("theirs"), "{plain}");
     assert_eq!(gateway.access_of("/told/1")["identity"]["user"], "alice");
     assert_eq!(gateway.access_of("/told/1")["authorize"]["status"], 200);
+}
+
+#[test]
+fn explain_shows_no_token_that_stands_in_a_query() {
+    let (_origin, gateway) = start();
+    let token = staff(json!({}));
+    let url = format!("http://api.example.com/asked/1?a=b&token={token}");
+    let explained = gateway.place.portcullis(&["explain", "--config", "portcullis.yaml", &url]);
+    let told = String::from_utf8_lossy(&[&*explained.stdout, &*explained.stderr].concat()).into_owned();
+    assert!(told.contains("/asked/1?a=b") && told.contains("origin"), "{told}");
+    assert!(!told.contains(&token) && !told.contains(STAFF), "{told}");
 }
 
 #[test]

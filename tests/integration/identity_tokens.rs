@@ -10,7 +10,9 @@ use portcullis::policy::auth::jwt::{Algorithm, KeySet, verify};
 use serde_json::{Value, json};
 
 use crate::harness::tokens::{self, SigningKey, claims, now};
-use crate::harness::{Connection, Origin, Place, Response, Running, bearing, eventually, get};
+use crate::harness::{
+    Authority, Connection, Http2, Origin, Place, Response, Running, bearing, eventually, get,
+};
 
 const ISSUER: &str = "https://gw.example.com";
 const PATH: &str = "/.well-known/portcullis/jwks.json";
@@ -429,4 +431,56 @@ fn check_and_explain_make_and_sign_nothing() {
     assert!(told.contains("+ x-identity-token: (a token, signed when it is served)"), "{told}");
     run(&["explain", "--config", "portcullis.yaml", &format!("http://a{PATH}")]);
     assert!(!place.path("state").exists(), "something was made");
+}
+
+#[test]
+fn over_http2_and_at_the_second_try_it_is_told_once() {
+    let (key, upstream) = (SigningKey::new("ES256", "k"), Origin::echo());
+    // The first server takes the request, and goes without an answer.
+    let gone = Origin::each(|_, peer| {
+        peer.reset();
+        false
+    });
+    let (place, authority) = (place(&key), Authority::new());
+    authority.issue(&["gate.example"]).write(&place, "gate");
+    let servers = format!(
+        "o: {{servers: ['{}', '{}'], retries: {{attempts: 3, on: [connect, reset], budget: 100%}}}}",
+        gone.address(),
+        upstream.address()
+    );
+    let routes = routes(upstream.address()).replacen(
+        &format!("o: {{servers: ['{}']}}", upstream.address()),
+        &servers,
+        1,
+    );
+    let text = with_tokens("", &routes).replacen(
+        "  - address: 127.0.0.1:0\n",
+        "  - address: 127.0.0.1:0\n    tls: {certificates: [{cert: gate.crt, key: gate.key}]}\n",
+        1,
+    );
+    let gateway = place.start_whole(&text);
+    let connector = authority.connector(|builder| builder.set_alpn_protos(b"\x02h2").unwrap());
+    let mut client = Http2::connect(gateway.address(), &connector, "gate.example");
+    let bearer = format!("Bearer {}", key.token(&claims(&json!({}))));
+    let forged =
+        [("x-identity-token", "forged"), ("x.identity.token", "forged"), ("x-identity-token", "again")];
+    for number in 0..6 {
+        let answer = client.request(
+            "GET",
+            &format!("/orders/{number}"),
+            &[&forged[..], &[("authorization", &bearer)]].concat(),
+            b"",
+        );
+        assert_eq!(part(&token(&answer), 1)["sub"], "alice", "{}", answer.text());
+        assert!(!answer.text().contains("forged") && !answer.text().contains("again"), "{}", answer.text());
+        let answer = client.request("GET", &format!("/public?{number}"), &forged, b"");
+        assert!(told(answer.expect(200)).is_empty(), "{}", answer.text());
+    }
+    let tried: Vec<_> = gone.heads().into_iter().filter(|head| head.starts_with("GET /orders/")).collect();
+    assert!(!tried.is_empty(), "no request was tried again");
+    for head in &tried {
+        let fields: Vec<_> =
+            head.lines().filter(|line| line.to_ascii_lowercase().contains("identity")).collect();
+        assert!(fields.len() == 1 && !head.contains("forged"), "{head}");
+    }
 }

@@ -88,10 +88,12 @@ fn a_symlink_swap_as_of_kubernetes_is_noticed_again_and_again() {
 #[test]
 fn a_bad_file_keeps_the_old_one_and_says_all_that_is_wrong() {
     let gateway = Running::with(&says("one"));
-    gateway.save("routes:\n  - {name: word, respond: {bdoy: two}}\n  - {name: other, rediect: {to: /x}}\n");
+    gateway.save("routes:\n  - {name: word, respond: {bdoy: two}}\n  - {name: other, rediect: {to: /x}}\npolicies: {auth: {a: {introspection: {client_secrt: HUNTER2}}}}\n");
     gateway.signal(Signal::HUP);
     gateway.await_metric("portcullis_config_stale", &[], 1.0);
     assert_eq!(gateway.get("/").text(), "one");
+    gateway.await_line("did you mean `client_secret`?");
+    assert!(!gateway.said().contains("HUNTER2"), "{}", gateway.said());
     assert_eq!(gateway.metrics().of("portcullis_config_generation", &[]), 1.0);
     for part in ["bdoy", "rediect", "portcullis.yaml:"] {
         gateway.await_line(part);

@@ -43,6 +43,8 @@ impl Passage {
         if let Some(auth) = &route.auth {
             auth.scrub(fields);
         }
+        self.gateway.key_places.scrub(fields);
+        self.strip_told(fields);
         for (name, value) in &self.effects.passes {
             fields.append(name.clone(), value.clone());
         }
@@ -55,7 +57,7 @@ impl Passage {
         }
         self.tell_identity(route, fields);
         let Action::Forward { upstream, path } = &route.action else {
-            return path_and_query(target.path(), query(route, &target).as_deref());
+            return path_and_query(target.path(), self.query(route, &target).as_deref());
         };
         if let Ok(host) = HeaderValue::from_str(host_for(upstream.host(), server_name, &target)) {
             fields.set(HOST, host);
@@ -110,11 +112,21 @@ impl Passage {
         Err(Refusal { site: Some(route.facts.site.clone()), ..refusal })
     }
 
+    /// The query as the upstream sees it: without credentials that are for the gateway alone.
+    pub(super) fn query<'t>(&self, route: &Route, target: &'t Target) -> Option<Cow<'t, str>> {
+        let query = target.query()?;
+        let scrubbed = route.auth.as_ref().map_or(Cow::Borrowed(query), |auth| auth.scrub_query(query));
+        match self.gateway.key_places.scrub_query(scrubbed) {
+            Cow::Borrowed(query) => Some(Cow::Borrowed(query)),
+            Cow::Owned(rest) => (!rest.is_empty()).then_some(Cow::Owned(rest)),
+        }
+    }
+
     fn upstream_path(&self, route: &Route, path: &UpstreamPath, target: &Target) -> String {
         if target.path() == "*" {
             return target.path().to_owned(); // About the server, not a path to be rewritten (RFC 9112 §3.2.4).
         }
-        let query = query(route, target);
+        let query = self.query(route, target);
         match path {
             UpstreamPath::Keep => path_and_query(target.path(), query.as_deref()),
             UpstreamPath::Replace { strip, prefix } => {
@@ -127,13 +139,6 @@ impl Passage {
             }
             UpstreamPath::Template(_) => path_and_query(&self.rewritten, query.as_deref()),
         }
-    }
-}
-
-impl Admitted {
-    /// The query as the upstream sees it.
-    pub(super) fn query<'t>(&self, target: &'t Target) -> Option<Cow<'t, str>> {
-        self.route().and_then(|route| query(route, target))
     }
 }
 
@@ -163,18 +168,6 @@ fn host_for<'a>(host: &'a Host, server_name: &'a str, target: &'a Target) -> &'a
         Host::Server => server_name,
         Host::Literal(literal) => literal,
         Host::Keep => target.authority(),
-    }
-}
-
-/// The query as the upstream sees it: without credentials that are for the gateway alone.
-fn query<'t>(route: &Route, target: &'t Target) -> Option<Cow<'t, str>> {
-    let query = target.query()?;
-    match &route.auth {
-        None => Some(Cow::Borrowed(query)),
-        Some(auth) => match auth.scrub_query(query) {
-            Cow::Borrowed(query) => Some(Cow::Borrowed(query)),
-            Cow::Owned(rest) => (!rest.is_empty()).then_some(Cow::Owned(rest)),
-        },
     }
 }
 

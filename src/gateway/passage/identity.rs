@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use http::header::CACHE_CONTROL;
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::{Passage, Stop, step};
 use crate::canonical::Target;
@@ -74,15 +74,13 @@ impl Passage {
 
     /// Takes out of what a client, or a service that knows who it is, has sent the fields that the gateway alone tells that in.
     pub(super) fn strip_identity(&self, fields: &mut impl Fields) {
-        let own = &self.gateway.identity_fields;
-        if own.is_empty() {
-            return;
-        }
-        for name in own.iter().filter(|name| fields.fields().contains_key(*name)).cloned().collect::<Vec<_>>()
-        {
-            fields.remove(&name);
-        }
-        client::remove_twins(fields, |name| own.iter().any(|own| own == name));
+        strip(&self.gateway.identity_fields, fields);
+    }
+
+    /// Takes out of what a client has sent the fields by which some upstream of the configuration is told who it is: of another route's
+    /// too, since both may be one service.
+    pub(super) fn strip_told(&self, fields: &mut impl Fields) {
+        strip(&self.gateway.told_fields, fields);
     }
 
     /// Tells the upstream who it is, in place of whatever stands there.
@@ -91,4 +89,16 @@ impl Passage {
             fields.set(forwarding.header().clone(), token.clone());
         }
     }
+}
+
+fn strip(own: &[HeaderName], fields: &mut impl Fields) {
+    if own.is_empty() {
+        return;
+    }
+    for name in own {
+        if fields.fields().contains_key(name) {
+            fields.remove(name);
+        }
+    }
+    client::remove_twins(fields, |name| own.iter().any(|own| own == name));
 }

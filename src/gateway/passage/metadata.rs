@@ -91,6 +91,8 @@ impl Passage {
             return Ok(());
         }
         let mut routes = routes_of(gateway, target, path);
+        // What some are not told is no shared cache's.
+        let is_listed = routes.iter().any(|route| route.access.is_some());
         // Who may not come at all by the route's address list learns nothing of it.
         routes.retain(|route| {
             let list = route.access.as_ref().filter(|list| list.mode() == Mode::Enforce);
@@ -121,7 +123,8 @@ impl Passage {
         self.effects.note(|| step("resource_metadata", "answer", format!("for {path}")));
         let json = HeaderValue::from_static("application/json");
         let mut reply = Reply::new(StatusCode::OK, json, format!("{body}\n"));
-        reply.headers.insert(CACHE_CONTROL, HeaderValue::from_static("max-age=3600"));
+        let caching = if is_listed { "private, max-age=3600" } else { "max-age=3600" };
+        reply.headers.insert(CACHE_CONTROL, HeaderValue::from_static(caching));
         // Public, and for clients in browsers too.
         reply.headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
         Err(Stop::Answered(Box::new(reply)))

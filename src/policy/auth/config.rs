@@ -67,17 +67,26 @@ pub struct Rules {
     /// Whether a request without any credential passes, as anonymous.
     pub anonymous: bool,
     /// Scopes that are all needed.
+    #[schemars(length(min = 1))]
     pub scopes: Vec<Spanned<String>>,
     /// Groups, of which one is needed.
+    #[schemars(length(min = 1))]
     pub groups: Vec<Spanned<String>>,
     /// Conditions on claims; a dot leads into a nested claim: `tenant: {equals: acme}`.
     pub claims: BTreeMap<String, Spanned<ClaimCondition>>,
     /// CIDRs or addresses, of which one must hold the client's.
+    #[schemars(length(min = 1))]
     pub addresses: Vec<Spanned<String>>,
     /// Times of which one must be now: `Mon-Fri 08:00-18:00 UTC`.
+    #[schemars(length(min = 1))]
     pub times: Vec<Spanned<String>>,
     /// An expression in CEL that must be true, such as `jwt.claims.tenant == route.tenant && method in ["GET"]`.
     pub when: Option<Spanned<String>>,
+}
+
+/// Whether a text that is compared with what others say has white space at an end: then it is never the same.
+pub(super) fn has_stray_space(text: &str) -> bool {
+    text.trim() != text
 }
 
 /// What a claim must be: exactly one of these.

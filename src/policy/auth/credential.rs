@@ -118,13 +118,15 @@ impl Place {
     /// What the request presents here. `dpop`: whether `Authorization: DPoP` is a bearer's place too.
     pub fn find<'a>(&self, request: &Request<'a>, dpop: bool) -> Presented<'a> {
         match self {
-            Self::Bearer => {
-                let scheme = |scheme: &str| {
-                    scheme.eq_ignore_ascii_case("bearer") || (dpop && scheme.eq_ignore_ascii_case("dpop"))
-                };
-                authorization(request.headers, scheme)
-            }
-            Self::Basic => authorization(request.headers, |scheme| scheme.eq_ignore_ascii_case("basic")),
+            Self::Bearer => authorization(request.headers, |scheme| match token_scheme(scheme) {
+                Some(TokenScheme::Bearer) => Scheme::Meant,
+                Some(TokenScheme::Dpop) if dpop => Scheme::Meant,
+                Some(_) => Scheme::Variant,
+                None => Scheme::Other,
+            }),
+            Self::Basic => authorization(request.headers, |scheme| {
+                if scheme.eq_ignore_ascii_case("basic") { Scheme::Meant } else { Scheme::Other }
+            }),
             Self::Header(name) => only(request.headers, name, |value| Some(Cow::Borrowed(value))),
             Self::Cookie(name) => cookie(request.headers, name),
             Self::Query(name) => query(request.target.query().unwrap_or_default(), name),
@@ -141,18 +143,45 @@ impl Place {
         match self {
             Self::Bearer | Self::Basic => fields.remove(&AUTHORIZATION),
             Self::Header(name) => fields.remove(name),
-            Self::Cookie(name) => scrub_cookie(name, fields),
+            Self::Cookie(name) => scrub_cookie(name, fields, |_| true),
             Self::Query(_) => {}
         }
     }
 
     /// The query without the credential; none where it has none, or where nothing is left of it.
     pub fn scrub_query<'q>(&self, query: &'q str) -> Cow<'q, str> {
+        self.scrub_query_where(query, |_| true)
+    }
+
+    /// Takes out what stands here, where it, or one of several, is such a thing.
+    pub(super) fn scrub_where(&self, fields: &mut impl Fields, is_meant: impl Fn(&str) -> bool) {
+        match self {
+            Self::Bearer | Self::Basic | Self::Query(_) => {}
+            Self::Header(name) => {
+                let mut values = fields.fields().get_all(name).iter();
+                if values.any(|value| value.to_str().is_ok_and(|value| is_meant(value.trim()))) {
+                    fields.remove(name);
+                }
+            }
+            Self::Cookie(name) => scrub_cookie(name, fields, is_meant),
+        }
+    }
+
+    /// As [`Place::scrub_query`], of what is such a thing.
+    pub(super) fn scrub_query_where<'q>(
+        &self,
+        query: &'q str,
+        is_meant: impl Fn(&str) -> bool,
+    ) -> Cow<'q, str> {
         let Self::Query(name) = self else { return Cow::Borrowed(query) };
-        if !query.split('&').any(|pair| is_named(pair, name)) {
+        let goes = |pair: &&str| {
+            let value = || pair.split_once('=').map_or("", |(_, value)| value);
+            is_named(pair, name) && is_meant(&percent_decode_str(value()).decode_utf8_lossy())
+        };
+        if !query.split('&').any(|pair| goes(&pair)) {
             return Cow::Borrowed(query);
         }
-        let rest: Vec<_> = query.split('&').filter(|pair| !is_named(pair, name)).collect();
+        let rest: Vec<_> = query.split('&').filter(|pair| !goes(pair)).collect();
         Cow::Owned(rest.join("&"))
     }
 }
@@ -180,8 +209,39 @@ pub(super) fn is_reserved(name: &HeaderName) -> bool {
         )
 }
 
-/// The one credential of a scheme in `Authorization` (RFC 9110 §11.6.2). Another scheme is another kind of credential.
-fn authorization<'a>(headers: &'a HeaderMap, is_meant: impl Fn(&str) -> bool) -> Presented<'a> {
+/// What a scheme is to a place.
+enum Scheme {
+    /// The place's own.
+    Meant,
+    /// The credential is of the place's kind, and its scheme is not taken: that is not the same as none.
+    Variant,
+    /// Another kind of credential.
+    Other,
+}
+
+enum TokenScheme {
+    Bearer,
+    Dpop,
+    Odd,
+}
+
+/// The scheme of a token, where it is one: RFC 6750, RFC 9449, or what is or was in use for the same.
+fn token_scheme(scheme: &str) -> Option<TokenScheme> {
+    let is = |name: &str| scheme.eq_ignore_ascii_case(name);
+    if is("bearer") {
+        return Some(TokenScheme::Bearer);
+    }
+    if is("dpop") {
+        return Some(TokenScheme::Dpop);
+    }
+    let begins = |name: &str| scheme.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
+    let is_odd = begins("bearer") || begins("oauth") || is("token") || is("jwt") || is("mac") || is("pop");
+    is_odd.then_some(TokenScheme::Odd)
+}
+
+/// The one credential of a scheme in `Authorization` (RFC 9110 §11.6.2). Another scheme is another kind of credential; what has none may
+/// be any.
+fn authorization<'a>(headers: &'a HeaderMap, kind: impl Fn(&str) -> Scheme) -> Presented<'a> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let (first, second) = (values.next(), values.next());
     let Some(first) = first else { return Presented::Absent };
@@ -193,15 +253,17 @@ fn authorization<'a>(headers: &'a HeaderMap, is_meant: impl Fn(&str) -> bool) ->
     let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
     let (scheme, credential) =
         text.split_at_checked(text.find(|c| !token(c)).unwrap_or(text.len())).unwrap_or((text, ""));
-    if !is_meant(scheme) {
-        return Presented::Absent;
-    }
     if !(credential.is_empty() || credential.starts_with(' ')) {
         return Presented::Malformed("the scheme of the Authorization field is not followed by a space");
     }
-    match credential.trim_matches(' ') {
-        "" => Presented::Malformed("the Authorization field has a scheme and no credential"),
-        credential => Presented::One(Cow::Borrowed(credential)),
+    let credential = credential.trim_matches(' ');
+    if credential.is_empty() {
+        return Presented::Malformed("the Authorization field has a scheme and no credential, or no scheme");
+    }
+    match kind(scheme) {
+        Scheme::Meant => Presented::One(Cow::Borrowed(credential)),
+        Scheme::Variant => Presented::Malformed("the token's scheme in the Authorization field is not taken"),
+        Scheme::Other => Presented::Absent,
     }
 }
 
@@ -271,9 +333,12 @@ fn is_named(pair: &str, name: &str) -> bool {
     percent_decode_str(own).eq(name.bytes())
 }
 
-fn scrub_cookie(name: &str, fields: &mut impl Fields) {
+fn scrub_cookie(name: &str, fields: &mut impl Fields, is_one: impl Fn(&str) -> bool) {
     let values = || fields.fields().get_all(COOKIE).iter();
-    let is_meant = |pair: &&[u8]| named(pair.trim_ascii(), name).is_some();
+    let is_meant = |pair: &&[u8]| {
+        named(pair.trim_ascii(), name)
+            .is_some_and(|value| is_one(String::from_utf8_lossy(value).trim_matches('"')))
+    };
     if !values().any(|field| field.as_bytes().split(|b| *b == b';').any(|pair| is_meant(&pair))) {
         return;
     }
@@ -295,6 +360,7 @@ fn scrub_cookie(name: &str, fields: &mut impl Fields) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::auth::testing::asked;
 
     fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
         fields
@@ -309,24 +375,61 @@ mod tests {
 
     #[test]
     fn a_bearer_is_one_credential_of_its_scheme() {
-        let is_bearer = |scheme: &str| scheme.eq_ignore_ascii_case("bearer");
-        for (fields, expected) in [
-            (&[][..], Presented::Absent),
-            (&[("authorization", "Bearer abc")], one("abc")),
-            (&[("authorization", "bearer   abc ")], one("abc")),
-            (&[("authorization", "Basic abc")], Presented::Absent),
-            (
-                &[("authorization", "Bearer")],
-                Presented::Malformed("the Authorization field has a scheme and no credential"),
-            ),
-            (
-                &[("authorization", "Bearer a"), ("authorization", "Basic b")],
-                Presented::Malformed("several Authorization fields"),
-            ),
+        let several = &[("authorization", "Bearer a"), ("authorization", "Basic b")][..];
+        for (fields, dpop, expected) in [
+            (&[][..], false, Presented::Absent),
+            (&[("authorization", "Bearer abc")], false, one("abc")),
+            (&[("authorization", "bearer   abc ")], false, one("abc")),
+            (&[("authorization", "DPoP abc")], true, one("abc")),
+            (&[("authorization", "Basic abc")], false, Presented::Absent),
+            (&[("authorization", "Negotiate abc")], false, Presented::Absent),
+            (several, false, Presented::Malformed("several Authorization fields")),
         ] {
-            let map = headers(fields);
-            assert_eq!(authorization(&map, is_bearer), expected, "{fields:?}");
+            asked("GET", "/", fields, |asked| {
+                assert_eq!(Place::Bearer.find(asked.request, dpop), expected, "{fields:?}");
+            });
         }
+        // A token of another scheme, or of none, is a token all the same: nobody is anonymous who presents one.
+        for value in [
+            "Bearer",
+            "Bearer:abc",
+            "DPoP abc",
+            "dpop abc",
+            "Token abc",
+            "JWT a.b.c",
+            "OAuth abc",
+            "OAuth2 abc",
+            "BearerToken abc",
+            "a.b.c",
+            "=abc",
+        ] {
+            asked("GET", "/", &[("authorization", value)], |asked| {
+                let found = Place::Bearer.find(asked.request, false);
+                assert!(matches!(found, Presented::Malformed(_)), "{value}: {found:?}");
+            });
+        }
+        for value in ["dXNlcjpwdw==", "Basic", "Basic\tdXNlcjpwdw=="] {
+            asked("GET", "/", &[("authorization", value)], |asked| {
+                let found = Place::Basic.find(asked.request, false);
+                assert!(matches!(found, Presented::Malformed(_)), "{value}: {found:?}");
+            });
+        }
+    }
+
+    #[test]
+    fn what_is_meant_alone_is_taken_out() {
+        let is_meant = |value: &str| value == "mine";
+        let mut map =
+            headers(&[("x-key", "mine"), ("x-other", "yours"), ("cookie", "k=mine; k=yours; j=mine")]);
+        for place in [Place::Header(HeaderName::from_static("x-key")), Place::Cookie("k".into())] {
+            place.scrub_where(&mut map, is_meant);
+        }
+        Place::Header(HeaderName::from_static("x-other")).scrub_where(&mut map, is_meant);
+        assert_eq!(map.get("x-key"), None);
+        assert_eq!(map["x-other"], "yours");
+        assert_eq!(map[COOKIE], "k=yours; j=mine");
+        let place = Place::Query("k".into());
+        assert_eq!(place.scrub_query_where("a=1&k=mi%6ee&k=yours", is_meant), "a=1&k=yours");
     }
 
     #[test]
@@ -335,15 +438,15 @@ mod tests {
         assert_eq!(cookie(&map, "session"), one("xyz"));
         assert_eq!(cookie(&map, "sess"), Presented::Absent);
         let mut rest = map.clone();
-        scrub_cookie("session", &mut rest);
+        scrub_cookie("session", &mut rest, |_| true);
         let left: Vec<_> = rest.get_all(COOKIE).iter().map(|v| v.to_str().unwrap()).collect();
         assert_eq!(left, ["a=1; b=2", "session2=z"]);
         let mut alone = headers(&[("cookie", "session=xyz")]);
-        scrub_cookie("session", &mut alone);
+        scrub_cookie("session", &mut alone, |_| true);
         assert!(alone.is_empty());
         let mut spaced = headers(&[("cookie", "k =1; a=2")]);
         assert_eq!(cookie(&spaced, "k"), one("1"));
-        scrub_cookie("k", &mut spaced);
+        scrub_cookie("k", &mut spaced, |_| true);
         assert_eq!(spaced[COOKIE], "a=2");
         let odd = headers(&[("cookie", "k=1; k =2")]);
         assert!(matches!(cookie(&odd, "k"), Presented::Malformed(_)));

@@ -18,6 +18,7 @@ pub mod identity_token;
 pub mod introspection;
 mod judges;
 pub mod jwt;
+mod keys_elsewhere;
 mod remembered;
 mod requirement;
 mod secrets;
@@ -33,6 +34,7 @@ pub use config::{ClaimCondition, Config, RouteAuth, Rules};
 pub use credential::{Place, Presented};
 pub use figures::Figure;
 pub use jwt::proof_algorithms;
+pub use keys_elsewhere::KeyPlaces;
 pub use requirement::{Decision, Quantity, Refused, Requirement, Tokens, WELL_KNOWN};
 
 use super::Mode;
@@ -303,7 +305,25 @@ impl Auth {
     }
 
     fn is_of_api_keys(&self) -> bool {
-        matches!(self.way, Way::ApiKey(_))
+        self.as_api_key().is_some()
+    }
+
+    /// The keys' judge, where it is one.
+    fn as_api_key(&self) -> Option<&api_key::ApiKey> {
+        match &self.way {
+            Way::ApiKey(key) => Some(key),
+            _ => None,
+        }
+    }
+
+    /// Whether this header field is where its credential stands.
+    pub fn reads_field(&self, name: &http::HeaderName) -> bool {
+        self.place().is_some_and(|place| place.is_header(name.as_str()))
+    }
+
+    /// The fields that an external service's word is in.
+    pub fn passed_fields(&self) -> &[http::HeaderName] {
+        self.as_forward().map_or(&[], forward::Forward::passes)
     }
 
     /// The external service, where it is one.

@@ -24,6 +24,7 @@ pub(super) const REASONS: &[&str] = &[
     "missing",
     "malformed",
     "unknown_issuer",
+    "several_tokens",
     "insufficient_scope",
     "group",
     "claim",
@@ -83,6 +84,13 @@ fn missing() -> Denial {
         "missing",
         "the request bears no credential of a kind that the route takes",
     )
+}
+
+/// RFC 6750 §2: one request, one way to send a token. One of two would be taken, and the other go on to the upstream unread.
+fn several_tokens(other: &Auth) -> Denial {
+    let message =
+        format!("there is a token for `{}` too, in another place: a request bears one", other.name());
+    Denial::new(Kind::Unauthorized, "several_tokens", message).with_error("invalid_request")
 }
 
 /// A refusal, and who was refused where that is known: somebody who may not.
@@ -205,6 +213,7 @@ impl Requirement {
         let mut absent = None;
         let mut lacking = Vec::new();
         let mut noted = false;
+        let mut token: Option<&Arc<Auth>> = None;
         for kind in &self.kinds {
             // Nobody is asked about what is not there, where somebody is known already or nobody needs to be.
             if (known.is_some() && !self.all || self.anonymous)
@@ -222,6 +231,13 @@ impl Requirement {
                     }
                 }
                 Judgement::Known(identity, told) => {
+                    if let (Some(other), true) = (token, by.reads_tokens() && !self.all) {
+                        let shadowed = [other, by].iter().any(|policy| policy.mode() == Mode::Shadow);
+                        let mode = if shadowed { Mode::Shadow } else { Mode::Enforce };
+                        self.refuse(asked, effects, by, mode, by.site(), several_tokens(other))?;
+                        continue;
+                    }
+                    token = token.or(Some(by).filter(|by| by.reads_tokens()));
                     effects.answers.extend(told);
                     effects.note(|| Step {
                         name: Arc::clone(by.name()),
@@ -384,6 +400,15 @@ impl Requirement {
     /// The same for the query.
     pub fn scrub_query<'q>(&self, query: &'q str) -> Cow<'q, str> {
         self.scrubbed().fold(Cow::Borrowed(query), |query, place| match place.scrub_query(&query) {
+            Cow::Borrowed(_) => query,
+            Cow::Owned(rest) => Cow::Owned(rest),
+        })
+    }
+
+    /// The query without any credential that is read from it, those for the upstream too: for what people pass around.
+    pub fn hide_in_query<'q>(&self, query: &'q str) -> Cow<'q, str> {
+        let places = self.policies().filter_map(|policy| policy.place());
+        places.fold(Cow::Borrowed(query), |query, place| match place.scrub_query(&query) {
             Cow::Borrowed(_) => query,
             Cow::Owned(rest) => Cow::Owned(rest),
         })

@@ -11,6 +11,7 @@ use rusqlite::ErrorCode;
 
 use super::records;
 use super::table::{Found, Hash, Table};
+use super::text;
 use crate::state::{Access, Live, Store, Unusable};
 
 /// How often it is asked whether another process has changed the store: a change is in force within a second.
@@ -67,6 +68,12 @@ impl Keys {
     /// The key with this hash.
     pub(super) fn find(&self, hash: &Hash) -> Option<Found> {
         self.table.find(hash)
+    }
+
+    /// Whether a text is a key of ours, good or not, or has the form of one.
+    pub(in crate::policy::auth) fn may_be_one(&self, key: &str) -> bool {
+        text::LENGTHS.contains(&key.len())
+            && (text::has_our_form(key) || self.find(&text::hash(key.as_bytes())).is_some())
     }
 
     /// Tells one reading of the whole store from the next.

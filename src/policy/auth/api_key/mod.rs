@@ -92,6 +92,10 @@ impl ApiKey {
         &self.place
     }
 
+    pub(super) fn keys(&self) -> &Arc<Keys> {
+        &self.keys
+    }
+
     pub(super) fn judge(&self, asked: &Asked<'_>) -> Judgement {
         let key = match self.place.find(asked.request, false) {
             Presented::Absent => return Judgement::Absent,

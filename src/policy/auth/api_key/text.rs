@@ -48,6 +48,15 @@ pub(super) fn new_key(id: &str) -> Result<Secret, NoRandomness> {
     Ok(Secret::new(key))
 }
 
+/// Whether a text looks as keys look that were made here.
+pub(super) fn has_our_form(text: &str) -> bool {
+    let parts = text.strip_prefix("pk_").and_then(|rest| rest.split_once('_'));
+    let is_plain = |part: &str| part.bytes().all(|b| b.is_ascii_alphanumeric());
+    parts.is_some_and(|(id, secret)| {
+        (id.len(), secret.len()) == (ID_DIGITS, SECRET_DIGITS) && is_plain(id) && is_plain(secret)
+    })
+}
+
 /// Divides a number (the greatest byte first) by 62, and gives the digit that is left.
 fn next_digit(number: &mut [u8; 32]) -> u8 {
     let mut rest = 0_u16;
@@ -88,7 +97,7 @@ mod tests {
             let secret = key.strip_prefix(&format!("pk_{id}_")).unwrap();
             assert_eq!(secret.len(), 43);
             assert!(secret.bytes().all(|b| b.is_ascii_alphanumeric()), "{}", &*key);
-            assert!(LENGTHS.contains(&key.len()));
+            assert!(LENGTHS.contains(&key.len()) && has_our_form(&key) && !has_our_form(&key[1..]));
             assert!(seen.insert(id) && seen.insert(key.to_string()));
         }
     }

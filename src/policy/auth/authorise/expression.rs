@@ -31,6 +31,10 @@ const MEMBERS: [(&str, &[&str]); 3] = [
     ("identity", &["id", "issuer", "method", "scopes", "groups", "plan", "claims"]),
 ];
 
+/// What CEL calls types elsewhere.
+const TYPES: [&str; 11] =
+    ["int", "uint", "double", "bool", "string", "bytes", "list", "map", "null_type", "type", "dyn"];
+
 /// The functions of the language: made once.
 static LANGUAGE: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
 
@@ -122,11 +126,7 @@ fn parse(text: &str) -> Result<Expression, Fault> {
         );
     }
     if let Some(name) = unknown_function(program.expression()) {
-        return fault(
-            format!("an expression knows no function `{name}`"),
-            "it knows `size`, `contains`, `startsWith`, `endsWith`, `has`, `exists`, `all`, `map`, `filter`, `int`, `string` and `in`; \
-             `claims` has `matches`",
-        );
+        return fault(format!("an expression knows no function `{name}`"), instead_of(name));
     }
     if let Some((of, name, known)) = unknown_member(program.expression()) {
         return fault(format!("`{of}` has no `{name}`"), &format!("it has `{}`", known.join("`, `")));
@@ -140,6 +140,9 @@ fn parse(text: &str) -> Result<Expression, Fault> {
             Some(known) => uses.push(*known),
             // A list's element has a name of its own.
             None if is_bound(program.expression(), name) => {}
+            None if TYPES.contains(&name) => {
+                return fault(format!("an expression knows no types such as `{name}`"), instead_of("type"));
+            }
             None => {
                 return fault(
                     format!("an expression knows no `{name}`"),
@@ -193,6 +196,29 @@ fn unknown_function(expression: &IdedExpr) -> Option<&str> {
         _ => None,
     };
     own.or_else(|| children(&expression.expr).into_iter().find_map(unknown_function))
+}
+
+/// What to write instead of a function that CEL has elsewhere.
+fn instead_of(name: &str) -> &'static str {
+    match name {
+        "matches" => {
+            "regular expressions stand beside `when`: `claims: {NAME: {matches: …}}`, and in a route's `match` for header fields; \
+             here write `startsWith`, `endsWith`, `contains` or `in`"
+        }
+        "timestamp" | "duration" | "getFullYear" | "getMonth" | "getDate" | "getDayOfMonth"
+        | "getDayOfWeek" | "getDayOfYear" | "getHours" | "getMinutes" | "getSeconds" | "getMilliseconds" => {
+            "`now` and times in claims are seconds since 1970: write such as `now - jwt.claims.iat < 3600`; days and hours stand \
+             beside `when`: `times: [\"Mon-Fri 08:00-18:00 UTC\"]`"
+        }
+        "type" | "dyn" => {
+            "a value of another type makes no comparison true: compare with a value of the type that is wanted, and ask `has(…)` \
+             whether it is there"
+        }
+        _ => {
+            "it knows `size`, `contains`, `startsWith`, `endsWith`, `has`, `exists`, `all`, `map`, `filter`, `int`, `string` and `in`; \
+             `claims` has `matches`"
+        }
+    }
 }
 
 /// Whether there is a function of this name: called without arguments, it says that these are wrong, and not that it is unknown.

@@ -95,10 +95,14 @@ impl Certificate {
         };
         let (mut dns_names, mut uris, mut emails) = (Vec::new(), Vec::new(), Vec::new());
         for written in &config.sans {
-            match written.split_once(':').filter(|(_, rest)| !rest.is_empty()) {
-                Some(("dns", host)) => dns_names.push(host.to_ascii_lowercase().into()),
+            // What no certificate has would only lock out.
+            let is_plain = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
+            match written.split_once(':').filter(|(_, rest)| is_plain(rest)) {
+                Some(("dns", host)) if !host.contains(['/', ':', '@']) => {
+                    dns_names.push(host.to_ascii_lowercase().into());
+                }
                 Some(("uri", uri)) => uris.push(uri.into()),
-                Some(("email", address)) => emails.push(address.into()),
+                Some(("email", address)) if address.contains('@') => emails.push(address.into()),
                 _ => build.errors.push(
                     &written.site,
                     &*written.path,

@@ -100,7 +100,7 @@ fn lists_all_have_to_know_it() {
         (config(&[], &[], &["dns:example.com", "uri:spiffe://example.com/press"]), true),
         (config(&[], &[], &["uri:spiffe://example.com"]), false),
         // Kinds do not stand in for each other.
-        (config(&[], &[], &["uri:press.example.com", "email:press.example.com"]), false),
+        (config(&[], &[], &["uri:press.example.com", "email:a@press.example.com"]), false),
         (config(&["CN=press,O=Example"], &["CN=others"], &[]), false),
     ] {
         let text = format!("{config:?}");

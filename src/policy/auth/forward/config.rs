@@ -103,6 +103,10 @@ pub(super) fn check(config: &Spanned<Config>, egress: &egress::Policy, build: &m
         let cause = format!("the service cannot be asked: {}", failure.message);
         build.errors.push(&config.url.site, &*config.url.path, cause, cure);
     }
+    if config.url.contains('#') {
+        let cause = "what stands behind `#` is sent to nobody";
+        build.errors.push(&config.url.site, &*config.url.path, cause, "leave it out");
+    }
     let mut range = |key: &str, holds: bool, written: String, cure: &str| {
         if !holds {
             let cause = format!("{written} is out of range");
@@ -125,9 +129,15 @@ pub(super) fn check(config: &Spanned<Config>, egress: &egress::Policy, build: &m
     );
     let headers: Vec<_> = match &config.headers {
         None => vec![AUTHORIZATION, COOKIE],
-        Some(names) => names.iter().filter_map(|name| field(name, build)).collect(),
+        Some(names) => fields(names, build),
     };
-    let pass: Vec<_> = config.pass.iter().filter_map(|name| field(name, build)).collect();
+    if config.headers.as_ref().is_some_and(Vec::is_empty) {
+        let cause = "the service is sent nothing that it could know anybody by";
+        let cure =
+            "list what it knows clients by, such as `[cookie]`; left out, it is `[authorization, cookie]`";
+        build.errors.push(&config.site, format!("{}.headers", config.path), cause, cure);
+    }
+    let pass = fields(&config.pass, build);
     let identity = match &config.identity_header {
         Some(name) => field(name, build).map(|name| (name, true)),
         None => pass.first().cloned().map(|name| (name, false)),
@@ -135,6 +145,21 @@ pub(super) fn check(config: &Spanned<Config>, egress: &egress::Policy, build: &m
     let cache = config.cache.as_option().and_then(|cache| remembered(cache, &headers, build));
     let sound = build.errors.errors().len() == errors_before;
     sound.then(|| Checked { headers: headers.into(), pass: pass.into(), identity, cache })
+}
+
+/// Each of them once: a field that is sent twice is no credential.
+fn fields(names: &[Spanned<String>], build: &mut Build) -> Vec<HeaderName> {
+    let mut found = Vec::new();
+    for name in names {
+        let Some(field) = field(name, build) else { continue };
+        if found.contains(&field) {
+            let cause = format!("`{field}` is named twice");
+            build.errors.push(&name.site, &*name.path, cause, "remove one of the two");
+        } else {
+            found.push(field);
+        }
+    }
+    found
 }
 
 /// A field that is neither the connection's nor the gateway's own word.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::config::From;
+use super::config::{From, has_stray_space};
 use super::jwt::Dpop;
 use super::jwt::binding::Possession;
 use super::{Asked, Context, Denial, Figure, Judgement, Place, Presented, fetching, secrets};
@@ -198,6 +198,13 @@ fn check(config: &Spanned<Config>, build: &mut Build) {
     if config.client_secret.is_empty() {
         let cure = "write `\"${env:NAME}\"` or `\"${file:PATH}\"`";
         refuse("client_secret", "there is no secret to authenticate with".to_owned(), cure);
+    }
+    let texts = config.issuer.iter().map(|issuer| ("issuer", issuer.as_str()));
+    let texts = texts.chain(config.audiences.iter().map(|audience| ("audiences", audience.as_str())));
+    for (key, text) in texts.chain([("client_id", config.client_id.as_str())]) {
+        if has_stray_space(text) && !text.trim().is_empty() {
+            refuse(key, format!("`{text}` has white space at an end: no server says that"), "remove it");
+        }
     }
     if config.issuer.as_ref().is_some_and(|issuer| issuer.trim().is_empty()) {
         refuse("issuer", "it is empty".to_owned(), "write what the answers have in `iss`, or remove it");

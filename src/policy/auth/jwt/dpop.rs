@@ -63,13 +63,17 @@ struct Shared {
 struct Shard {
     /// Proofs by a hash, and until when they could be good again, in seconds since 1970.
     proofs: HashMap<[u8; 16], u32, RandomState>,
+    /// When it was looked through last, and the latest such time: they differ where the clock was set back.
     swept: u32,
+    forgotten: u32,
 }
 
 /// Why a proof is not taken up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kept {
     Already,
+    /// It would have ended before others were forgotten: the clock was set back since, and it may be one of these.
+    Forgotten,
     Full,
 }
 
@@ -119,6 +123,10 @@ impl Proofs {
         match self.shared.keep(key, jti, until, now) {
             Ok(()) => Ok(next),
             Err(Kept::Already) => Err(bad("proof_replayed", "the proof has been used before")),
+            Err(Kept::Forgotten) => Err(bad(
+                "proof_replayed",
+                "the clock was set back: whether the proof has been used before is not known any more",
+            )),
             Err(Kept::Full) => {
                 Err(Denial::unavailable("proofs_full", "there are more proofs than can be told apart"))
             }
@@ -268,11 +276,15 @@ impl Shard {
         if self.proofs.get(&id).is_some_and(|until| *until >= now) {
             return Err(Kept::Already);
         }
+        if until < self.forgotten {
+            return Err(Kept::Forgotten);
+        }
         let most = KEPT_MAX / SHARDS;
         // Looked through once a second at most, and only where it grows.
         if self.proofs.len() >= self.proofs.capacity().min(most) && self.swept != now {
             self.proofs.retain(|_, until| *until >= now);
             self.swept = now;
+            self.forgotten = self.forgotten.max(now);
         }
         if self.proofs.len() >= most {
             return Err(Kept::Full);
@@ -366,6 +378,21 @@ mod tests {
 
     fn reason(result: Result<Option<String>, Denial>) -> &'static str {
         result.map_or_else(|denial| denial.reason, |_| "good")
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_makes_no_proof_good_again() {
+        let mut shard = Shard::default();
+        let id = |number: u8| [number; 16];
+        assert_eq!(shard.keep(id(0), 190, 100), Ok(()));
+        assert_eq!(shard.keep(id(0), 190, 101), Err(Kept::Already));
+        // Much later it is forgotten.
+        for number in 1..=200 {
+            assert_eq!(shard.keep(id(number), 3690, 3600), Ok(()), "{number}");
+        }
+        assert!(!shard.proofs.contains_key(&id(0)));
+        assert_eq!(shard.keep(id(0), 190, 100), Err(Kept::Forgotten));
+        assert_eq!(shard.keep(id(201), 3690, 3601), Ok(()));
     }
 
     #[test]

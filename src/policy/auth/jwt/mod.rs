@@ -39,6 +39,7 @@ use token::{Familiar, Token, Unverified};
 
 pub(super) use token::issuer_of;
 
+use super::config::has_stray_space;
 use super::{Asked, Context, Denial, Figure, Judgement, Place, Presented, Told};
 use crate::config::{Build, Spanned};
 use crate::identity::Identity;
@@ -268,6 +269,12 @@ fn check(config: &Spanned<Config>, build: &mut Build) {
             "write what the tokens have in `iss`, such as `https://id.example.com`",
         );
     }
+    let texts = config.issuer.iter().map(|issuer| ("issuer", issuer.as_str()));
+    for (key, text) in texts.chain(config.audiences.iter().map(|audience| ("audiences", audience.as_str()))) {
+        if has_stray_space(text) && !text.trim().is_empty() {
+            refuse(key, format!("`{text}` has white space at an end: no token says that"), "remove it");
+        }
+    }
     if config.audiences.is_empty() || config.audiences.iter().any(|audience| audience.trim().is_empty()) {
         let cause = "tokens that were issued for other services would be taken";
         refuse("audiences", cause.to_owned(), "write what the tokens have in `aud`, such as `[orders]`");
@@ -289,6 +296,10 @@ fn check(config: &Spanned<Config>, build: &mut Build) {
     if config.cache.0 > 1 << 30 {
         let cause = format!("{} is out of range", config.cache);
         refuse("cache", cause, "write a size from `0B` (nothing is remembered) to `1GiB`");
+    }
+    if config.scope_claims.is_empty() {
+        let cause = "no token would have a scope, whatever it says";
+        refuse("scope_claims", cause.to_owned(), "write such as `[scope, scp]`, or remove it");
     }
     let names = [&config.subject_claim, &config.groups_claim];
     if names
