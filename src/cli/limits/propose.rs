@@ -58,7 +58,7 @@ pub(super) fn nearest_rank(sorted: &[u32], percentile: f64) -> Option<u32> {
         reason = "a rank among half a million"
     )]
     let rank = (sorted.len() as f64 * percentile / 100.0).ceil() as usize;
-    sorted.get(rank.max(1) - 1).or(sorted.last()).copied()
+    sorted.get(rank.max(1) - 1).or_else(|| sorted.last()).copied()
 }
 
 /// In per cent.

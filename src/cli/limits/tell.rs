@@ -35,7 +35,9 @@ pub(super) fn tell(
     let about = if told.keys.one_in() > 1 { "about " } else { "" };
     writeln!(
         out,
-        "{requests} requests of {about}{keys} keys by {}, from {} to {}",
+        "{} of {about}{} by {}, from {} to {}",
+        counted(requests, "request"),
+        counted(keys, "key"),
         key(asked).replace(", ", " and "),
         second(from),
         second(until)
@@ -58,10 +60,10 @@ pub(super) fn tell(
     let replay = &proposal.replay;
     writeln!(
         out,
-        "\nof this log it would refuse {} requests ({}) of {about}{} keys ({})",
-        replay.refused,
+        "\nof this log it would refuse {} ({}) of {about}{} ({})",
+        counted(replay.refused, "request"),
         percent(replay.refused, requests),
-        replay.keys.number(),
+        counted(replay.keys.number(), "key"),
         percent(replay.keys.number(), keys)
     )?;
     for (name, number) in worst(told, &replay.keys) {
@@ -137,11 +139,12 @@ fn present(place: &Place, told: &Told, out: &mut dyn Write) -> io::Result<()> {
 fn refusal(refused: &Refused, count: &Count, out: &mut dyn Write) -> io::Result<()> {
     let word = if refused.shadowed { "would have refused" } else { "refused" };
     let at_least = if count.clients.is_full { "at least " } else { "" };
-    let clients = count.clients.number();
     writeln!(
         out,
-        "    {word} {} requests of {at_least}{clients} clients ({})",
-        count.requests, refused.reason
+        "    {word} {} of {at_least}{} ({})",
+        counted(count.requests, "request"),
+        counted(count.clients.number() as u64, "client"),
+        refused.reason
     )?;
     for (client, seen) in count.clients.first(NAMED) {
         let or_fewer = match seen.uncertain {
@@ -242,6 +245,11 @@ pub(super) fn as_json(asked: &Limits, per: Duration, told: &Told, proposal: Opti
         "refusals": refusals.collect::<Vec<_>>(),
         "proposal": proposal,
     })
+}
+
+/// `1 key`, `2 keys`
+fn counted(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 fn second(millis: u64) -> String {

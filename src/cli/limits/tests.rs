@@ -107,11 +107,11 @@ fn what_is_told_is_a_configuration_and_names_who_is_met() {
     for line in [
         "29000 requests of 2001 keys by client, from 2026-11-24T09:20:00Z to 2026-11-24T09:20:09Z\n",
         "  max          100\n",
-        "  rate_limits.trial: 50/1s, burst 50, shadow, t.yaml:1\n    would have refused 500 requests of 1 clients (rate)\n        500  192.0.2.7\n",
+        "  rate_limits.trial: 50/1s, burst 50, shadow, t.yaml:1\n    would have refused 500 requests of 1 client (rate)\n        500  192.0.2.7\n",
         "  rate_limits.calm: 500/1s, burst 500, t.yaml:1\n    refuses nothing\n",
         "    proposed: {key: client, limit: 5/1s, burst: ",
         " requests (3.2",
-        " of 1 keys (0.050 %)\n",
+        " of 1 key (0.050 %)\n",
     ] {
         assert!(told.contains(line), "{line}\n{told}");
     }

@@ -83,6 +83,16 @@ fn ask(limits: &Limits, asking: &Asking) -> Result<Effects, Box<(Refusal, Effect
     Ok(effects)
 }
 
+/// Brings a key to its cool-off, as though it had hammered for three seconds until now.
+fn hammer(limit: &RateLimit, asking: &Asking) {
+    let (key, now) = (limit.ask(&asking.facts()).key, Nanos::now().as_nanos());
+    let penalties = limit.table.penalties().unwrap();
+    for before in [2_900, 800, 700, 600] {
+        let at = Nanos::from_nanos(now - before * 1_000_000);
+        let _ = penalties.refused(&limit.penalty.unwrap(), key, std::time::Duration::from_millis(10), at);
+    }
+}
+
 fn one(limit: &Arc<RateLimit>) -> Limits {
     Limits::new(&[], vec![Arc::clone(limit)]).unwrap()
 }
@@ -282,4 +292,56 @@ fn what_is_told_is_what_binds_most() {
     assert_eq!(told(&Effects::default()), (Some(policy("q=9;w=3600")), None, None));
     let effects = ask(&limits, &Asking::of("10.0.0.1")).unwrap();
     assert_eq!(told(&effects).0, Some(policy("q=20;w=10")));
+}
+
+#[test]
+fn a_key_that_is_cooled_off_is_refused_though_it_has_tokens() {
+    let penalty = "penalty: {after: 3, first: 100s, max: 200s}";
+    let live = Live::default();
+    let tight = limit_of(&format!("{{key: client, limit: 10/1s, {penalty}}}"), &live);
+    let wide = limit_of("{key: client, limit: 100/1h, memory: 64KiB}", &live);
+    let limits = Limits::new(&[], vec![Arc::clone(&wide), Arc::clone(&tight)]).unwrap();
+    let asking = Asking::of("192.0.2.1");
+    hammer(&tight, &asking);
+    let (refusal, effects) = *ask(&limits, &asking).unwrap_err();
+    assert_eq!((refusal.reason, refusal.kind.name()), ("penalty", "ABNORMAL_USAGE"));
+    assert_eq!(refusal.headers, [(http::header::RETRY_AFTER, HeaderValue::from_static("100"))]);
+    assert_eq!(refusal.violated.unwrap().0.len(), 1);
+    let mut fields = HeaderMap::new();
+    assert!(limits.tell(&effects.limits, &mut fields));
+    assert_eq!(fields["ratelimit"], "\"few\";r=0;t=100");
+    let left = |limit: &RateLimit| limit.look(&limit.ask(&asking.facts()), Nanos::now()).unwrap().remaining();
+    assert_eq!((left(&wide), left(&tight)), (100, 10), "a refused request has spent nothing");
+    assert_eq!(passes(&limits, &Asking::of("192.0.2.2"), 1), 1);
+    let figures = tight.penalties().unwrap();
+    assert_eq!((figures.cooled_off, figures.begun, figures.missed), (1, 1, 0));
+    assert_eq!(wide.penalties(), None);
+    // The same table, whatever is written of the penalty; and none of it where nothing is.
+    let other = limit_of("{key: client, limit: 10/1s, penalty: {after: 9}}", &live);
+    assert!(ask(&one(&other), &asking).is_err());
+    assert!(ask(&one(&limit_of("{key: client, limit: 10/1s}", &live)), &asking).is_ok());
+    // What costs nothing passes, as ever.
+    let free =
+        limit_of(&format!("{{key: client, limit: 10/1s, cost: {{methods: {{GET: 0}}}}, {penalty}}}"), &live);
+    assert!(ask(&one(&free), &asking).is_ok());
+}
+
+#[test]
+fn explain_tells_of_a_penalty_and_a_shadowed_one_refuses_nobody() {
+    let limit = limit("{key: client, limit: 10/1s, penalty: {after: 3}, mode: shadow}");
+    let (limits, asking) = (one(&limit), Asking::of("192.0.2.1"));
+    let told = || {
+        let mut effects = Effects::recording();
+        let checked = limits.check(Place::Route, &asking.facts(), &mut effects).now_or_never().unwrap();
+        assert!(checked.is_ok());
+        let step = effects.steps.unwrap().remove(0);
+        (step.outcome.into_owned(), step.detail.into_owned(), effects.would)
+    };
+    let (outcome, detail, would) = told();
+    assert_eq!((outcome.as_str(), would.len()), ("pass", 0));
+    assert_eq!(detail, "9 of 10 left, by client; who hammers is cooled off");
+    hammer(&limit, &asking);
+    let (outcome, detail, would) = told();
+    assert_eq!((outcome.as_str(), would.len(), would[0].reason), ("would refuse", 1, "penalty"));
+    assert!(detail.contains("it is cooled off (ABNORMAL_USAGE)"), "{detail}");
 }
