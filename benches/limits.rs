@@ -58,17 +58,31 @@ const MEMORY: usize = 64 << 20;
 const HOUR: Duration = Duration::from_secs(3600);
 const SECOND: Duration = Duration::from_secs(1);
 
+/// A part of the bench: `cargo bench --bench limits -- room` runs one alone.
+type Part<'a> = (&'a str, &'a dyn Fn());
+
 fn main() {
-    let measured = std::env::args().any(|argument| argument == "--bench");
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (flags, wanted): (Vec<_>, Vec<_>) = arguments.iter().partition(|word| word.starts_with('-'));
+    let measured = flags.iter().any(|flag| *flag == "--bench");
     let size = if measured { 10_000_000 } else { 10_000 };
-    speed(size);
-    parts();
-    threads(size / 40);
-    fairness(size / 10, if measured { 4 * SECOND } else { SECOND / 10 });
-    long_run(if measured { HOUR } else { 10 * SECOND });
-    capacity(if measured { 1 << 20 } else { 16 << 10 });
-    policy::decisions(size);
-    policy::restart(size);
+    let parts: [Part<'_>; 7] = [
+        ("cost", &|| {
+            speed(size);
+            parts();
+        }),
+        ("threads", &|| threads(size / 40)),
+        ("fairness", &|| fairness(size / 10, if measured { 4 * SECOND } else { SECOND / 10 })),
+        ("long_run", &|| long_run(if measured { HOUR } else { 10 * SECOND })),
+        ("room", &|| capacity(if measured { 1 << 20 } else { 16 << 10 })),
+        ("policies", &|| policy::decisions(size)),
+        ("restart", &|| policy::restart(size)),
+    ];
+    for (_, run) in
+        parts.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|word| word == name))
+    {
+        run();
+    }
 }
 
 /// Evenly distributed bits (splitmix64).

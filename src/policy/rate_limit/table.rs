@@ -12,7 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use super::concurrency::Slots;
-use super::penalty::Penalties;
+use super::penalty::{Penalties, SavedPenalty};
 use super::saved::{ClassHead, Head};
 use super::{Buckets, Figures, Gcra, HashKey, KeyHash, Nanos, Saved, Taken};
 
@@ -152,7 +152,7 @@ impl Table {
 
     /// Takes over from a table of this definition that another process had: hashes keys as that did from now on, so nothing may
     /// have been hashed yet. None where its buckets have no place here, or another's have come before.
-    pub(super) fn inherit(&self, head: &Head) -> Option<Heir> {
+    pub(super) fn inherit(self: &Arc<Self>, head: &Head) -> Option<Heir> {
         let current = self.current.load_full();
         let is_like = u32::try_from(current.buckets.sets()) == Ok(head.sets);
         if !is_like || self.inherited.set(head.hash.clone()).is_err() {
@@ -165,7 +165,7 @@ impl Table {
         });
         let rates = rates.collect();
         drop(known);
-        Some(Heir { buckets: Arc::clone(&current.buckets), rates })
+        Some(Heir { table: Arc::clone(self), buckets: Arc::clone(&current.buckets), rates })
     }
 
     pub(super) fn take(&self, key: KeyHash, gcra: &Gcra, cost: u32, now: Nanos) -> Taken {
@@ -188,6 +188,7 @@ impl Table {
 /// Who takes over what another process has saved of a table.
 #[derive(Debug)]
 pub(super) struct Heir {
+    table: Arc<Table>,
     buckets: Arc<Buckets>,
     /// By class: which it is here, and the limit that held and the one that holds.
     rates: BTreeMap<u8, (u8, Gcra, Gcra)>,
@@ -201,6 +202,21 @@ impl Heir {
             Some(saved.aged(age).scaled(old, new).in_class(*class))
         });
         self.buckets.restore(owed, Duration::ZERO, now);
+    }
+
+    /// Keeps the penalties of classes that there are, where there are penalties.
+    pub(super) fn restore_penalties(
+        &self,
+        saved: impl Iterator<Item = SavedPenalty>,
+        age: Duration,
+        now: Nanos,
+    ) {
+        let Some(penalties) = self.table.penalties() else { return };
+        for saved in saved.filter_map(|saved| saved.aged(age)) {
+            if let Some((class, ..)) = self.rates.get(&saved.class()) {
+                penalties.restore(&saved.in_class(*class), now);
+            }
+        }
     }
 }
 

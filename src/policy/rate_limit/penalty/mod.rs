@@ -28,11 +28,13 @@
 //! A record from more than a second in the future is void: the clock was set back.
 
 mod config;
+mod saved;
 mod table;
 #[cfg(test)]
 mod tests;
 
 pub use config::PenaltyConfig;
+pub(super) use saved::SavedPenalty;
 pub(super) use table::Penalties;
 pub use table::PenaltyFigures;
 
@@ -84,6 +86,12 @@ struct Conduct {
 }
 
 impl Rules {
+    /// Of times in seconds.
+    #[cfg(test)]
+    pub(super) const fn of(after: u32, within: u64, first: u64, max: u64) -> Self {
+        Self { after, within: within * SECOND, first: first * SECOND, max: max * SECOND }
+    }
+
     /// The cool-off of a key that had so many before.
     fn cool_off(&self, level: u8) -> u64 {
         let doubled = 1_u64.checked_shl(u32::from(level)).unwrap_or(u64::MAX);

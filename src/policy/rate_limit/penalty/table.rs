@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::{Conduct, Nanos, Rules, Word};
+use super::{Conduct, Nanos, Rules, SavedPenalty, Word};
 use crate::policy::rate_limit::KeyHash;
 
 /// Records of a set.
@@ -114,6 +114,37 @@ impl Penalties {
             cooled_off: (held * total / seen.max(1)) as u64,
             begun: self.begun.load(Ordering::Relaxed),
             missed: self.missed.load(Ordering::Relaxed),
+        }
+    }
+
+    /// What of it outlives the process.
+    pub(in super::super) fn saved(&self, now: Nanos) -> impl Iterator<Item = SavedPenalty> + '_ {
+        let now = now.as_nanos();
+        self.sets.iter().chain(std::iter::once(&self.last)).flat_map(move |line| {
+            let (fingerprints, records) = {
+                let set = line.lock();
+                (set.fingerprints, set.records)
+            };
+            let both = fingerprints.into_iter().zip(records);
+            both.filter_map(move |(own, record)| SavedPenalty::of(own, record.place, &record.conduct, now))
+        })
+    }
+
+    /// Puts back what another process has saved; before anybody is refused. What has no room is forgotten.
+    pub(in super::super) fn restore(&self, saved: &SavedPenalty, now: Nanos) {
+        let SavedPenalty { fingerprint, place, .. } = *saved;
+        let mut set = self.set(KeyHash::from_bits(fingerprint, place));
+        let Some(at) = set.records.iter().position(|record| record.conduct.since == 0) else { return };
+        let (own, record) = (set.fingerprints.get_mut(at), saved.conduct(now.as_nanos()));
+        if let Some(own) = own {
+            *own = fingerprint;
+        }
+        if let Some(free) = set.records.get_mut(at) {
+            *free = Record { place, conduct: record };
+        }
+        drop(set);
+        if record.cooled_off {
+            self.latest.fetch_max(record.until, Ordering::Relaxed);
         }
     }
 

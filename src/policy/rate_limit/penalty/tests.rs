@@ -10,7 +10,7 @@ use crate::policy::rate_limit::{Buckets, Gcra, KeyHash};
 const MILLI: u64 = 1_000_000;
 
 const fn rules(after: u32, within: u64, first: u64, max: u64) -> Rules {
-    Rules { after, within: within * SECOND, first: first * SECOND, max: max * SECOND }
+    Rules::of(after, within, first, max)
 }
 
 /// Evenly distributed bits (splitmix64), as a hash has.

@@ -2,7 +2,7 @@
 //!
 //! A table is found again by its kind, its limit's name, its key and its memory, as by a reload. What keys owe is brought under
 //! the rates that hold now, and is less by the time between. Where a value has no limit of its own any more, and where the limit is
-//! gone or has another key or memory, it is forgotten. Slots of `concurrent` are not carried: when a process has ended nothing of
+//! gone or has another key or memory, it is forgotten. Keys that a penalty has cooled off stay so until their time. Slots of `concurrent` are not carried: when a process has ended nothing of
 //! its is under way.
 //!
 //! The secret that keys are hashed with goes with the buckets: without it nobody would find them. A table takes it over before
@@ -13,8 +13,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Saved;
-use super::form::{Frame, Reader, Unusable, Writer};
+use super::form::{FRAME_BYTES_MAX, Frame, Reader, Unusable, Writer};
 use crate::policy::rate_limit::Nanos;
+use crate::policy::rate_limit::penalty::SavedPenalty;
 use crate::policy::rate_limit::table::{Heir, Table};
 
 /// A table of buckets that outlives the process.
@@ -24,7 +25,7 @@ pub struct Kept(pub(in crate::policy::rate_limit) Arc<Table>);
 /// How much may be written, and until when.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
-    pub(super) buckets: u64,
+    pub(super) bytes: u64,
     pub(super) until: Instant,
 }
 
@@ -61,17 +62,30 @@ pub(super) fn give(
     let mut writer = Writer::begin(to, since_1970(moment))?;
     let mut tables: Vec<_> = tables.iter().map(|Kept(table)| (table.figures().entries, table)).collect();
     tables.sort_by_key(|(entries, _)| *entries);
+    let has_room = |writer: &Writer<'_>| {
+        writer.bytes() + FRAME_BYTES_MAX as u64 <= bounds.bytes && Instant::now() < bounds.until
+    };
     let mut all = true;
     for (_, table) in tables {
         let (head, buckets) = table.kept();
-        if !writer.table(&head)? {
+        if !has_room(&writer) || !writer.table(&head)? {
             all = false;
             continue;
         }
-        let left = bounds.buckets.saturating_sub(writer.buckets());
-        let mut saved = buckets.saved(now).take(usize::try_from(left).unwrap_or(usize::MAX));
-        while Instant::now() < bounds.until && writer.some_buckets(&mut saved)? {}
-        all = all && writer.buckets() < bounds.buckets && Instant::now() < bounds.until;
+        let mut saved = buckets.saved(now);
+        let mut more = true;
+        while more && has_room(&writer) {
+            more = writer.some_buckets(&mut saved)?;
+        }
+        all &= !more;
+        if let Some(penalties) = table.penalties() {
+            let mut saved = penalties.saved(now);
+            let mut more = true;
+            while more && has_room(&writer) {
+                more = writer.some_penalties(&mut saved)?;
+            }
+            all &= !more;
+        }
     }
     Ok(Given { buckets: writer.end()?, all })
 }
@@ -107,6 +121,11 @@ fn read(
             return Err(Unusable::Late);
         }
         match reader.next()? {
+            Frame::Penalties(penalties) => {
+                if let Some(heir) = &heir {
+                    heir.restore_penalties(penalties.iter().map(SavedPenalty::from_bytes), age, now);
+                }
+            }
             Frame::End => return Ok(()),
             Frame::Table(head) => {
                 let own = tables.iter().find(|Kept(table)| *table.definition() == *head.definition);

@@ -19,15 +19,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::Saved;
 use super::carry::{self, Bounds, Found, Given, Kept};
 use super::form::Unusable;
 
 const FILE: &str = "rate-limits.bin";
 /// The largest file that is written or read: 26 million buckets.
 const FILE_BYTES_MAX: u64 = 512 << 20;
-/// What frames and heads take beside the buckets, at the most.
-const HEADS_BYTES_MAX: u64 = 16 << 20;
 /// How long it may be written, and read.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the disk may take to confirm it.
@@ -91,8 +88,8 @@ impl LimitsFile {
         let named = path.display().to_string();
         let (done, written) = mpsc::channel();
         let write = move || {
-            let buckets = (FILE_BYTES_MAX - HEADS_BYTES_MAX) / Saved::BYTES as u64;
-            let bounds = Bounds { buckets, until: Instant::now() + PATIENCE };
+            // What ends it is short.
+            let bounds = Bounds { bytes: FILE_BYTES_MAX - 1024, until: Instant::now() + PATIENCE };
             let _ = done.send(write(&path, &tables, SystemTime::now(), bounds));
         };
         // A disk that does not answer keeps a thread, and not the process.

@@ -9,6 +9,7 @@
 //! | begin | when debts were taken, in nanoseconds since 1970 |
 //! | table | one limit's [`Head`]: how it is found, the secret of its keys, its rates |
 //! | buckets | buckets of the table before, [`Saved::BYTES`] each |
+//! | penalties | keys of that table that are cooled off, or were lately, [`SavedPenalty::BYTES`] each |
 //! | end | how many buckets there are |
 //!
 //! A reader holds one frame, 64 KiB, however long the stream is.
@@ -20,22 +21,23 @@ use aws_lc_rs::digest::{Context, SHA256};
 use zeroize::Zeroizing;
 
 use super::Saved;
+use crate::policy::rate_limit::penalty::SavedPenalty;
 use crate::policy::rate_limit::{Gcra, HashKey};
 
 const MARK: &[u8; 12] = b"PortcullisRL";
 /// Another way to place keys in a table is another version too.
 const VERSION: u32 = 1;
 /// The longest content of a frame.
-const FRAME_BYTES_MAX: usize = 64 << 10;
+pub(super) const FRAME_BYTES_MAX: usize = 64 << 10;
 const CHECK_BYTES: usize = 8;
 /// Kind and length.
 const START_BYTES: usize = 5;
-const BUCKETS_MAX: usize = FRAME_BYTES_MAX / Saved::BYTES;
 
 const BEGIN: u8 = 1;
 const TABLE: u8 = 2;
 const BUCKETS: u8 = 3;
 const END: u8 = 4;
+const PENALTIES: u8 = 5;
 
 /// What is said of a table before its buckets.
 #[derive(Clone, Debug)]
@@ -91,6 +93,7 @@ pub(super) struct Writer<'a> {
     to: &'a mut dyn Write,
     sum: Context,
     frame: Zeroizing<Vec<u8>>,
+    bytes: u64,
     buckets: u64,
 }
 
@@ -100,7 +103,7 @@ impl<'a> Writer<'a> {
         to.write_all(MARK)?;
         to.write_all(&VERSION.to_le_bytes())?;
         let frame = Zeroizing::new(Vec::with_capacity(START_BYTES + FRAME_BYTES_MAX + CHECK_BYTES));
-        let mut own = Self { to, sum: Context::new(&SHA256), frame, buckets: 0 };
+        let mut own = Self { to, sum: Context::new(&SHA256), frame, bytes: 0, buckets: 0 };
         own.write(BEGIN, |content| content.extend_from_slice(&taken.to_le_bytes()))?;
         Ok(own)
     }
@@ -116,20 +119,22 @@ impl<'a> Writer<'a> {
 
     /// The next buckets of the table before, as many as fit in a frame; whether there may be more.
     pub(super) fn some_buckets(&mut self, saved: &mut impl Iterator<Item = Saved>) -> io::Result<bool> {
-        let mut number = 0;
-        self.write(BUCKETS, |content| {
-            for saved in saved.by_ref().take(BUCKETS_MAX) {
-                content.extend_from_slice(&saved.to_bytes());
-                number += 1;
-            }
-        })?;
-        self.buckets += number as u64;
-        Ok(number == BUCKETS_MAX)
+        let (number, is_full) = self.some(BUCKETS, &mut saved.map(Saved::to_bytes))?;
+        self.buckets += number;
+        Ok(is_full)
     }
 
-    /// How many buckets have been written.
-    pub(super) const fn buckets(&self) -> u64 {
-        self.buckets
+    /// The next penalties of the table before, as many as fit in a frame; whether there may be more.
+    pub(super) fn some_penalties(
+        &mut self,
+        saved: &mut impl Iterator<Item = SavedPenalty>,
+    ) -> io::Result<bool> {
+        Ok(self.some(PENALTIES, &mut saved.map(SavedPenalty::to_bytes))?.1)
+    }
+
+    /// How many bytes have been written.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Ends the stream: how many buckets there are.
@@ -137,6 +142,22 @@ impl<'a> Writer<'a> {
         let buckets = self.buckets;
         self.write(END, |content| content.extend_from_slice(&buckets.to_le_bytes()))?;
         Ok(buckets)
+    }
+
+    /// How many there were, and whether the frame is full.
+    fn some<const LENGTH: usize>(
+        &mut self,
+        kind: u8,
+        items: &mut impl Iterator<Item = [u8; LENGTH]>,
+    ) -> io::Result<(u64, bool)> {
+        let (most, mut number) = (FRAME_BYTES_MAX / LENGTH, 0);
+        self.write(kind, |content| {
+            for item in items.take(most) {
+                content.extend_from_slice(&item);
+                number += 1;
+            }
+        })?;
+        Ok((number as u64, number == most))
     }
 
     fn write(&mut self, kind: u8, content: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
@@ -148,6 +169,7 @@ impl<'a> Writer<'a> {
         places.zip(length.to_le_bytes()).for_each(|(to, from)| *to = from);
         let check = checked(&mut self.sum, &[&self.frame]);
         self.frame.extend_from_slice(&check);
+        self.bytes += self.frame.len() as u64;
         self.to.write_all(&self.frame)
     }
 }
@@ -165,6 +187,7 @@ pub(super) struct Reader<'a> {
 pub(super) enum Frame<'a> {
     Table(Head),
     Buckets(&'a [[u8; Saved::BYTES]]),
+    Penalties(&'a [[u8; SavedPenalty::BYTES]]),
     End,
 }
 
@@ -205,13 +228,11 @@ impl<'a> Reader<'a> {
         match self.read()? {
             TABLE => Head::read(&self.frame).map(Frame::Table).ok_or(Unusable::Damaged),
             BUCKETS => {
-                let (buckets, rest) = self.frame.as_chunks();
-                if !rest.is_empty() {
-                    return Err(Unusable::Damaged);
-                }
+                let buckets = whole(&self.frame)?;
                 self.buckets = self.buckets.saturating_add(buckets.len() as u64);
                 Ok(Frame::Buckets(buckets))
             }
+            PENALTIES => whole(&self.frame).map(Frame::Penalties),
             END if *self.frame == self.buckets.to_le_bytes() => Ok(Frame::End),
             _ => Err(Unusable::Damaged),
         }
@@ -235,6 +256,14 @@ impl<'a> Reader<'a> {
         }
         self.frame.truncate(length);
         Ok(kind)
+    }
+}
+
+/// Things of one length, and nothing beside.
+fn whole<const LENGTH: usize>(content: &[u8]) -> Result<&[[u8; LENGTH]], Unusable> {
+    match content.as_chunks() {
+        (things, []) => Ok(things),
+        _ => Err(Unusable::Damaged),
     }
 }
 

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::policy::rate_limit::penalty::Rules;
 use crate::policy::rate_limit::{Gcra, HashKey, KeyHash};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -39,7 +40,7 @@ fn left(kept: &Kept, name: &str, value: Option<&str>, limit: &Gcra) -> u64 {
 }
 
 fn generous() -> Bounds {
-    Bounds { buckets: u64::MAX, until: Instant::now() + HOUR }
+    Bounds { bytes: u64::MAX, until: Instant::now() + HOUR }
 }
 
 fn at(seconds: u64) -> SystemTime {
@@ -157,11 +158,13 @@ fn only_what_owes_something_is_written_and_no_more_than_may_be() {
     let whole = give(&tables, &mut bytes, at(9), generous()).unwrap();
     assert_eq!(whole, Given { buckets: u64::from(MANY) + 1, all: true });
     assert!(bytes.len() < 1000 + Saved::BYTES * MANY as usize, "{} bytes", bytes.len());
-    let some = Bounds { buckets: 100, ..generous() };
+    let some = Bounds { bytes: 70_000, ..generous() };
     let mut bytes = Vec::new();
-    assert_eq!(give(&tables, &mut bytes, at(9), some).unwrap(), Given { buckets: 100, all: false });
+    let buckets = 1 + (64 << 10) / Saved::BYTES as u64;
+    assert_eq!(give(&tables, &mut bytes, at(9), some).unwrap(), Given { buckets, all: false });
+    assert!(bytes.len() <= 70_000, "{} bytes", bytes.len());
     let after = [table("large", 3, limit, &[]), table("small", 4, limit, &[])];
-    assert_eq!(found(&after, &bytes, 9).0.buckets, 100);
+    assert_eq!(found(&after, &bytes, 9), (Found { tables: 2, buckets, early: false }, None));
     assert_eq!(left(&after[1], "a", None, &limit), 1, "the smaller first");
     let late = Bounds { until: Instant::now(), ..generous() };
     let mut bytes = Vec::new();
@@ -184,6 +187,45 @@ fn a_table_whose_description_is_too_long_is_left_out() {
         found(std::slice::from_ref(&after), &bytes, 9),
         (Found { tables: 1, buckets: 1, early: false }, None)
     );
+}
+
+#[test]
+fn who_is_cooled_off_stays_so_until_the_time_that_was_told() {
+    let (limit, rules) = (hourly(1), Rules::of(1, 60, 100, 1000));
+    let cooled = |kept: &Kept, name: &str, value: Option<&str>| {
+        let rest = kept.0.penalties().unwrap().rest(key(kept, name, value), Nanos::now());
+        rest.map(|rest| rest.as_secs_f64().ceil())
+    };
+    let before = table("few", 1, limit, &[("gold", limit)]);
+    before.0.penalise();
+    let penalties = before.0.penalties().unwrap();
+    let now = Nanos::now().as_nanos() - 10_000_000_000;
+    let refuse = |name, value, seconds: u64| {
+        let now = Nanos::from_nanos(now + seconds * 1_000_000_000);
+        let _ = penalties.refused(&rules, key(&before, name, value), HOUR, now);
+    };
+    // Ten seconds ago, told to wait for an hour: what comes in the third second brings a cool-off of at least as long.
+    for (name, value) in [("a", None), ("b", Some("gold"))] {
+        refuse(name, value, 0);
+        refuse(name, value, 3);
+    }
+    refuse("waits", None, 0);
+    let bytes = given(std::slice::from_ref(&before), 1000);
+    for (seconds, expected) in [(0, Some(3593.0)), (1003, Some(2590.0)), (3604, None)] {
+        let after = table("few", 2, limit, &[("bronze", limit), ("gold", limit)]);
+        after.0.penalise();
+        assert_eq!(found(std::slice::from_ref(&after), &bytes, 1000 + seconds).1, None);
+        for (name, value) in [("a", None), ("b", Some("gold"))] {
+            assert_eq!(cooled(&after, name, value), expected, "{name} after {seconds} s");
+        }
+        for name in ["waits", "b", "c"] {
+            assert_eq!(cooled(&after, name, None), None, "{name}");
+        }
+    }
+    // Without a penalty there is nobody to cool off.
+    let after = table("few", 3, limit, &[]);
+    assert_eq!(found(std::slice::from_ref(&after), &bytes, 1000).1, None);
+    assert!(after.0.penalties().is_none());
 }
 
 /// Two tables, of which one has more than a frame of buckets: `n` has spent 1 + n mod 9.
