@@ -212,8 +212,8 @@ fn what_published_configurations_comment_out_is_accepted_where_its_files_are() {
         assert_eq!(said_of(&path), "", "{}", path.display());
     }
     assert_eq!(
-        changed, 3,
-        "tls.yaml, upstream-tls.yaml and auth-identity-tokens-own-key.yaml have alternatives"
+        changed, 4,
+        "tls.yaml, upstream-tls.yaml, fleet.yaml and auth-identity-tokens-own-key.yaml have alternatives"
     );
 }
 

@@ -12,6 +12,7 @@ use super::{ConfigFile, USAGE};
 use crate::config::{Build, OrNone, Spanned};
 use crate::gateway::{Account, Gateway, state_directory};
 use crate::policy::auth::api_key;
+use crate::policy::rate_limit::config::Scope;
 use crate::policy::rate_limit::plan_config::{Config, Durable, QuotaConfig, ThrottleConfig};
 use crate::state::{Access, Live, Store};
 
@@ -104,7 +105,7 @@ fn mode(plan: &Config) -> &'static str {
 /// `5/1s, burst 10`
 fn throttle(written: &OrNone<Spanned<ThrottleConfig>>) -> String {
     let Some(written) = written.as_option() else { return "none".to_owned() };
-    format!("{}, burst {}", written.rate.value, burst(written))
+    format!("{}, burst {}{}", written.rate.value, burst(written), scope(written.scope))
 }
 
 fn burst(written: &ThrottleConfig) -> u32 {
@@ -116,7 +117,15 @@ fn quota(written: &Spanned<QuotaConfig>) -> String {
     let offset =
         written.offset.as_ref().map_or_else(String::new, |offset| format!(" (first -{})", offset.value));
     let (zone, durable) = (zone(written), durable(written));
-    format!("{}{offset} a {}, {zone}, {durable}", written.limit.value, written.per.as_str())
+    let scope = scope(written.scope);
+    format!("{}{offset} a {}, {zone}, {durable}{scope}", written.limit.value, written.per.as_str())
+}
+
+fn scope(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Node => "",
+        Scope::Fleet => ", fleet",
+    }
 }
 
 fn zone(written: &QuotaConfig) -> &str {
@@ -133,7 +142,8 @@ fn durable(written: &QuotaConfig) -> &'static str {
 fn as_json(plans: &Named, keys: &BTreeMap<String, u64>) -> Value {
     let throttle = |written: &OrNone<Spanned<ThrottleConfig>>| {
         let written = written.as_option()?;
-        Some(json!({"rate": written.rate.value.to_string(), "burst": burst(written)}))
+        let (rate, burst) = (written.rate.value.to_string(), burst(written));
+        Some(json!({"rate": rate, "burst": burst, "scope": written.scope}))
     };
     let known = plans.iter().map(|(name, plan)| {
         let quota = plan.quota.as_ref().and_then(OrNone::as_option).map(|written| {
@@ -143,6 +153,7 @@ fn as_json(plans: &Named, keys: &BTreeMap<String, u64>) -> Value {
                 "offset": written.offset.as_ref().map_or(0, |offset| offset.value),
                 "timeZone": zone(written),
                 "durable": durable(written),
+                "scope": written.scope,
             })
         });
         let routes = plan.routes.iter().map(|(route, own)| (route.clone(), throttle(&own.throttle).into()));

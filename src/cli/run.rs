@@ -16,7 +16,7 @@ use crate::observe::{Metrics, Polled, Sample, Settings};
 use crate::policy::auth::Figure;
 use crate::policy::auth::api_key::Keys;
 use crate::policy::auth::identity_token::TokenFigures;
-use crate::policy::rate_limit::{LimitsFile, Quotas};
+use crate::policy::rate_limit::{FleetFigures, LeaseFigures, LimitsFile, Quotas};
 use crate::proxy::Gate;
 use crate::server::{BackOffice, Closed, Counts, Loaded, Options, Refused, Server, Unserved, privileges};
 use crate::state::Live;
@@ -114,6 +114,9 @@ fn serve(
         }
         server.run(Gate::app)
     });
+    if let Some(fleet) = &in_force(&current).fleet {
+        fleet.leave();
+    }
     Quotas::flush(&live, PATIENCE);
     if let Some(limits) = limits {
         limits.write(in_force(&current).kept_limits());
@@ -294,6 +297,14 @@ fn poll(metrics: &Metrics, counts: &Arc<Counts>, current: &Current, live: &Arc<L
             tell(Polled::QuotaStoreLost, &[], if quotas.lost { 1.0 } else { 0.0 });
         }
         let gateway = in_force(&current);
+        if let Some(FleetFigures { nodes, store }) = gateway.fleet.as_ref().map(|fleet| fleet.figures()) {
+            tell(Polled::FleetNodes, &[], f64::from(nodes));
+            tell(Polled::FleetStore, &[], f64::from(store.status as u8));
+            tell(Polled::FleetStoreLosses, &[], count(store.losses));
+            tell(Polled::FleetStoreAnswers, &["answered"], count(store.answered));
+            tell(Polled::FleetStoreAnswers, &["none"], count(store.unanswered));
+            tell(Polled::FleetStoreRound, &[], store.round.as_secs_f64());
+        }
         for policy in &gateway.auth {
             for figure in policy.figures() {
                 let name = policy.name();
@@ -328,6 +339,21 @@ fn poll(metrics: &Metrics, counts: &Arc<Counts>, current: &Current, live: &Arc<L
                 tell(Polled::RateLimitEvictions, &[name], count(figures.evictions));
                 tell(Polled::RateLimitOverflows, &[name], count(figures.overflows));
                 tell(Polled::RateLimitError, &[name], figures.error);
+            }
+        }
+        let leases = gateway.limits.iter().map(|limit| (limit.name(), limit.lease_figures()));
+        for (name, figures) in
+            leases.chain(gateway.plans.iter().map(|plan| (plan.name(), plan.lease_figures())))
+        {
+            let Some(LeaseFigures { keys, leased, asked, alone, late, overflows }) = figures else {
+                continue;
+            };
+            tell(Polled::FleetKeys, &[name], count(keys));
+            tell(Polled::FleetLeased, &[name], count(leased));
+            tell(Polled::FleetQuestions, &[name], count(asked));
+            let store = alone.saturating_sub(late + overflows);
+            for (reason, number) in [("late", late), ("room", overflows), ("store", store)] {
+                tell(Polled::FleetAlone, &[name, reason], count(number));
             }
         }
         for limit in &gateway.limits {

@@ -20,7 +20,8 @@ use crate::policy::auth::identity_token::IdentityTokens;
 use crate::policy::auth::{self, Auth};
 use crate::policy::cors::Cors;
 use crate::policy::headers::HeaderRules;
-use crate::policy::rate_limit::{Limits, RateLimit};
+use crate::policy::rate_limit::config::Scope;
+use crate::policy::rate_limit::{Fleet, Limits, RateLimit};
 use crate::record::RouteFacts;
 use crate::reply::Replies;
 use crate::route::{RouteInput, Routes};
@@ -38,6 +39,7 @@ pub(super) struct Shelf {
     pub(super) rate_limits: BTreeMap<String, Arc<RateLimit>>,
     pub(super) upstreams: BTreeMap<String, Arc<Upstream>>,
     pub(super) identity_tokens: Option<Arc<IdentityTokens>>,
+    pub(super) fleet: Option<Arc<Fleet>>,
 }
 
 pub(super) fn compile(
@@ -52,7 +54,7 @@ pub(super) fn compile(
     // Where the rules are wrong their error stops the load; until then nothing may be fetched.
     let egress = Arc::new(egress.unwrap_or_default());
     let shelf = shelf(document, &egress, live, build);
-    let plans = plans::compile(document, live, build);
+    let plans = plans::compile(document, shelf.fleet.as_ref(), live, build);
     plans::keys_have_theirs(document, &plans, live, build);
     super::authentication::certificates_are_asked_for(document, build);
     let edge_access = edge(&document.edge, document, &shelf, build);
@@ -107,6 +109,7 @@ pub(super) fn compile(
         listeners,
         limits: shelf.rate_limits.into_values().collect(),
         plans: Arc::new(plans),
+        fleet: shelf.fleet,
         edge_access,
         edge_limits: Limits::new(&edge_limits, Vec::new()).map(Arc::new),
         replies: Arc::new(replies?),
@@ -290,9 +293,16 @@ fn shelf(document: &Document, egress: &Arc<egress::Policy>, live: &Live, build: 
     if let Some(config) = &document.server.identity_tokens {
         shelf.identity_tokens = IdentityTokens::compile(config, live, build).map(Arc::new);
     }
+    if let Some(config) = &document.server.fleet {
+        shelf.fleet = Fleet::compile(config, live, build).map(Arc::new);
+    }
+    let joins = shelf.fleet.is_some() || document.server.fleet.is_none();
     for (name, config) in &policies.rate_limits {
         name_is_sound(&config.path, name, &config.site, build);
         let limit = RateLimit::compile(name, config, live, build);
+        // A store that is named and not sound has been complained about.
+        let limit = limit.filter(|_| joins);
+        let limit = limit.and_then(|limit| limit.join(name, config, shelf.fleet.as_ref(), live, build));
         shelf.rate_limits.extend(limit.map(|p| (name.clone(), Arc::new(p))));
     }
     for (name, config) in &document.upstreams {
@@ -433,6 +443,13 @@ fn unused(document: &Document, build: &mut Build) {
                 "name it in a route's `upstream`, or remove it",
             );
         }
+    }
+    let policies = &document.policies;
+    let by_fleet = policies.rate_limits.values().any(|limit| limit.scope == Scope::Fleet)
+        || policies.plans.values().any(|plan| plan.is_of_fleet());
+    if let Some(fleet) = document.server.fleet.as_ref().filter(|_| !by_fleet) {
+        let cause = "nothing is counted by the fleet";
+        build.errors.warn(&fleet.site, &*fleet.path, cause, "write `scope: fleet` at a limit, or remove it");
     }
 }
 

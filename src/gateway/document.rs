@@ -16,6 +16,7 @@ use crate::config::units::{Rate, Size, Speed, Time};
 use crate::config::{OrNone, Spanned};
 use crate::policy::auth::{self, RouteAuth, identity_token};
 use crate::policy::{access, cors, headers, rate_limit};
+use crate::state::redis;
 use crate::{egress, observe, reply, route, upstream};
 
 /// A Portcullis configuration.
@@ -73,6 +74,8 @@ pub struct Server {
     pub timeouts: Timeouts,
     /// Fetches of the gateway's own, and those of `portcullis fetch`.
     pub egress: egress::Config,
+    /// The store that nodes of a fleet share, for limits with `scope: fleet`.
+    pub fleet: Option<Spanned<redis::Config>>,
     /// Tokens of the gateway's own, by which upstreams know who a request is from: see a route's `forward_identity`.
     pub identity_tokens: Option<Spanned<identity_token::Config>>,
 }
@@ -91,6 +94,7 @@ impl Default for Server {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             egress: egress::Config::default(),
+            fleet: None,
             identity_tokens: None,
         }
     }

@@ -42,7 +42,7 @@ use crate::observe::Telling;
 use crate::policy::access::Access;
 use crate::policy::auth::identity_token::IdentityTokens;
 use crate::policy::auth::{self, Auth};
-use crate::policy::rate_limit::{Kept, Limits, Plans, RateLimit};
+use crate::policy::rate_limit::{Fleet, Kept, Limits, Plans, RateLimit};
 use crate::reply::Replies;
 use crate::route::Routes;
 use crate::state::Live;
@@ -140,6 +140,8 @@ pub struct Gateway {
     pub limits: Vec<Arc<RateLimit>>,
     /// Those of `policies.plans`.
     pub plans: Arc<Plans>,
+    /// The nodes that count together with this one.
+    pub fleet: Option<Arc<Fleet>>,
     edge_access: Option<Arc<Access>>,
     edge_limits: Option<Arc<Limits>>,
     replies: Arc<Replies>,

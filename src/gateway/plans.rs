@@ -7,16 +7,24 @@ use super::document::Document;
 use crate::config::{Build, Spanned};
 use crate::policy::auth::api_key::Keys;
 use crate::policy::rate_limit::config::{Config, Headers, KeyPart};
-use crate::policy::rate_limit::{Plan, Plans};
+use crate::policy::rate_limit::{Fleet, Plan, Plans};
 use crate::state::Live;
 
 /// All plans that are sound.
-pub(super) fn compile(document: &Document, live: &Live, build: &mut Build) -> Plans {
+pub(super) fn compile(
+    document: &Document,
+    fleet: Option<&Arc<Fleet>>,
+    live: &Live,
+    build: &mut Build,
+) -> Plans {
     let plans = document.policies.plans.iter();
+    let joins = fleet.is_some() || document.server.fleet.is_none();
     plans
         .filter_map(|(name, config)| {
             name_is_sound(&config.path, name, &config.site, build);
-            Plan::compile(name, config, live, build).map(Arc::new)
+            // A store that is named and not sound has been complained about.
+            let plan = Plan::compile(name, config, live, build).filter(|_| joins)?;
+            plan.join(config, fleet, live, build).map(Arc::new)
         })
         .collect()
 }

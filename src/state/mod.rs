@@ -1,5 +1,6 @@
 //! What outlives a snapshot, and what outlives the process.
 
+pub mod redis;
 mod store;
 
 pub use store::{Access, Store, Unusable};

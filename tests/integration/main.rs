@@ -31,6 +31,7 @@ mod draining;
 mod egress;
 mod explain;
 mod faults;
+mod fleet;
 mod forward_auth;
 mod forwarding;
 mod header_rules;

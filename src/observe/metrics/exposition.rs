@@ -77,6 +77,24 @@ pub enum Polled {
     QuotaUnwritten,
     /// `portcullis_quota_store_lost`: 1 or 0
     QuotaStoreLost,
+    /// `portcullis_fleet_nodes`
+    FleetNodes,
+    /// `portcullis_fleet_store`: 0, 1 or 2
+    FleetStore,
+    /// `portcullis_fleet_store_losses_total`
+    FleetStoreLosses,
+    /// `portcullis_fleet_store_answers_total{result}`
+    FleetStoreAnswers,
+    /// `portcullis_fleet_store_round_seconds`
+    FleetStoreRound,
+    /// `portcullis_fleet_keys{policy}`
+    FleetKeys,
+    /// `portcullis_fleet_leased_tokens{policy}`
+    FleetLeased,
+    /// `portcullis_fleet_questions_total{policy}`
+    FleetQuestions,
+    /// `portcullis_fleet_alone_total{policy,reason}`
+    FleetAlone,
 }
 
 /// A figure that somebody else keeps.
@@ -244,6 +262,51 @@ impl Polled {
                 name: "portcullis_quota_store_lost",
                 help: "Whether the store of quotas cannot be written (1).",
                 labels: &[],
+            },
+            Self::FleetNodes => Definition {
+                name: "portcullis_fleet_nodes",
+                help: "Nodes of the fleet, as its store last counted them.",
+                labels: &[],
+            },
+            Self::FleetStore => Definition {
+                name: "portcullis_fleet_store",
+                help: "Whether the fleet's store answers (2), does so late (1), or is lost (0).",
+                labels: &[],
+            },
+            Self::FleetStoreLosses => Definition {
+                name: "portcullis_fleet_store_losses_total",
+                help: "How often the fleet's store was lost.",
+                labels: &[],
+            },
+            Self::FleetStoreAnswers => Definition {
+                name: "portcullis_fleet_store_answers_total",
+                help: "Questions for the fleet's store that were answered, or were not.",
+                labels: &["result"],
+            },
+            Self::FleetStoreRound => Definition {
+                name: "portcullis_fleet_store_round_seconds",
+                help: "How long the fleet's store last took to answer.",
+                labels: &[],
+            },
+            Self::FleetKeys => Definition {
+                name: "portcullis_fleet_keys",
+                help: "Keys of a limit of the fleet's of which this node knows something.",
+                labels: &["policy"],
+            },
+            Self::FleetLeased => Definition {
+                name: "portcullis_fleet_leased_tokens",
+                help: "Tokens that this node has leased and not spent.",
+                labels: &["policy"],
+            },
+            Self::FleetQuestions => Definition {
+                name: "portcullis_fleet_questions_total",
+                help: "How often the fleet's store was asked about a key.",
+                labels: &["policy"],
+            },
+            Self::FleetAlone => Definition {
+                name: "portcullis_fleet_alone_total",
+                help: "Decisions that this node made by its share: it waited for the store in vain (late), had no room for the key (room), or did not ask (store).",
+                labels: &["policy", "reason"],
             },
         }
     }
@@ -444,6 +507,15 @@ impl Metrics {
             Polled::QuotaKeys.definition().gauges(told(Polled::QuotaKeys, Vec::new())),
             Polled::QuotaUnwritten.definition().gauges(told(Polled::QuotaUnwritten, Vec::new())),
             Polled::QuotaStoreLost.definition().gauges(told(Polled::QuotaStoreLost, Vec::new())),
+            Polled::FleetNodes.definition().gauges(told(Polled::FleetNodes, Vec::new())),
+            Polled::FleetStore.definition().gauges(told(Polled::FleetStore, Vec::new())),
+            Polled::FleetStoreLosses.definition().counters(told(Polled::FleetStoreLosses, Vec::new())),
+            Polled::FleetStoreAnswers.definition().counters(told(Polled::FleetStoreAnswers, Vec::new())),
+            Polled::FleetStoreRound.definition().gauges(told(Polled::FleetStoreRound, Vec::new())),
+            Polled::FleetKeys.definition().gauges(told(Polled::FleetKeys, Vec::new())),
+            Polled::FleetLeased.definition().gauges(told(Polled::FleetLeased, Vec::new())),
+            Polled::FleetQuestions.definition().counters(told(Polled::FleetQuestions, Vec::new())),
+            Polled::FleetAlone.definition().counters(told(Polled::FleetAlone, Vec::new())),
         ]
     }
 }

@@ -52,11 +52,20 @@ pub struct Config {
     /// Requests above `concurrent` that wait for their turn, of each key. Default: none waits.
     #[serde(default)]
     pub queue: Option<Spanned<QueueConfig>>,
+    /// Who counts: each `node` by itself, or the `fleet`, all nodes together in the store of `server.fleet`. While the store does not
+    /// answer, each node has its share.
+    #[serde(default)]
+    pub scope: Scope,
+    /// With `scope: fleet`: whether the store is asked for every request. Exact to the token, at the price of a round trip to the store each.
+    #[serde(default)]
+    pub strict: Option<Spanned<bool>>,
     /// How clients are told: `ietf` (`RateLimit` and `RateLimit-Policy`), `legacy` (`X-RateLimit-Limit`, `-Remaining`, `-Reset`), or
     /// not at all (`hidden`).
     #[serde(default)]
     pub headers: Headers,
-    /// The memory of the table of keys, taken whole at the load; a key takes about 18 bytes, and only while it has spent tokens.
+    /// The memory of the table of keys, taken whole at the load; a key takes about 18 bytes, and only while it has spent tokens. With
+    /// `scope: fleet` leases may take as much again, about 320 bytes a key that has asked of late; where they find no room, the node
+    /// decides by its share.
     #[serde(default = "memory")]
     pub memory: Spanned<Size>,
     /// Whether a refusal is carried out (`enforce`) or only noted (`shadow`); tokens are taken in either.
@@ -108,6 +117,17 @@ pub struct QueueConfig {
     pub length: u32,
     /// For how long; then it is 503.
     pub wait: Spanned<Time>,
+}
+
+/// Who counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Each node by itself.
+    #[default]
+    Node,
+    /// All nodes together.
+    Fleet,
 }
 
 /// How clients are told.

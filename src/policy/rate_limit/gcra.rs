@@ -60,8 +60,13 @@ impl Gcra {
     /// passes nothing that costs anything.
     pub fn new(count: u64, period: Duration, burst: u64) -> Self {
         let asked = (period.as_nanos() << 32).checked_div(u128::from(count)).unwrap_or(u128::MAX);
+        Self::bounded(asked, burst, count > 0)
+    }
+
+    /// With so many 2⁻³² ns a token, or as many as bring a burst in 146 years.
+    fn bounded(asked: u128, burst: u64, refills: bool) -> Self {
         let slowest = (u128::from(FILL_MAX) << 32) / u128::from(burst.max(1));
-        Self::of(asked.min(slowest).max(1), burst, count > 0)
+        Self::of(asked.min(slowest).max(1), burst, refills)
     }
 
     /// Of an interval in 2⁻³² ns, of which a burst takes 146 years at the most.
@@ -104,6 +109,18 @@ impl Gcra {
         Duration::from_nanos(self.capacity)
     }
 
+    /// What each of so many nodes has of it: that part of the rate and of the burst, at least one token.
+    pub(super) fn share(&self, nodes: u32) -> Self {
+        let nodes = u64::from(nodes.max(1));
+        let burst = (self.burst / nodes).max(self.burst.min(1));
+        Self::bounded(self.exact().saturating_mul(nodes.into()), burst, self.refills)
+    }
+
+    /// The time that brings a token, in microseconds.
+    pub(super) fn microseconds(&self) -> f64 {
+        (self.interval as f64 + f64::from(self.fraction) / f64::from(2_u32.pow(31)) / 2.0) / 1e3
+    }
+
     /// What the estimator may let pass of a key that has no bucket, in whole tokens: an eighth of the burst.
     pub const fn screened(&self) -> u64 {
         self.burst >> SCREENED
@@ -127,6 +144,16 @@ impl Gcra {
         Taken { debt, ..self.take(debt, cost) }
     }
 
+    /// What a bucket owes of which so many tokens are spent.
+    pub(super) fn spent(&self, tokens: u64) -> u64 {
+        narrowed((self.exact().saturating_mul(tokens.into())) >> 32).min(FILL_MAX)
+    }
+
+    /// What somebody else has decided about a bucket that owes so much.
+    pub(super) fn judged(&self, passed: bool, debt: u64, cost: u32) -> Taken {
+        Taken { passed, debt: debt.min(FILL_MAX), cost, gcra: *self }
+    }
+
     /// Takes `cost` tokens, whether they are there or not: the bucket owes what it did not hold.
     pub(super) fn charge(&self, debt: u64, cost: u32) -> Taken {
         let after = debt.saturating_add(self.time(cost)).min(FILL_MAX);
@@ -144,7 +171,7 @@ impl Gcra {
     }
 
     /// The time that brings `cost` tokens; too long to be so where they are more than the burst.
-    fn time(&self, cost: u32) -> u64 {
+    pub(super) fn time(&self, cost: u32) -> u64 {
         let fraction = (u64::from(self.fraction) * u64::from(cost)) >> 32;
         self.interval.saturating_mul(u64::from(cost)).saturating_add(fraction)
     }
@@ -325,6 +352,17 @@ mod tests {
         assert_eq!(left(&minute(10, 10), 4, &minute(10, 10)), 6);
         assert_eq!(left(&minute(10, 0), 4, &minute(10, 10)), 6);
         assert_eq!(left(&minute(10, 10), 4, &minute(10, 0)), 0);
+    }
+
+    #[test]
+    fn a_share_is_a_part_of_rate_and_burst() {
+        let whole = Gcra::new(100, SECOND, 50);
+        assert_eq!(whole.share(1), whole);
+        let third = whole.share(3);
+        assert_eq!((third.burst(), third.take(0, 1).full()), (16, Duration::from_millis(30)));
+        let small = Gcra::new(1, SECOND, 2).share(5);
+        assert_eq!((small.burst(), small.take(0, 1).full()), (1, 5 * SECOND));
+        assert!((Gcra::new(3, SECOND, 3).microseconds() - 333_333.333_333).abs() < 1e-3);
     }
 
     #[test]

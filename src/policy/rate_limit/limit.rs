@@ -7,6 +7,7 @@ use super::class::Class;
 use super::concurrency::Slots;
 use super::config::{Config, Headers, QueueConfig};
 use super::cost::Cost;
+use super::fleet::FleetLimit;
 use super::key::{Facts, Key, Reach};
 use super::penalty::{PENALTY, PenaltyFigures, Rules};
 use super::table::{Table, VALUES_MAX};
@@ -39,13 +40,15 @@ pub struct RateLimit {
     /// None where nobody is cooled off.
     pub(super) penalty: Option<Rules>,
     pub(super) table: Arc<Table>,
+    /// None where each node counts by itself.
+    pub(super) fleet: Option<FleetLimit>,
 }
 
 /// How often.
 #[derive(Debug)]
 pub(super) struct Allowance {
     /// First that of all keys without one of their own.
-    tiers: Box<[Tier]>,
+    pub(super) tiers: Box<[Tier]>,
     cost: Cost,
     /// The statuses that are counted; none where every request is.
     count: Option<Box<[u16]>>,
@@ -55,6 +58,8 @@ pub(super) struct Allowance {
 #[derive(Debug)]
 pub(super) struct Tier {
     pub(super) gcra: Gcra,
+    /// How many tokens a period brings.
+    pub(super) count: u32,
     pub(super) site: Site,
     class: Class,
 }
@@ -78,6 +83,8 @@ pub(super) struct Queue {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked {
     pub(super) key: KeyHash,
+    /// As all nodes know the key; of a limit of the fleet's.
+    pub(super) shared: Option<KeyHash>,
     pub(super) tier: u8,
     pub(super) cost: u32,
 }
@@ -117,9 +124,16 @@ impl RateLimit {
         let values = config.overrides.iter().zip(&classes).map(|((value, at), class)| (value, at, *class));
         key.set_classes(values, build);
         let sites = std::iter::once(&config.site).chain(config.overrides.values().map(|at| &at.site));
-        let tiers = gcras.into_iter().zip(sites).zip(std::iter::once(Class::default()).chain(classes));
-        let tiers: Box<[_]> =
-            tiers.map(|((gcra, site), class)| Tier { gcra, site: site.clone(), class }).collect();
+        let rates = config.limit.iter().chain(config.overrides.values()).map(|rate| rate.value.count);
+        let tiers =
+            gcras.into_iter().zip(rates).zip(sites).zip(std::iter::once(Class::default()).chain(classes));
+        let tier = |(((gcra, count), site), class): (((Gcra, u32), &Site), Class)| Tier {
+            gcra,
+            count,
+            site: site.clone(),
+            class,
+        };
+        let tiers: Box<[_]> = tiers.map(tier).collect();
         (build.errors.errors().len() == errors_before).then(|| Self {
             name: format!("rate_limits.{name}").into(),
             label: name.into(),
@@ -139,6 +153,7 @@ impl RateLimit {
             }),
             penalty,
             table,
+            fleet: None,
         })
     }
 
@@ -172,6 +187,10 @@ impl RateLimit {
                 _ => None,
             }
         };
+        // What passes on each node may be too much for the fleet.
+        if other.fleet.is_some() && self.fleet.is_none() {
+            return false;
+        }
         let (Some(own), Some(others)) = (plain(self), plain(other)) else { return false };
         let slower = own.fill().as_nanos() * u128::from(others.burst())
             >= others.fill().as_nanos() * u128::from(own.burst());
@@ -221,7 +240,8 @@ impl RateLimit {
     pub(super) fn ask(&self, facts: &Facts<'_>) -> Asked {
         let (key, class) = self.key.of(facts, self.table.hash());
         let cost = self.allowance.as_ref().map_or(0, |allowance| allowance.cost.of(facts));
-        Asked { key, tier: class.tier, cost }
+        let shared = self.fleet.as_ref().map(|fleet| self.key.of(facts, fleet.hash()).0);
+        Asked { key, shared, tier: class.tier, cost }
     }
 
     pub(super) fn tier(&self, tier: u8) -> Option<&Tier> {
@@ -237,6 +257,9 @@ impl RateLimit {
     }
 
     pub(super) fn charge(&self, asked: &Asked, now: Nanos) {
+        if self.charge_fleet(asked, now) {
+            return;
+        }
         if let Some(tier) = self.tier(asked.tier) {
             self.table.charge(asked.key, &tier.gcra, asked.cost, now);
         }

@@ -13,6 +13,7 @@ use http::HeaderValue;
 use http::header::RETRY_AFTER;
 
 use super::concurrency::{NoSlot, Slot};
+use super::fleet::Granted;
 use super::headers::{Telling, seconds};
 use super::key::{Facts, Reach};
 use super::limit::{Asked, CONCURRENT, QUEUE_WAIT, RateLimit, SPENT};
@@ -71,7 +72,7 @@ impl Limits {
             return Ok(());
         };
         let mut door = Door::new(limits, range.start, facts);
-        if limits.iter().any(|limit| limit.waits()) {
+        if limits.iter().any(|limit| limit.waits() || limit.is_of_fleet()) {
             return Box::pin(door.check_waiting(effects)).await;
         }
         door.look(effects)?;
@@ -128,6 +129,8 @@ struct Door<'a> {
     now: Nanos,
     /// Whether looking has taken already: one limit alone need not be asked twice.
     taken: bool,
+    /// What limits of the fleet's have decided; empty where there is none. What is not spent is given back.
+    granted: Vec<Option<Granted<'a>>>,
 }
 
 /// A refusal that is not told yet: another limit may take longer.
@@ -144,7 +147,7 @@ impl<'a> Door<'a> {
         let mut asked = [None; LIMITS_MAX];
         asked.iter_mut().zip(limits).for_each(|(asked, limit)| *asked = Some(limit.ask(facts)));
         let taken = matches!(limits, [only] if only.concurrent.is_none() && !only.counts_ends());
-        Self { limits, first, asked, now: Nanos::now(), taken }
+        Self { limits, first, asked, now: Nanos::now(), taken, granted: Vec::new() }
     }
 
     /// Whether all of them have tokens.
@@ -156,8 +159,12 @@ impl<'a> Door<'a> {
             let short = match limit.cooled_off(&asked, self.now) {
                 Some(short) => short,
                 None => {
-                    let seen =
-                        if self.taken { limit.take(&asked, self.now) } else { limit.look(&asked, self.now) };
+                    let granted = self.granted.get(index).and_then(Option::as_ref);
+                    let seen = match granted {
+                        Some(granted) => Some(*granted.taken()),
+                        None if self.taken => limit.take(&asked, self.now),
+                        None => limit.look(&asked, self.now),
+                    };
                     let Some(seen) = seen else { continue };
                     if seen.passed() || asked.cost == 0 {
                         self.note(index, limit, &asked, Rank::Tokens, &seen, effects);
@@ -190,6 +197,16 @@ impl<'a> Door<'a> {
     }
 
     async fn check_waiting(mut self, effects: &mut Effects) -> Result<(), Refusal> {
+        if self.limits.iter().any(|limit| limit.is_of_fleet()) {
+            for index in 0..self.limits.len() {
+                let granted = match self.pair(index) {
+                    Some((limit, asked)) => limit.reserve(&asked, &mut effects.limits.waited).await,
+                    None => None,
+                };
+                self.granted.push(granted);
+            }
+            self.now = Nanos::now();
+        }
         self.look(effects)?;
         for index in 0..self.limits.len() {
             let Some((limit, asked)) = self.pair(index) else { continue };
@@ -215,10 +232,13 @@ impl<'a> Door<'a> {
                 effects.limits.tickets.push(Ticket { index, asked });
                 continue;
             }
-            if self.taken || asked.cost == 0 {
-                continue;
-            }
-            let Some(taken) = limit.take(&asked, self.now) else { continue };
+            let granted = self.granted.get_mut(index).and_then(Option::take);
+            let taken = match granted {
+                Some(granted) => Some(granted.spend(self.now)),
+                None if self.taken || asked.cost == 0 => None,
+                None => limit.take(&asked, self.now),
+            };
+            let Some(taken) = taken else { continue };
             if taken.passed() {
                 effects.limits.note(limit, self.told(index, &asked, Rank::Tokens, &taken));
                 continue;
@@ -306,20 +326,16 @@ impl<'a> Door<'a> {
         let told = self.told(index, asked, rank, seen);
         effects.limits.note(limit, told);
         effects.note(|| {
-            let left = if self.taken || limit.counts_ends() {
+            let left = if self.taken || limit.counts_ends() || limit.is_of_fleet() {
                 told.remaining
             } else {
                 told.remaining.saturating_sub(u64::from(asked.cost))
             };
             let site = limit.tier(asked.tier).map_or(&limit.site, |tier| &tier.site);
-            let detail = match limit.counts_ends() {
-                true => format!(
-                    "{left} of {} left, by {}; counted when it has ended",
-                    limit.size(asked.tier),
-                    limit.key()
-                ),
-                false => format!("{left} of {} left, by {}", limit.size(asked.tier), limit.key()),
-            };
+            let fleet = if limit.is_of_fleet() { ", over the fleet" } else { "" };
+            let ended = if limit.counts_ends() { "; counted when it has ended" } else { "" };
+            let detail =
+                format!("{left} of {} left, by {}{fleet}{ended}", limit.size(asked.tier), limit.key());
             step(limit, site, detail + limit.penalty.map_or("", |_| "; who hammers is cooled off"))
         });
     }

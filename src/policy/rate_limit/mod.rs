@@ -15,6 +15,7 @@ mod class;
 mod concurrency;
 pub mod config;
 mod cost;
+pub mod fleet;
 mod gcra;
 mod hash;
 mod headers;
@@ -39,6 +40,7 @@ mod tests;
 
 pub use buckets::{Buckets, Figures};
 pub use config::Config;
+pub use fleet::{Fleet, FleetFigures, LeaseFigures};
 pub use gcra::{Gcra, Nanos, Taken};
 pub use hash::{HashKey, KeyHash, KeyHasher};
 pub use key::{Facts, Reach};

@@ -9,7 +9,8 @@ use foldhash::fast::FixedState;
 use http::HeaderValue;
 use http::header::RETRY_AFTER;
 
-use super::config::Headers;
+use super::config::{Headers, Scope};
+use super::fleet::{Fleet, FleetLimit, LeaseFigures, NO_FLEET, is_strict};
 use super::headers::seconds;
 use super::limit::{gcra, memory};
 use super::plan_config::{Config, ThrottleConfig};
@@ -50,6 +51,10 @@ pub struct Plan {
 #[derive(Debug)]
 struct Throttle {
     gcra: Gcra,
+    /// How many tokens a period brings.
+    count: u32,
+    /// None where each node counts by itself.
+    fleet: Option<FleetLimit>,
     class: u8,
     site: Site,
 }
@@ -122,7 +127,10 @@ impl Plan {
         let table = live.find_or("plan_throttle", &definition, table);
         let routes = routes.into_iter().zip(table.classes(config.routes.keys()));
         let routes = routes.map(|((route, own), class)| {
-            (route.as_str().into(), own.map(|(gcra, site)| Throttle { gcra, class, site }))
+            (
+                route.as_str().into(),
+                own.map(|(gcra, count, site)| Throttle { gcra, count, fleet: None, class, site }),
+            )
         });
         if let Some(quota) = &quota {
             quota.open(live, build)?;
@@ -133,11 +141,51 @@ impl Plan {
             quota_label: format!("{name}-quota").into(),
             mode: config.mode,
             headers: config.headers,
-            throttle: throttle.map(|(gcra, site)| Throttle { gcra, class: 0, site }),
+            throttle: throttle.map(|(gcra, count, site)| Throttle {
+                gcra,
+                count,
+                fleet: None,
+                class: 0,
+                site,
+            }),
             routes: routes.collect(),
             table,
             quota,
         })
+    }
+
+    /// Makes its throttles the fleet's, where they are written as such. None when `build.errors` says why not.
+    pub fn join(
+        mut self,
+        config: &Spanned<Config>,
+        fleet: Option<&Arc<Fleet>>,
+        live: &Live,
+        build: &mut Build,
+    ) -> Option<Self> {
+        let bytes = usize::try_from(config.memory.value.0).unwrap_or(usize::MAX);
+        let own = config.throttle.as_ref().and_then(OrNone::as_option);
+        if let (Some(written), Some(throttle)) = (own, &mut self.throttle) {
+            throttle.fleet = of_fleet(&self.name, written, bytes, fleet, live, build).ok()?;
+        }
+        for (route, written) in &config.routes {
+            let throttle = self.routes.get_mut(route.as_str()).and_then(Option::as_mut);
+            if let (Some(written), Some(throttle)) = (written.throttle.as_option(), throttle) {
+                let name = format!("{} {route}", self.name);
+                throttle.fleet = of_fleet(&name, written, bytes, fleet, live, build).ok()?;
+            }
+        }
+        let own = config.quota.as_ref().and_then(OrNone::as_option);
+        if let (Some(written), Some(quota)) = (own, &mut self.quota) {
+            quota.join(&self.label, written, bytes, fleet, live, build).ok()?;
+        }
+        Some(self)
+    }
+
+    /// What its leases tell; none where nothing of it is the fleet's.
+    pub fn lease_figures(&self) -> Option<LeaseFigures> {
+        let throttles = self.throttle.iter().chain(self.routes.values().flatten());
+        let throttles = throttles.filter_map(|throttle| Some(throttle.fleet.as_ref()?.leases().figures()));
+        throttles.chain(self.quota.iter().filter_map(Quota::lease_figures)).reduce(LeaseFigures::and)
     }
 
     /// `plans.NAME`
@@ -206,7 +254,7 @@ impl Plan {
         effects: &mut Effects,
     ) -> Result<(), Refusal> {
         let mut standing = PlanStanding::new(self);
-        let mut checked = self.check_throttle(key, route, &mut standing, effects);
+        let mut checked = self.check_throttle(key, route, &mut standing, effects).await;
         if let (Ok(()), Some(quota)) = (&checked, &self.quota) {
             checked = self.check_quota(quota, key, now, &mut standing, effects).await;
         }
@@ -214,7 +262,7 @@ impl Plan {
         checked
     }
 
-    fn check_throttle(
+    async fn check_throttle(
         &self,
         key: &str,
         route: &str,
@@ -225,14 +273,26 @@ impl Plan {
             Some(own) => own.as_ref(),
             None => self.throttle.as_ref(),
         };
-        let Some(Throttle { gcra, class, site }) = throttle else { return Ok(()) };
-        let mut hasher = self.table.hash().hasher();
-        hasher.part(key.as_bytes());
-        let taken = self.table.take(hasher.finish(*class), gcra, 1, Nanos::now());
+        let Some(Throttle { gcra, count, fleet, class, site }) = throttle else { return Ok(()) };
+        let hashed = |by: &HashKey, class| {
+            let mut hasher = by.hasher();
+            hasher.part(key.as_bytes());
+            hasher.finish(class)
+        };
+        let own = hashed(self.table.hash(), *class);
+        let taken = match fleet {
+            Some(fleet) => {
+                let wanted = fleet.wanted(own, hashed(fleet.hash(), 0), 1, *count, gcra);
+                let granted = fleet.reserve(wanted, &self.table, &mut effects.limits.waited).await;
+                granted.spend(Nanos::now())
+            }
+            None => self.table.take(own, gcra, 1, Nanos::now()),
+        };
         standing.throttle = Some(taken);
         if taken.passed() {
             let left = taken.remaining();
-            effects.note(|| self.step(site, format!("{left} of {} left, by API key", gcra.burst())));
+            let over = if fleet.is_some() { ", over the fleet" } else { "" };
+            effects.note(|| self.step(site, format!("{left} of {} left, by API key{over}", gcra.burst())));
             return Ok(());
         }
         let message = "requests of this key come faster than its plan's `rate` and `burst` allow";
@@ -254,13 +314,9 @@ impl Plan {
         let counted = if effects.steps.is_some() {
             Ok(self.explain_quota(quota, key, period, effects))
         } else if self.mode == Mode::Shadow {
-            match quota.count_always(key, period) {
-                Some(usage) if usage.used > usage.allowed => Ok(Counted::Spent(usage)),
-                Some(usage) => Ok(Counted::Passed(usage)),
-                None => Ok(Counted::Unknown),
-            }
+            Ok(quota.count_always(key, period, &mut effects.limits.waited).await)
         } else {
-            quota.count(key, period).await
+            quota.count(key, period, &mut effects.limits.waited).await
         };
         let (usage, refused) = match counted {
             Ok(Counted::Passed(usage)) => (usage, false),
@@ -295,7 +351,13 @@ impl Plan {
             Ok(usage) => {
                 let Usage { used, allowed } = usage;
                 let until = time(period.ends);
-                let detail = format!("{used} of {allowed} used this {}, until {until}", quota.per().as_str());
+                let whose = if quota.is_of_fleet() {
+                    ", by this node; the fleet's store is not asked here"
+                } else {
+                    ""
+                };
+                let per = quota.per().as_str();
+                let detail = format!("{used} of {allowed} used this {per}, until {until}{whose}");
                 (Counted::Passed(usage), detail)
             }
             Err(unusable) => {
@@ -344,6 +406,29 @@ impl Plan {
     }
 }
 
+/// What a throttle of the fleet's has beside; none where each node counts by itself.
+fn of_fleet(
+    name: &str,
+    written: &Spanned<ThrottleConfig>,
+    bytes: usize,
+    fleet: Option<&Arc<Fleet>>,
+    live: &Live,
+    build: &mut Build,
+) -> Result<Option<FleetLimit>, ()> {
+    let ThrottleConfig { scope, strict, .. } = &written.value;
+    let is_strict = is_strict(*scope, strict.as_ref(), build)?;
+    match (scope, fleet) {
+        (Scope::Node, _) => Ok(None),
+        (Scope::Fleet, Some(fleet)) => {
+            Ok(Some(FleetLimit::new(fleet, (name, "api_key"), bytes, is_strict, live)))
+        }
+        (Scope::Fleet, None) => {
+            build.errors.push(&written.site, format!("{}.scope", written.path), NO_FLEET.0, NO_FLEET.1);
+            Err(())
+        }
+    }
+}
+
 /// A plan that says nothing is a mistake, not a plan without limits.
 fn is_a_plan(name: &str, config: &Spanned<Config>, build: &mut Build) {
     if config.throttle.is_none() && config.quota.is_none() && config.routes.is_empty() {
@@ -359,11 +444,11 @@ fn is_a_plan(name: &str, config: &Spanned<Config>, build: &mut Build) {
     }
 }
 
-fn throttled(written: &OrNone<Spanned<ThrottleConfig>>, build: &mut Build) -> Option<(Gcra, Site)> {
+fn throttled(written: &OrNone<Spanned<ThrottleConfig>>, build: &mut Build) -> Option<(Gcra, u32, Site)> {
     let written = written.as_option()?;
     let burst = written.burst.as_ref().map_or(written.rate.value.count, |burst| burst.value);
     let burst_at = written.burst.as_ref().map(|burst| (&burst.site, &*burst.path));
-    Some((gcra(&written.rate, burst, burst_at, build), written.site.clone()))
+    Some((gcra(&written.rate, burst, burst_at, build), written.rate.value.count, written.site.clone()))
 }
 
 /// RFC 3339, whole seconds.

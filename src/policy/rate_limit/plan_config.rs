@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::config::Headers;
+use super::config::{Headers, Scope};
 use super::quota::Per;
 use crate::config::units::{Rate, Size, Time};
 use crate::config::{OrNone, Spanned};
@@ -40,6 +40,16 @@ pub struct Config {
     pub mode: Mode,
 }
 
+impl Config {
+    /// Whether all nodes count together for some of it.
+    pub fn is_of_fleet(&self) -> bool {
+        let own = self.throttle.iter().chain(self.routes.values().map(|route| &route.throttle));
+        let quota = self.quota.as_ref().and_then(OrNone::as_option);
+        own.filter_map(OrNone::as_option).any(|throttle| throttle.scope == Scope::Fleet)
+            || quota.is_some_and(|quota| quota.scope == Scope::Fleet)
+    }
+}
+
 fn memory() -> Spanned<Size> {
     Spanned::unwritten(Size(1 << 20))
 }
@@ -70,6 +80,12 @@ pub struct ThrottleConfig {
     #[serde(default)]
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub burst: Option<Spanned<u32>>,
+    /// Who counts: each `node` by itself, or the `fleet` (`server.fleet`). While its store does not answer, each node has its share.
+    #[serde(default)]
+    pub scope: Scope,
+    /// With `scope: fleet`: whether the store is asked for every request.
+    #[serde(default)]
+    pub strict: Option<Spanned<bool>>,
 }
 
 /// What holds on one route.
@@ -100,6 +116,13 @@ pub struct QuotaConfig {
     /// than `limit` says in however many processes; each request waits for the disk, all that come meanwhile together.
     #[serde(default)]
     pub durable: Durable,
+    /// Who counts: each `node`, with the processes on its state directory, or the `fleet` (`server.fleet`). While its store does not answer,
+    /// each node has its part of what was left. What a node let pass is in its own store, too: for `portcullis usage`.
+    #[serde(default)]
+    pub scope: Scope,
+    /// With `scope: fleet`: whether the store is asked for every request.
+    #[serde(default)]
+    pub strict: Option<Spanned<bool>>,
     /// `batched`: what was counted is written within this time, `10ms` to `60s`. Default: 1s.
     #[serde(default)]
     pub flush: Option<Spanned<Time>>,

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use super::Nanos;
+use super::config::Scope;
+use super::fleet::{Fleet, FleetLimit, LeaseFigures, NO_FLEET, is_strict};
 use super::plan_config::{Durable, QuotaConfig};
 use super::quota::{Allowance, Calendar, Counted, NotWritten, Per, Period, Quotas, Tally, Terms, Usage};
 use crate::config::units::Time;
@@ -15,6 +18,8 @@ use crate::state::{Live, Unusable};
 const FLUSH: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(60));
 /// How long a request may wait for the store.
 const WAIT: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(10));
+/// What leases of the fleet's may take at least: 26,000 keys that ask within two seconds.
+const LEASES_MIN: usize = 8 << 20;
 /// Both, and how many requests may stay unwritten, where nothing is said.
 const USUAL: Duration = Duration::from_secs(1);
 const USUAL_REQUESTS: u32 = 1_000;
@@ -31,6 +36,8 @@ pub struct Quota {
     current: ArcSwap<Period>,
     quotas: Arc<Quotas>,
     tally: Arc<Tally>,
+    /// None where each node counts by itself.
+    fleet: Option<FleetLimit>,
 }
 
 impl Quota {
@@ -73,7 +80,84 @@ impl Quota {
             current: ArcSwap::from_pointee(Period { begins: 0, ends: 0 }),
             quotas,
             tally,
+            fleet: None,
         })
+    }
+
+    /// Makes it the fleet's, where it is written as such.
+    ///
+    /// # Errors
+    /// `build.errors` says why not.
+    pub(super) fn join(
+        &mut self,
+        plan: &str,
+        written: &Spanned<QuotaConfig>,
+        bytes: usize,
+        fleet: Option<&Arc<Fleet>>,
+        live: &Live,
+        build: &mut Build,
+    ) -> Result<(), ()> {
+        let strict = is_strict(written.scope, written.strict.as_ref(), build)?;
+        if written.scope == Scope::Node {
+            return Ok(());
+        }
+        let errors_before = build.errors.errors().len();
+        if let Some(offset) = &written.offset {
+            let cause = "which period is a key's first is known to a node, and this quota is the fleet's";
+            build.errors.push(&offset.site, &*offset.path, cause, "remove it, or write `scope: node`");
+        }
+        if written.is_strict() {
+            let cause = "`durable: strict` waits for this node's disk, and this quota is counted in the fleet's store";
+            let path = format!("{}.durable", written.path);
+            build.errors.push(
+                &written.site,
+                path,
+                cause,
+                "write `strict: true`, and have the store keep its data",
+            );
+        }
+        if fleet.is_none() {
+            build.errors.push(&written.site, format!("{}.scope", written.path), NO_FLEET.0, NO_FLEET.1);
+        }
+        let fleet = fleet.filter(|_| build.errors.errors().len() == errors_before).ok_or(())?;
+        let name = format!("plans.{plan}");
+        self.fleet = Some(FleetLimit::new(fleet, (&name, "quota"), bytes.max(LEASES_MIN), strict, live));
+        Ok(())
+    }
+
+    /// What its leases tell; none where each node counts by itself.
+    pub(super) fn lease_figures(&self) -> Option<LeaseFigures> {
+        self.fleet.as_ref().map(|fleet| fleet.leases().figures())
+    }
+
+    /// Whether all nodes count together.
+    pub(super) fn is_of_fleet(&self) -> bool {
+        self.fleet.is_some()
+    }
+
+    /// Counts a request of all nodes, if one is left; `always`: also where none is. What passes is noted in this node's store.
+    pub(super) async fn count_in_fleet(
+        &self,
+        fleet: &FleetLimit,
+        (key, period): (&str, Period),
+        always: bool,
+        waited: &mut Duration,
+    ) -> Counted {
+        let mut hasher = fleet.hash().hasher();
+        hasher.part(key.as_bytes());
+        hasher.part(&period.begins.to_be_bytes());
+        let hash = hasher.finish(0);
+        let allowed = self.terms.allowance.limit;
+        let wanted = fleet.wanted_of_quota((hash, hash), allowed, period.ends);
+        let taken = fleet.count(wanted, waited).await;
+        if always && !taken.passed() {
+            fleet.leases().charge(&wanted, Nanos::now());
+        }
+        if always || taken.passed() {
+            let _ = self.quotas.count_always(&self.tally, key, period, &self.terms);
+        }
+        let usage = Usage { used: allowed.saturating_sub(taken.remaining()), allowed };
+        if taken.passed() { Counted::Passed(usage) } else { Counted::Spent(usage) }
     }
 
     /// Has the store opened, at once or when the process has become who it will be. None when `build.errors` says why not. Where
@@ -127,17 +211,32 @@ impl Quota {
         period
     }
 
-    /// Counts a request, if one is left.
-    pub(super) async fn count(&self, key: &str, period: Period) -> Result<Counted, NotWritten> {
+    /// Counts a request, if one is left. `waited` is how long it has waited for the fleet's store.
+    pub(super) async fn count(
+        &self,
+        key: &str,
+        period: Period,
+        waited: &mut Duration,
+    ) -> Result<Counted, NotWritten> {
+        if let Some(fleet) = &self.fleet {
+            return Ok(self.count_in_fleet(fleet, (key, period), false, waited).await);
+        }
         match self.durable {
             Durable::Batched => Ok(self.quotas.count(&self.tally, key, period, &self.terms).await),
             Durable::Strict => self.quotas.count_strictly(&self.tally, key, period, &self.terms).await,
         }
     }
 
-    /// Counts a request, whether one is left or not; how it stands then, if that is known. Never waits.
-    pub(super) fn count_always(&self, key: &str, period: Period) -> Option<Usage> {
-        self.quotas.count_always(&self.tally, key, period, &self.terms)
+    /// Counts a request, whether one is left or not; how it stands then, if that is known. Waits for nothing but the fleet's store.
+    pub(super) async fn count_always(&self, key: &str, period: Period, waited: &mut Duration) -> Counted {
+        if let Some(fleet) = &self.fleet {
+            return self.count_in_fleet(fleet, (key, period), true, waited).await;
+        }
+        match self.quotas.count_always(&self.tally, key, period, &self.terms) {
+            Some(usage) if usage.used > usage.allowed => Counted::Spent(usage),
+            Some(usage) => Counted::Passed(usage),
+            None => Counted::Unknown,
+        }
     }
 
     /// What the store says; nothing is counted.

@@ -21,6 +21,8 @@ pub struct Standing {
     legacy: Option<Told>,
     /// Under which of its limits each policy has judged the request.
     tiers: [u8; ALL_MAX],
+    /// How long the request has waited for the store of the fleet.
+    pub(super) waited: Duration,
     pub(super) tickets: Vec<Ticket>,
     pub(super) slots: Vec<Slot>,
     /// Where it stands with its API key's plan.

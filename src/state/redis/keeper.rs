@@ -1,0 +1,256 @@
+//! The one task that speaks with the store.
+//!
+//! One batch is under way at a time; what comes meanwhile is the next one. A batch that is not answered within [`LATE`] is waited
+//! for, but nobody is kept waiting for the store from then on ([`Status::Late`]) until one is answered within [`SLOW`]; so it is
+//! after some slow ones in a row. After [`PATIENCE`] a batch is given up, and the connection with it.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::connection::{Broken, Connection, refused};
+use super::resp::{self, Value};
+use super::{Lost, Question, Shared, Status};
+
+/// The most questions of a batch: 100 KiB, and a millisecond of the store's time.
+const BATCH_MAX: usize = 256;
+/// A round that takes longer makes the store late at once; so do so many in a row that are slow.
+const LATE: Duration = Duration::from_millis(20);
+const SLOW: Duration = Duration::from_millis(4);
+const SLOW_MAX: u32 = 16;
+/// How long a round may take.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a connection that has nothing to say is left alone; one that is late is asked more often.
+const IDLE: Duration = Duration::from_millis(500);
+const PROBE: Duration = Duration::from_millis(50);
+/// Until the next attempt to connect: the first, and the most.
+const WAITS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// A connection that has lasted for so long was a good one.
+const LASTING: Duration = Duration::from_secs(10);
+/// What is wrong is said again after this time, if it still is.
+const SAID_AGAIN: Duration = Duration::from_secs(60);
+
+/// Serves for as long as anybody is there.
+pub(super) async fn keep(shared: Arc<Shared>) {
+    let mut said = Said::default();
+    let mut wait = WAITS.0;
+    loop {
+        let broken = match Connection::open(&shared.endpoint).await {
+            Ok(connection) => {
+                shared.set_status(Status::Ready);
+                let begun = Instant::now();
+                let broken = serve(&shared, connection, &mut said).await;
+                // First: an outage is known by its number from its beginning on.
+                shared.counters.losses.fetch_add(1, Ordering::Relaxed);
+                shared.set_status(Status::Lost);
+                if begun.elapsed() >= LASTING {
+                    wait = WAITS.0;
+                }
+                broken
+            }
+            Err(broken) => broken,
+        };
+        said.lost(&broken);
+        let left = std::mem::take(&mut *shared.questions());
+        refuse(&shared, left);
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(WAITS.1);
+    }
+}
+
+/// Asks all of it, and answers.
+pub(super) async fn ask_once(shared: &Shared, questions: Vec<Question>) {
+    match Connection::open(&shared.endpoint).await {
+        Ok(mut connection) => {
+            if let Err(broken) = ask(shared, &mut connection, questions).await {
+                log::warn!("fleet: {broken}; what is left of leases comes back with time");
+            }
+        }
+        Err(_) => refuse(shared, questions),
+    }
+}
+
+/// Until the connection is broken.
+async fn serve(shared: &Shared, mut connection: Connection, said: &mut Said) -> Broken {
+    let mut slow = 0;
+    loop {
+        let idle = if shared.status() == Status::Ready { IDLE } else { PROBE };
+        // Whatever has been left before this is seen below, and what comes later wakes it.
+        let _ = tokio::time::timeout(idle, shared.more.notified()).await;
+        loop {
+            let batch: Vec<_> = {
+                let mut questions = shared.questions();
+                let number = questions.len().min(BATCH_MAX);
+                questions.drain(..number).collect()
+            };
+            let is_last = batch.len() < BATCH_MAX;
+            let is_asked = !batch.is_empty();
+            let asked = Instant::now();
+            let mut round = pin!(ask(shared, &mut connection, batch));
+            let answered = match tokio::time::timeout(LATE, &mut round).await {
+                Ok(answered) => answered,
+                Err(_) => {
+                    shared.set_status(Status::Late);
+                    match tokio::time::timeout(PATIENCE, round).await {
+                        Ok(answered) => answered,
+                        Err(_) => Err(Broken("it does not answer".to_owned())),
+                    }
+                }
+            };
+            if let Err(broken) = answered {
+                return broken;
+            }
+            // A server may take connections and refuse every script.
+            if is_asked {
+                said.found();
+            }
+            let took = asked.elapsed();
+            shared
+                .counters
+                .round
+                .store(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+            slow = if took <= SLOW { 0 } else { slow + 1 };
+            match slow {
+                0 => shared.set_status(Status::Ready),
+                SLOW_MAX.. => shared.set_status(Status::Late),
+                _ => {}
+            }
+            if is_last {
+                break;
+            }
+        }
+    }
+}
+
+/// One round, and another for scripts that the store does not know yet. A question that is dropped on the way is unanswered.
+async fn ask(shared: &Shared, connection: &mut Connection, batch: Vec<Question>) -> Result<(), Broken> {
+    if batch.is_empty() {
+        let mut sent = Vec::new();
+        resp::push_command(&mut sent, &[b"PING"]);
+        return match connection.round(&sent, 1).await?.first() {
+            Some(Value::Error(word)) => Err(Broken(refused(&"it", word))),
+            _ => Ok(()),
+        };
+    }
+    let (batch, unknown) = round(shared, connection, Unanswered::of(shared, batch), false).await?;
+    drop(batch);
+    if !unknown.questions.is_empty() {
+        drop(round(shared, connection, unknown, true).await?);
+    }
+    Ok(())
+}
+
+/// Questions on their way. Those that are never answered are told so.
+struct Unanswered<'a> {
+    shared: &'a Shared,
+    questions: Vec<Question>,
+}
+
+impl<'a> Unanswered<'a> {
+    fn of(shared: &'a Shared, questions: Vec<Question>) -> Self {
+        Self { shared, questions }
+    }
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        for question in self.questions.drain(..) {
+            self.shared.counters.unanswered.fetch_add(1, Ordering::Relaxed);
+            (question.answer)(Err(Lost { sent: true }));
+        }
+    }
+}
+
+/// Asks by the scripts' hashes, or by their texts. Gives back what had no answer that says anything, and what the store does not know the
+/// script of.
+async fn round<'a>(
+    shared: &'a Shared,
+    connection: &mut Connection,
+    mut asked: Unanswered<'a>,
+    in_full: bool,
+) -> Result<(Unanswered<'a>, Unanswered<'a>), Broken> {
+    let mut sent = Vec::with_capacity(asked.questions.len() * 384);
+    for Question { script, key, arguments, .. } in &asked.questions {
+        let key = format!("{}:{key}", shared.endpoint.prefix());
+        let (command, script): (&[u8], &[u8]) =
+            if in_full { (b"EVAL", script.text.as_bytes()) } else { (b"EVALSHA", &script.hash) };
+        let mut words = vec![command, script, b"1", key.as_bytes()];
+        words.extend(arguments.iter().map(|argument| argument.as_bytes()));
+        resp::push_command(&mut sent, &words);
+    }
+    let answers = connection.round(&sent, asked.questions.len()).await?;
+    let mut unknown = Unanswered::of(shared, Vec::new());
+    let mut odd = Unanswered::of(shared, Vec::new());
+    let mut broken = None;
+    for (question, answer) in asked.questions.drain(..).zip(answers) {
+        match answer {
+            Value::Error(word) if &*word == "NOSCRIPT" && !in_full => unknown.questions.push(question),
+            Value::Error(word) => {
+                // A key that something else has written bears on nobody but those who count by it.
+                if !matches!(&*word, "ERR" | "WRONGTYPE") {
+                    broken = Some(Broken(refused(&"it", &word)));
+                }
+                odd.questions.push(question);
+            }
+            answer => match numbers(answer) {
+                Some(numbers) => {
+                    shared.counters.answered.fetch_add(1, Ordering::Relaxed);
+                    (question.answer)(Ok(numbers));
+                }
+                None => odd.questions.push(question),
+            },
+        }
+    }
+    match broken {
+        Some(broken) => Err(broken),
+        None => Ok((odd, unknown)),
+    }
+}
+
+fn numbers(answer: Value) -> Option<Vec<i64>> {
+    let Value::List(list) = answer else { return None };
+    let number = |value| match value {
+        Value::Number(number) => Some(number),
+        _ => None,
+    };
+    list.into_iter().map(number).collect()
+}
+
+fn refuse(shared: &Shared, questions: Vec<Question>) {
+    for question in questions {
+        shared.counters.unanswered.fetch_add(1, Ordering::Relaxed);
+        (question.answer)(Err(Lost { sent: false }));
+    }
+}
+
+/// What the log has been told.
+#[derive(Default)]
+struct Said {
+    /// What is wrong, and when that was said.
+    lost: Option<(Broken, Instant)>,
+    found: bool,
+}
+
+impl Said {
+    /// Once for each cause, and again after a while.
+    fn lost(&mut self, broken: &Broken) {
+        let is_known =
+            self.lost.as_ref().is_some_and(|(known, at)| known == broken && at.elapsed() < SAID_AGAIN);
+        if !is_known {
+            log::error!(
+                "fleet: the store is lost: {broken}; until it is back, limits with `scope: fleet` are each node's share"
+            );
+            self.lost = Some((broken.clone(), Instant::now()));
+        }
+    }
+
+    fn found(&mut self) {
+        if self.lost.take().is_some() {
+            log::info!("fleet: the store answers again");
+        } else if !self.found {
+            log::info!("fleet: the store answers");
+        }
+        self.found = true;
+    }
+}

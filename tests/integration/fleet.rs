@@ -1,0 +1,459 @@
+//! Limits of which all nodes have one: three gateways on a real Redis, which is killed, paused and restarted under load.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::harness::{Authority, Connection, Place, Redis, Running, eventually};
+
+const ROUTE: &str = "routes: [{name: all, rate_limits: [all], respond: {body: hello}}]\n";
+
+/// A configuration with this fleet and this limit, by the field `x-tenant`.
+fn config(fleet: &str, limit: &str) -> String {
+    let rest = format!(
+        "policies: {{rate_limits: {{all: {{key: {{header: x-tenant}}, scope: fleet, {limit}}}}}}}\n{ROUTE}"
+    );
+    Place::with_base(&rest).replace("server: {", &format!("server: {{fleet: {{{fleet}}}, "))
+}
+
+fn start(fleet: &str, limit: &str) -> Running {
+    Place::new().start_whole(&config(fleet, limit))
+}
+
+/// So many gateways, each of which knows how many there are.
+fn gateways(number: u32, redis: &Redis, limit: &str) -> Vec<Running> {
+    let fleet = format!("redis: '{}'", redis.url());
+    let all: Vec<_> = (0..number).map(|_| start(&fleet, limit)).collect();
+    for gateway in &all {
+        gateway.await_metric("portcullis_fleet_nodes", &[], f64::from(number));
+    }
+    all
+}
+
+fn request(tenant: &str) -> String {
+    format!("GET / HTTP/1.1\r\nHost: a\r\nX-Tenant: {tenant}\r\n\r\n")
+}
+
+fn passes(gateway: &Running, tenant: &str) -> bool {
+    match gateway.send(request(tenant)).status {
+        200 => true,
+        429 => false,
+        other => panic!("{other}"),
+    }
+}
+
+/// Decisions that nodes have made by themselves: the store was not there in time.
+fn alone(gateways: &[Running]) -> f64 {
+    let of = |gateway: &Running| gateway.metrics().of("portcullis_fleet_alone_total", &[]);
+    gateways.iter().map(of).sum()
+}
+
+fn count(requests: impl Iterator<Item = usize>) -> f64 {
+    f64::from(u32::try_from(requests.count()).unwrap())
+}
+
+/// All gateways are asked as fast as they answer, over `connections` each, for so long: what passed, and how long it took.
+fn hammer(gateways: &[Running], tenant: &str, connections: usize, time: Duration) -> (f64, Duration) {
+    let (passed, done) = (AtomicU32::new(0), AtomicBool::new(false));
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        for gateway in gateways {
+            for _ in 0..connections {
+                scope.spawn(|| {
+                    let mut connection = Connection::open(gateway.address());
+                    while !done.load(Ordering::Relaxed) {
+                        connection.write(request(tenant));
+                        if connection.response().status == 200 {
+                            passed.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+        }
+        std::thread::sleep(time);
+        done.store(true, Ordering::Relaxed);
+    });
+    (f64::from(passed.load(Ordering::Relaxed)), begun.elapsed())
+}
+
+#[test]
+fn three_gateways_are_one_limit_but_for_a_lease_each() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let gateways = gateways(3, &redis, "limit: 150/1s, burst: 100");
+    for tenant in ["a", "b"] {
+        let before = alone(&gateways);
+        let (passed, took) = hammer(&gateways, tenant, 2, Duration::from_secs(3));
+        let perfect = 100.0 + 150.0 * took.as_secs_f64();
+        // A tenth of 250, over three nodes.
+        let leases = 25.0;
+        let alone = alone(&gateways) - before;
+        println!("{passed} passed of {perfect:.0} in {took:?}, {alone} decided alone");
+        assert!(passed <= perfect + leases + alone, "{passed} passed of {perfect}, {alone} decided alone");
+        assert!(passed >= perfect - leases - 150.0 * 0.1 - alone, "{passed} passed of {perfect}");
+    }
+    let metrics = gateways[0].metrics();
+    assert!(metrics.of("portcullis_fleet_leased_tokens", &[("policy", "rate_limits.all")]) <= 25.0 / 3.0);
+    // What is in the store is bounded, hashed, and goes by itself.
+    let keys = redis.ask(&["KEYS", "*"]);
+    assert!(keys.len() <= 3 && keys.contains(&"portcullis:nodes".to_owned()), "{keys:?}");
+    for key in keys {
+        assert!(key.len() <= 64, "{key}");
+        let left: i64 = redis.ask(&["PTTL", &key])[0].parse().unwrap();
+        // Gone meanwhile, or going.
+        assert!(left == -2 || (0..=12_000).contains(&left), "{key} lives for {left} ms");
+    }
+}
+
+#[test]
+fn a_strict_limit_is_exact() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let gateways = gateways(3, &redis, "limit: 20/1h, strict: true");
+    let mut exact = 0;
+    for round in 0..5 {
+        let before = alone(&gateways);
+        let tenant = format!("tenant-{round}");
+        let passed = count((0..30).filter(|turn| passes(&gateways[turn % 3], &tenant)));
+        let alone = alone(&gateways) - before;
+        assert!(passed >= 20.0 && passed <= 20.0 + alone, "{passed} of 20 passed, {alone} decided alone");
+        exact += u64::from(passed == 20.0 && alone == 0.0);
+    }
+    assert!(exact >= 1, "the store was never there in time");
+    // All at once.
+    let before = alone(&gateways);
+    let (passed, _) = hammer(&gateways, "crowd", 3, Duration::from_millis(800));
+    let alone = alone(&gateways) - before;
+    assert!(passed >= 20.0 && passed <= 20.0 + alone, "{passed} of 20 passed, {alone} decided alone");
+}
+
+/// The 95th percentile of how long requests of new keys take, each of which needs the store.
+fn slowest(gateway: &Running, word: &str) -> Duration {
+    let mut connection = Connection::open(gateway.address());
+    let mut times: Vec<_> = (0..100)
+        .map(|turn| {
+            let begun = Instant::now();
+            connection.write(request(&format!("{word}-{turn}")));
+            connection.response().expect(200);
+            begun.elapsed()
+        })
+        .collect();
+    times.sort();
+    times[94]
+}
+
+#[test]
+fn a_store_that_is_paused_killed_and_restarted_costs_no_request_more_than_five_milliseconds() {
+    let Some(mut redis) = Redis::start(&[]) else { return };
+    let gateways = gateways(3, &redis, "limit: 30/1h");
+    let first = &gateways[0];
+    let policy = ("policy", "rate_limits.all");
+    let up = slowest(first, "up");
+    // Five milliseconds, and what a machine with other things to do takes.
+    let bound = up + Duration::from_millis(5 + 40);
+    let spent = |gateway: &Running, tenant: &str| (0..30).filter(|_| passes(gateway, tenant)).count();
+    // Half of it spent: half of the share is left when the store goes.
+    for turn in 0..15 {
+        assert!(passes(&gateways[turn % 3], "half"), "{turn}");
+    }
+    redis.pause();
+    let paused = slowest(first, "paused");
+    assert!(paused <= bound, "{paused:?} while the store is paused, {up:?} before");
+    first.await_line("the store is lost");
+    first.await_metric("portcullis_fleet_store", &[], 0.0);
+    let lost = slowest(first, "lost");
+    assert!(lost <= bound, "{lost:?} once the store is lost, {up:?} before");
+    assert_eq!(spent(first, "fresh"), 10, "a third of 30");
+    let half = spent(first, "half");
+    assert!((4..=6).contains(&half), "half of a third of 30 and no more, {half}");
+    assert!(first.metrics().of("portcullis_fleet_alone_total", &[policy, ("reason", "store")]) >= 100.0);
+    redis.go_on();
+    first.await_metric("portcullis_fleet_store", &[], 2.0);
+    first.await_line("the store answers again");
+    gateways.iter().for_each(|gateway| gateway.await_metric("portcullis_fleet_store", &[], 2.0));
+    // What was spent alone is charged with the next question: of 30 these are left, less the 15 before.
+    let before = alone(&gateways);
+    let rest = count((0..45).filter(|turn| passes(&gateways[turn % 3], "half")));
+    let (alone_since, left) = (alone(&gateways) - before, 15.0 - count(0..half));
+    assert!(
+        rest >= left - 1.0 && rest <= left + 1.0 + alone_since,
+        "{rest} of {left}, {alone_since} decided alone"
+    );
+
+    redis.kill();
+    let killed = slowest(first, "killed");
+    assert!(killed <= bound, "{killed:?} when the store is killed, {up:?} before");
+    first.await_metric("portcullis_fleet_store", &[], 0.0);
+    redis.restart();
+    for gateway in &gateways {
+        gateway.await_metric("portcullis_fleet_store", &[], 2.0);
+        gateway.await_metric("portcullis_fleet_nodes", &[], 3.0);
+    }
+    assert!(first.metrics().of("portcullis_fleet_store_losses_total", &[]) >= 2.0);
+    let before = alone(&gateways);
+    let passed = count((0..60).filter(|turn| passes(&gateways[turn % 3], "after")));
+    let alone = alone(&gateways) - before;
+    assert!(passed >= 28.0 && passed <= 30.0 + alone, "{passed} of 30 passed, {alone} decided alone");
+}
+
+/// Ends the clients, also where the test fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_fleet_under_load_outlives_its_store() {
+    let Some(mut redis) = Redis::start(&[]) else { return };
+    let gateways = gateways(3, &redis, "limit: 300/1s, burst: 300");
+    let (done, longest) = (AtomicBool::new(false), Mutex::new(Duration::ZERO));
+    let await_store = |value: f64| {
+        gateways.iter().for_each(|gateway| gateway.await_metric("portcullis_fleet_store", &[], value));
+    };
+    let mut waits = Vec::new();
+    std::thread::scope(|scope| {
+        let _over = Over(&done);
+        let client = |gateway: &Running| {
+            let mut connection = Connection::open(gateway.address());
+            let mut answered = 0;
+            while !done.load(Ordering::Relaxed) {
+                let begun = Instant::now();
+                connection.write(request("all"));
+                let status = connection.response().status;
+                assert!(matches!(status, 200 | 429), "{status}");
+                let mut longest = longest.lock().unwrap();
+                *longest = begun.elapsed().max(*longest);
+                answered += 1;
+            }
+            answered
+        };
+        let clients: Vec<_> = gateways.iter().map(|gateway| scope.spawn(move || client(gateway))).collect();
+        for turn in 0..5 {
+            *longest.lock().unwrap() = Duration::ZERO;
+            if turn % 2 == 0 {
+                redis.pause();
+            } else {
+                redis.kill();
+            }
+            await_store(0.0);
+            if turn % 2 == 0 {
+                waits.push(*longest.lock().unwrap());
+                redis.go_on();
+            } else {
+                redis.restart();
+            }
+            await_store(2.0);
+        }
+        done.store(true, Ordering::Relaxed);
+        for client in clients {
+            let answered: u32 = client.join().unwrap();
+            assert!(answered > 100, "{answered}");
+        }
+    });
+    // The store is given half a second to answer. No request waits for that; a busy machine may keep one waiting, not every time.
+    let least = waits.iter().min().unwrap();
+    assert!(*least < Duration::from_millis(300), "{waits:?}");
+    let (passed, took) = hammer(&gateways, "after", 2, Duration::from_secs(2));
+    let perfect = 300.0 + 300.0 * took.as_secs_f64();
+    assert!(passed < perfect * 1.5, "{passed} passed of {perfect}: one limit again, not three");
+}
+
+fn remaining(gateway: &Running, tenant: &str) -> f64 {
+    let response = gateway.send(request(tenant));
+    response.expect(200);
+    let told = response.all("ratelimit");
+    told.split(';').find_map(|part| part.strip_prefix("r=")).unwrap().parse().unwrap()
+}
+
+#[test]
+fn leases_outlive_a_reload_and_go_back_when_a_gateway_ends() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let limit = "limit: 10000/1h";
+    let mut both = gateways(2, &redis, limit);
+    let (passed, _) = hammer(&both[..1], "a", 2, Duration::from_millis(700));
+    let policy = [("policy", "rate_limits.all")];
+    let (keys, asked) = ("portcullis_fleet_keys", "portcullis_fleet_questions_total");
+    let before = both[0].metrics();
+    assert!(before.of(keys, &policy) == 1.0 && before.of(asked, &policy) >= 1.0);
+    let fleet = format!("redis: '{}'", redis.url());
+    both[0].reload_whole(&config(&fleet, limit).replace("hello", "hello again"));
+    let after = both[0].metrics();
+    assert_eq!(after.of(keys, &policy), 1.0);
+    assert!(after.of(asked, &policy) >= before.of(asked, &policy));
+    let (more, _) = hammer(&both[..1], "a", 2, Duration::from_millis(700));
+    let held = both[0].metrics().of("portcullis_fleet_leased_tokens", &policy);
+    assert!(held >= 1.0 && held <= 1000.0, "{held}");
+    both[0].stop();
+    let left = remaining(&both[1], "a");
+    // The refill of an hour's ten thousand is three a second.
+    let spent = 10_000.0 - left - 1.0;
+    assert!(spent <= passed + more, "{spent} are gone, {} were spent", passed + more);
+    assert!(spent + 60.0 >= passed + more, "{spent} are gone, {} were spent", passed + more);
+    both[1].await_metric("portcullis_fleet_nodes", &[], 1.0);
+}
+
+#[test]
+fn a_wrong_password_is_told_and_never_shown() {
+    let users = Place::new();
+    let file = users.write("users.acl", "user default off\nuser gate on >sesame-17 ~portcullis:* +@all\n");
+    let options = ["--aclfile".to_owned(), file.to_str().unwrap().to_owned()];
+    let Some(redis) = Redis::start_in(users, |_| options.to_vec()) else { return };
+    let place = Place::new();
+    place.write("password", "barley-33");
+    let fleet = format!("redis: '{}', user: gate, password: '${{file:password}}'", redis.url());
+    let gateway = place.start_whole(&config(&fleet, "limit: 2/1h"));
+    gateway.await_line("WRONGPASS: user or password are wrong");
+    assert_eq!((0..3).filter(|_| passes(&gateway, "a")).count(), 2, "the only node there is");
+    assert!(!gateway.said().contains("barley"), "{}", gateway.said());
+    gateway.place.write("password", "sesame-17");
+    gateway.await_metric("portcullis_fleet_store", &[], 2.0);
+    assert!(passes(&gateway, "b"));
+    assert!(!gateway.said().contains("sesame"), "{}", gateway.said());
+    let none = start(&format!("redis: '{}'", redis.url()), "limit: 2/1h");
+    none.await_line("NOAUTH: it wants a password");
+}
+
+#[test]
+fn a_store_is_spoken_to_in_tls_if_its_certificate_is_right() {
+    let (authority, stranger) = (Authority::new(), Authority::named("stranger"));
+    let place = Place::new();
+    let (certificate, key) = authority.issue(&["localhost"]).write(&place, "redis");
+    let ca = authority.write(&place, "ca.pem");
+    let tls = |address: std::net::SocketAddr| {
+        // The plain port is beside it, so that the harness hears when it is up.
+        let port = (address.port() ^ 1).to_string();
+        let words = [
+            ("--tls-port", port.as_str()),
+            ("--tls-cert-file", certificate.to_str().unwrap()),
+            ("--tls-key-file", key.to_str().unwrap()),
+            ("--tls-ca-cert-file", ca.to_str().unwrap()),
+            ("--tls-auth-clients", "no"),
+        ];
+        words.iter().flat_map(|(name, value)| [(*name).to_owned(), (*value).to_owned()]).collect()
+    };
+    let Some(redis) = Redis::start_in(Place::new(), tls) else { return };
+    let port = redis.address().port() ^ 1;
+    let ca = ca.display();
+    let right = start(&format!("redis: 'rediss://localhost:{port}', ca: '{ca}'"), "limit: 2/1h");
+    right.await_metric("portcullis_fleet_store", &[], 2.0);
+    assert!(passes(&right, "a"));
+    let other = start(&format!("redis: 'rediss://127.0.0.1:{port}', ca: '{ca}'"), "limit: 2/1h");
+    other.await_line("cannot be spoken to in TLS");
+    let strange = stranger.write(redis.place(), "strange.pem");
+    let unknown =
+        start(&format!("redis: 'rediss://localhost:{port}', ca: '{}'", strange.display()), "limit: 2/1h");
+    unknown.await_line("cannot be spoken to in TLS");
+    assert_eq!(unknown.metrics().of("portcullis_fleet_store", &[]), 0.0);
+}
+
+#[test]
+fn sentinels_say_which_server_is_the_master() {
+    let Some(master) = Redis::start(&[]) else { return };
+    let replica = Redis::start(&["--replicaof", "127.0.0.1", &master.address().port().to_string()]).unwrap();
+    let place = Place::new();
+    let watched = format!(
+        "sentinel monitor store 127.0.0.1 {} 1\nsentinel down-after-milliseconds store 500\nsentinel failover-timeout store 3000\n",
+        master.address().port()
+    );
+    let file = place.write("sentinel.conf", watched);
+    let options = vec![file.to_str().unwrap().to_owned(), "--sentinel".to_owned()];
+    let sentinel = Redis::start_in(place, |_| options.clone()).unwrap();
+    let urls = format!("sentinel: {{urls: ['redis://127.0.0.1:1', '{}'], master: store}}", sentinel.url());
+    let gateway = start(&urls, "limit: 2/1h");
+    gateway.await_metric("portcullis_fleet_store", &[], 2.0);
+    assert!(passes(&gateway, "a"));
+    // It is the replica's turn.
+    eventually("the sentinel to know the replica", || {
+        let known = sentinel.ask(&["SENTINEL", "replicas", "store"]);
+        known.contains(&replica.address().port().to_string()).then_some(())
+    });
+    drop(master);
+    gateway.await_metric("portcullis_fleet_store", &[], 0.0);
+    gateway.await_metric("portcullis_fleet_store", &[], 2.0);
+    eventually("the replica to be asked", || {
+        passes(&gateway, "b");
+        redis_keys(&replica).contains(&"portcullis:nodes".to_owned()).then_some(())
+    });
+    let stranger = start(&urls.replace("master: store", "master: other"), "limit: 2/1h");
+    stranger.await_line("knows no master `other`");
+}
+
+fn redis_keys(redis: &Redis) -> Vec<String> {
+    redis.ask(&["KEYS", "*"])
+}
+
+#[test]
+fn a_plan_s_throttle_and_quota_are_one_for_all_nodes() {
+    let Some(mut redis) = Redis::start(&[]) else { return };
+    let rest = "policies:\n  auth: {partners: {api_key: {header: x-api-key}}}\n  plans:\n    \
+                day: {quota: {limit: 12, per: MONTH, scope: fleet, strict: true}}\n    \
+                fast: {throttle: {rate: 6/1h, scope: fleet, strict: true}}\n\
+                routes: [{name: a, auth: partners, respond: {}}]\n";
+    let fleet = format!("server: {{fleet: {{redis: '{}'}}, ", redis.url());
+    let text = Place::with_base(rest).replace("server: {", &fleet);
+    let places = [Place::new(), Place::new(), Place::new()];
+    let create = |plan: &str| {
+        let arguments =
+            ["keys", "create", "--name", "n", "--owner", "o", "--json", "--config", "portcullis.yaml"];
+        let output = places[0].portcullis(&[&arguments[..], &["--plan", plan]].concat());
+        let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        told["key"].as_str().unwrap().to_owned()
+    };
+    places[0].write("portcullis.yaml", &text);
+    let keys = ["day", "fast", "day"].map(create);
+    // The nodes have the same keys.
+    for place in &places[1..] {
+        std::fs::create_dir(place.path("state")).unwrap();
+        std::fs::copy(places[0].path("state/portcullis.db"), place.path("state/portcullis.db")).unwrap();
+    }
+    let gateways = places.map(|place| place.start_whole(&text));
+    for gateway in &gateways {
+        gateway.await_metric("portcullis_fleet_nodes", &[], 3.0);
+        gateway.await_metric("portcullis_api_keys", &[], 3.0);
+    }
+    let passes = |turn: usize, key: &str| {
+        let asked = format!("GET / HTTP/1.1\r\nHost: a\r\nX-Api-Key: {key}\r\n\r\n");
+        let status = gateways[turn % 3].send(asked).status;
+        assert!(matches!(status, 200 | 429), "{status}");
+        status == 200
+    };
+    for (key, most) in [(&keys[0], 12.0), (&keys[1], 6.0)] {
+        let before = alone(&gateways);
+        let passed = count((0..24).filter(|turn| passes(*turn, key)));
+        let alone = alone(&gateways) - before;
+        assert!(passed >= most && passed <= most + alone, "{passed} of {most} passed, {alone} decided alone");
+    }
+    let counted = redis.ask(&["KEYS", "portcullis:q:*"]);
+    assert_eq!(counted.len(), 1, "{counted:?}");
+    let left: i64 = redis.ask(&["TTL", &counted[0]])[0].parse().unwrap();
+    assert!(left > 86_400 && left <= 33 * 86_400, "{left}");
+    // Each node notes what it let pass itself.
+    let used = |gateway: &Running| {
+        let output =
+            gateway.place.portcullis(&["usage", "--plan", "day", "--json", "--config", "portcullis.yaml"]);
+        let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        told.as_array().unwrap().iter().filter_map(|key| key["used"].as_u64()).sum::<u64>()
+    };
+    eventually("what passed to be written by the nodes", || {
+        (gateways.iter().map(used).sum::<u64>() >= 12).then_some(())
+    });
+    // Without the store each node has its third of what was left.
+    let passed = count((0..6).filter(|turn| passes(*turn, &keys[2])));
+    assert!(passed >= 6.0, "{passed}");
+    redis.kill();
+    gateways.iter().for_each(|gateway| gateway.await_metric("portcullis_fleet_store", &[], 0.0));
+    let passed = count((0..24).filter(|turn| passes(*turn, &keys[2])));
+    assert!((6.0..=12.0).contains(&passed), "a third each of what each knew to be left: {passed}");
+}
+
+#[test]
+fn check_and_explain_ask_no_store() {
+    let place = Place::new();
+    place.write("portcullis.yaml", config("redis: 'redis://127.0.0.1:1', nodes: 3", "limit: 30/1h"));
+    let checked = place.portcullis(&["check", "--config", "portcullis.yaml"]);
+    assert_eq!(checked.status.code(), Some(0), "{}", String::from_utf8_lossy(&checked.stderr));
+    let explained = place.portcullis(&["explain", "--config", "portcullis.yaml", "http://a/"]);
+    let told = String::from_utf8_lossy(&explained.stdout).into_owned();
+    assert!(told.contains("29 of 30 left, by header x-tenant, over the fleet"), "{told}");
+}
