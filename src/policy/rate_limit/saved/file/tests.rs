@@ -82,10 +82,13 @@ fn who_has_no_limits_keeps_none() {
     file.write(Vec::new());
 }
 
+/// What stands where the file should be.
+type Odd = (&'static str, fn(&Path));
+
 /// None of these may harm or keep waiting who begins.
 #[test]
 fn what_is_no_file_of_ours_is_not_used() {
-    let cases: [(&str, fn(&Path)); 8] = [
+    let cases: [Odd; 8] = [
         ("nothing", |_| {}),
         ("empty", |path| fs::write(path, b"").unwrap()),
         ("text", |path| fs::write(path, b"limits: none\n").unwrap()),
