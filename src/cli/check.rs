@@ -59,7 +59,7 @@ mod tests {
     }
 
     /// What is wrong with a policy, and words that the message must have all the same.
-    const INTROSPECTION: [(&str, &str); 40] = [
+    const INTROSPECTION: [(&str, &str); 42] = [
         ("client_secrt: HUNTER2", "did you mean `client_secret`?"),
         ("cleint_secrt: HUNTER2", "unknown key `cleint_secrt`"),
         ("clientSecret: HUNTER2", "unknown key `clientSecret`"),
@@ -103,6 +103,8 @@ mod tests {
         ("client_secrt: |\n          HUNTER2\n          HUNTER3", "unknown key `client_secrt`"),
         ("client_secrt: >-\n          HUNTER2", "unknown key `client_secrt`"),
         ("authorization: Basic HUNTER2", "unknown key `authorization`"),
+        ("client_secret=HUNTER2: a", "unknown key `client_secret=…`"),
+        ("timeout: 1ms # HUNTER2", "out of range"),
     ];
 
     fn said_of(policy: &str) -> String {
@@ -145,6 +147,11 @@ mod tests {
                 "      introspection: {client_id: b, client_secret: a, HUNTER2, url: 'https://id.example.com'}",
                 "unknown key",
             ),
+            ("      introspection: {HUNTER2}", "unknown key `…`"),
+            ("      api_key: {key: HUNTER2}", "unknown key `key`"),
+            ("      api_key: {header: x, keys: [HUNTER2]}", "unknown key `keys`"),
+            ("      api_key: HUNTER2", "is a text"),
+            ("      basic: {users: {alice: HUNTER2}}", "unknown key `users`"),
             ("      introspection: HUNTER2", "is a text"),
             ("      introspection: client_secret:HUNTER2", "introspection"),
             ("      introspection: [client_secret: HUNTER2]", "a list is written"),

@@ -130,12 +130,8 @@ impl Sources {
         let mut hidden: Vec<_> = covered.map(within).filter(|range| !range.is_empty()).collect();
         let concealed = self.hidden.iter().filter(|hidden| hidden.is_concealed() && is_long(&hidden.value));
         hidden.extend(concealed.flat_map(|hidden| places_of(&hidden.value, line)));
-        if let Some(comment) = comment(line)
-            && let Some(text) = line.get(comment.clone())
-            && (!hidden.is_empty() || text.contains(['@', '%', '=', ':', '/']))
-        {
-            hidden.push(comment);
-        }
+        // An old value, or a note of what it was.
+        hidden.extend(comment(line));
         Some(self.shown(line, at, hidden))
     }
 

@@ -72,7 +72,7 @@ impl<'a> Veil<'a> {
             None => self.entries(std::slice::from_ref(entry), schemas, trail),
             Some((key, rest)) => {
                 let below = self.below(schemas, key);
-                if self.is_secret(key, None, &below, schemas) {
+                if self.is_secret(key, None, &below, schemas, trail) {
                     return self.secret(entry, trail);
                 }
                 let schemas = match below {
@@ -105,9 +105,22 @@ impl<'a> Veil<'a> {
         for entry in entries {
             let below = self.below(schemas, &entry.key);
             let nothing = matches!(&entry.value.value, Value::Scalar(scalar) if scalar.absent);
-            // A comma in a secret that lacks its quotes makes a key of what follows.
-            let is_rest = nothing && matches!(below, Below::Unknown) && cut_off == Some(entry.site.line);
-            if self.is_secret(&entry.key, Some(&entry.value), &below, schemas) || is_rest {
+            let names = self.shape.names();
+            let mut is_cut = false;
+            if !matches!(below, Below::Known(_)) {
+                if let Some((_, value)) = named(&entry.key, |word| names.is_secret(word)).next() {
+                    is_cut = true;
+                    self.key(entry, value..entry.key.len(), trail);
+                }
+                for range in hidden_in(&entry.key) {
+                    self.key(entry, range, trail);
+                }
+            }
+            // A comma in a secret that lacks its quotes makes a key of what follows, and brackets make one of it all.
+            let is_rest = nothing
+                && matches!(below, Below::Unknown)
+                && (cut_off == Some(entry.site.line) || has_secret(schemas) && !self.has_colon(entry));
+            if self.is_secret(&entry.key, Some(&entry.value), &below, schemas, trail) || is_rest {
                 cut_off = Some(entry.site.line);
                 if is_rest {
                     self.key(entry, 0..entry.key.len(), trail);
@@ -115,17 +128,7 @@ impl<'a> Veil<'a> {
                 self.secret(entry, trail);
                 continue;
             }
-            cut_off = None;
-            let names = self.shape.names();
-            if !matches!(below, Below::Known(_)) {
-                if let Some((_, value)) = named(&entry.key, |word| names.is_secret(word)).next() {
-                    cut_off = Some(entry.site.line);
-                    self.key(entry, value..entry.key.len(), trail);
-                }
-                for range in hidden_in(&entry.key) {
-                    self.key(entry, range, trail);
-                }
-            }
+            cut_off = Some(entry.site.line).filter(|_| is_cut);
             let schemas = match below {
                 Below::Known(schemas) | Below::Free(schemas) => schemas,
                 Below::Unknown => Vec::new(),
@@ -138,14 +141,26 @@ impl<'a> Veil<'a> {
     }
 
     /// Whether all below a key is a secret.
-    fn is_secret(&self, key: &str, value: Option<&Node>, below: &Below<'_>, beside: &[&'a Schema]) -> bool {
+    fn is_secret(
+        &self,
+        key: &str,
+        value: Option<&Node>,
+        below: &Below<'_>,
+        beside: &[&'a Schema],
+        trail: Trail<'_>,
+    ) -> bool {
         let is_text = value.is_some_and(has_text);
         let takes_text = |schema: &&Schema| takes(schema, self.shape, "string");
         match below {
             // A text in the place of a section that has a secret may be that secret.
             Below::Known(schemas) => {
+                let is_section = schemas.iter().any(|schema| schema.get("properties").is_some());
+                let is_likely = has_secret(schemas) || is_section && self.shape.names().is_secret(key);
                 schemas.iter().any(|schema| is_secret(schema))
-                    || is_text && has_secret(schemas) && !schemas.iter().any(takes_text)
+                    || is_text
+                        && is_likely
+                        && !schemas.iter().any(takes_text)
+                        && !value.is_some_and(|value| is_key_of(value, schemas))
             }
             // `authorization` among the fields that a rule sets.
             Below::Free(schemas) => {
@@ -154,7 +169,8 @@ impl<'a> Veil<'a> {
                 texts && self.shape.names().is_secret(key) && !value.is_some_and(is_made_of_variables)
             }
             Below::Unknown => {
-                (has_secret(beside) || self.shape.names().is_secret(key)) && !value.is_some_and(is_word)
+                let is_likely = has_secret(beside) || self.shape.names().is_secret(key) || is_guarded(trail);
+                is_likely && !value.is_some_and(is_word)
             }
         }
     }
@@ -175,6 +191,11 @@ impl<'a> Veil<'a> {
 
     fn items(&self, schemas: &[&'a Schema]) -> Option<Vec<&'a Schema>> {
         schemas.iter().find_map(|schema| schema.get("items")).map(|items| forms(items, self.shape))
+    }
+
+    /// Whether a key has a colon, unlike `{hunter2}`.
+    fn has_colon(&self, entry: &Entry) -> bool {
+        self.text.get(entry.extent.start..).is_some_and(|behind| behind.trim_start().starts_with(':'))
     }
 
     /// An entry that is a secret as a whole.
@@ -285,6 +306,23 @@ fn has_text(value: &Node) -> bool {
         Value::List(items) => items.iter().any(has_text),
         Value::Map(_) | Value::Broken => false,
     }
+}
+
+/// Whether a section is about credentials, so that what is not known in it may be one.
+fn is_guarded(trail: Trail<'_>) -> bool {
+    match trail {
+        Trail::Root => false,
+        Trail::Key(_, "auth" | "tls" | "identity_tokens") => true,
+        Trail::Key(parent, _) | Trail::Index(parent, _) => is_guarded(*parent),
+    }
+}
+
+/// Whether a text is the name of a key that a section has: `api_key: query` lacks brackets alone.
+fn is_key_of(value: &Node, schemas: &[&Schema]) -> bool {
+    let Value::Scalar(scalar) = &value.value else { return false };
+    schemas
+        .iter()
+        .any(|schema| schema.get("properties").is_some_and(|known| known.get(&scalar.text).is_some()))
 }
 
 /// Whether a value is one that everybody may know.

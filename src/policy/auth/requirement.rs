@@ -237,7 +237,7 @@ impl Requirement {
                         self.refuse(asked, effects, by, mode, by.site(), several_tokens(other))?;
                         continue;
                     }
-                    token = token.or(Some(by).filter(|by| by.reads_tokens()));
+                    token = token.or_else(|| Some(by).filter(|by| by.reads_tokens()));
                     effects.answers.extend(told);
                     effects.note(|| Step {
                         name: Arc::clone(by.name()),
