@@ -42,7 +42,7 @@ fn who_hammers_is_cooled_off_and_told_until_when() {
     refused.expect(429);
     assert_eq!(
         (refused.all("retry-after"), refused.all("ratelimit")),
-        ("3".into(), "\"few\";r=0;t=1".into())
+        ("3".into(), "\"few\";r=0;t=3".into())
     );
     let cooled_off = hammer(&gateway);
     let retry_after: u64 = cooled_off.all("retry-after").parse().unwrap();

@@ -65,87 +65,96 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Logs that are read side by side: first whichever line is oldest.
-pub(super) struct Logs {
-    logs: Vec<Log>,
+/// Logs that are read side by side: first whichever line is oldest. `T` is what is kept of a line.
+pub(super) struct Logs<T> {
+    logs: Vec<Log<T>>,
+    pub(super) lines: u64,
     /// Lines that are none of an access log's.
     pub(super) malformed: u64,
-    pub(super) lines: u64,
 }
 
-struct Log {
+struct Log<T> {
     name: String,
     from: Box<dyn BufRead>,
-    /// The line that comes next, and its time; empty at the end.
     line: Vec<u8>,
-    at: u64,
+    /// What was read last, and its time; it has not been given yet.
+    next: Option<(u64, T)>,
+    ended: bool,
 }
 
-impl Logs {
+impl<T> Logs<T> {
+    pub(super) fn new() -> Self {
+        Self { logs: Vec::new(), lines: 0, malformed: 0 }
+    }
+
     /// `-` is standard input.
     ///
     /// # Errors
     /// Which cannot be read, and why.
-    pub(super) fn open<'a>(paths: impl Iterator<Item = &'a Path>) -> Result<Self, (String, io::Error)> {
-        let mut logs = Self { logs: Vec::new(), malformed: 0, lines: 0 };
-        for path in paths {
-            let name = path.display().to_string();
-            let from: Box<dyn Read> = match path.as_os_str().as_encoded_bytes() {
-                b"-" => Box::new(io::stdin()),
-                _ => Box::new(File::open(path).map_err(|error| (name.clone(), error))?),
-            };
-            logs.add(name, from)?;
+    pub(super) fn open(&mut self, path: &Path) -> Result<(), (String, io::Error)> {
+        let name = path.display().to_string();
+        match path.as_os_str().as_encoded_bytes() {
+            b"-" => self.add(name, io::stdin()),
+            _ => match File::open(path) {
+                Ok(file) => self.add(name, file),
+                Err(error) => return Err((name, error)),
+            },
         }
-        Ok(logs)
-    }
-
-    pub(super) fn add(&mut self, name: String, from: impl Read + 'static) -> Result<(), (String, io::Error)> {
-        let from = Box::new(BufReader::with_capacity(1 << 16, from));
-        let mut log = Log { name, from, line: Vec::new(), at: 0 };
-        self.advance(&mut log)?;
-        self.logs.push(log);
         Ok(())
     }
 
-    /// Gives the next line to `take`. False where there is none.
+    pub(super) fn add(&mut self, name: String, from: impl Read + 'static) {
+        let from = Box::new(BufReader::with_capacity(1 << 16, from));
+        self.logs.push(Log { name, from, line: Vec::new(), next: None, ended: false });
+    }
+
+    /// What `take` keeps of the oldest line that comes next in any log; none at the end of all. Lines are read, and given to `take`, one
+    /// a log ahead.
     ///
     /// # Errors
     /// Which log cannot be read any more, and why.
-    pub(super) fn next(&mut self, take: impl FnOnce(&Line<'_>)) -> Result<bool, (String, io::Error)> {
-        let open = self.logs.iter().enumerate().filter(|(_, log)| !log.line.is_empty());
-        let Some((index, _)) = open.min_by_key(|(_, log)| log.at) else { return Ok(false) };
-        let mut log = self.logs.swap_remove(index);
-        if let Some(line) = Line::parse(&log.line) {
-            take(&line);
+    pub(super) fn next(
+        &mut self,
+        mut take: impl FnMut(&Line<'_>) -> T,
+    ) -> Result<Option<T>, (String, io::Error)> {
+        for log in self.logs.iter_mut().filter(|log| log.next.is_none() && !log.ended) {
+            let (lines, malformed) = (&mut self.lines, &mut self.malformed);
+            log.advance(&mut take, lines, malformed).map_err(|error| (log.name.clone(), error))?;
         }
-        self.advance(&mut log)?;
-        self.logs.push(log);
-        Ok(true)
-    }
-
-    /// To the next line that is one.
-    fn advance(&mut self, log: &mut Log) -> Result<(), (String, io::Error)> {
-        loop {
-            let whole = log.read_line().map_err(|error| (log.name.clone(), error))?;
-            if log.line.is_empty() && whole {
-                return Ok(());
-            }
-            if log.line.trim_ascii().is_empty() && whole {
-                continue;
-            }
-            self.lines += 1;
-            match Line::parse(&log.line).filter(|_| whole) {
-                Some(line) => {
-                    log.at = line.request_time_epoch;
-                    return Ok(());
-                }
-                None => self.malformed += 1,
-            }
-        }
+        let oldest = self.logs.iter_mut().filter(|log| log.next.is_some());
+        let oldest = oldest.min_by_key(|log| log.next.as_ref().map(|(at, _)| *at));
+        Ok(oldest.and_then(|log| log.next.take()).map(|(_, kept)| kept))
     }
 }
 
-impl Log {
+impl<T> Log<T> {
+    /// To the next line that is one.
+    fn advance(
+        &mut self,
+        take: &mut impl FnMut(&Line<'_>) -> T,
+        lines: &mut u64,
+        malformed: &mut u64,
+    ) -> io::Result<()> {
+        loop {
+            let whole = self.read_line()?;
+            if self.line.is_empty() && whole {
+                self.ended = true;
+                return Ok(());
+            }
+            if self.line.trim_ascii().is_empty() && whole {
+                continue;
+            }
+            *lines += 1;
+            match Line::parse(&self.line).filter(|_| whole) {
+                Some(line) => {
+                    self.next = Some((line.request_time_epoch, take(&line)));
+                    return Ok(());
+                }
+                None => *malformed += 1,
+            }
+        }
+    }
+
     /// The next line; empty at the end. False where it was too long to be kept.
     fn read_line(&mut self) -> io::Result<bool> {
         self.line.clear();
@@ -182,12 +191,12 @@ mod tests {
     }
 
     fn read(texts: &[Vec<u8>]) -> (Vec<u64>, u64, u64) {
-        let mut logs = Logs { logs: Vec::new(), malformed: 0, lines: 0 };
+        let mut logs = Logs::new();
         for text in texts {
-            logs.add("log".to_owned(), io::Cursor::new(text.clone())).unwrap();
+            logs.add("log".to_owned(), io::Cursor::new(text.clone()));
         }
-        let mut times = Vec::new();
-        while logs.next(|line| times.push(line.request_time_epoch)).unwrap() {}
+        let next = || logs.next(|line| line.request_time_epoch).unwrap();
+        let times = std::iter::from_fn(next).collect();
         (times, logs.malformed, logs.lines)
     }
 

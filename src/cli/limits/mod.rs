@@ -195,7 +195,10 @@ fn read<'a>(
 ) -> Result<Told, Failed> {
     let unread =
         |(name, error): (String, io::Error)| Failed::new(format!("`{name}` cannot be read: {error}"));
-    let mut logs = Logs::open(paths).map_err(unread)?;
+    let mut logs = Logs::new();
+    for path in paths {
+        logs.open(path).map_err(unread)?;
+    }
     let mut told = Told {
         read: 0,
         malformed: 0,
@@ -206,9 +209,8 @@ fn read<'a>(
         refusals: BTreeMap::new(),
     };
     let (mut order, window) = (Order::default(), u64::try_from(per.as_millis()).unwrap_or(u64::MAX));
-    let mut next = None;
-    while logs.next(|line| next = told.take(line, asked, secret)).map_err(unread)? {
-        if let Some(request) = next.take().and_then(|request| order.push(request)) {
+    while let Some(request) = logs.next(|line| told.take(line, asked, secret)).map_err(unread)? {
+        if let Some(request) = request.and_then(|request| order.push(request)) {
             told.count(request, window).map_err(|error| spoiled(&error))?;
         }
     }

@@ -65,9 +65,8 @@ impl RateLimit {
         if word.cooled_off {
             return Short::cooled_off(wait, short.full);
         }
-        // All that wait are told one moment, at which there may be none yet for this one.
-        short.next = short.next.min(wait);
-        short.wait = Some(wait);
+        // All that wait are told one moment, in whatever field they look for it.
+        (short.next, short.full, short.wait) = (wait, short.full.max(wait), Some(wait));
         short
     }
 }
