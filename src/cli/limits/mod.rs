@@ -148,6 +148,9 @@ fn run(asked: &Limits, place: &Place, out: &mut dyn Write) -> Result<(), Failed>
     if !(asked.percentile > 0.0 && asked.percentile < 100.0) {
         return Err(usage("`--percentile` is not between 0 and 100", "write such as `99.9`"));
     }
+    if asked.key.iter().enumerate().any(|(at, part)| asked.key.iter().take(at).any(|other| other == part)) {
+        return Err(usage("a part of `--key` stands there twice", "name each part once"));
+    }
     let mut paths = asked.logs.clone();
     if paths.is_empty() {
         paths.push(place.log.clone().unwrap_or_else(|| PathBuf::from("-")));

@@ -194,6 +194,7 @@ fn what_cannot_be_read_is_said_so() {
         &["--per", "often"],
         &["--percentile", "0"],
         &["--percentile", "100"],
+        &["--key", "route,client,route"],
         &["--log", "-", "--log", "-"],
     ] {
         assert_eq!(refused(&log, rest).0, 64, "{rest:?}");
