@@ -8,7 +8,7 @@ use super::document::{Document, Route as RouteConfig};
 use crate::config::units::Size;
 use crate::config::{Build, OrNone, Spanned};
 use crate::policy::auth::{Requirement, RouteAuth};
-use crate::policy::rate_limit::{LIMITS_MAX, RateLimit, Reach};
+use crate::policy::rate_limit::{Config, LIMITS_MAX, RateLimit, Reach};
 
 /// What the tables of all limits may take before it is told: 64 limits as they are without a word on it.
 const TABLES_BYTES_USUAL: u64 = 512 << 20;
@@ -143,12 +143,16 @@ pub(super) fn tables_are_small(document: &Document, build: &mut Build) {
     let policies = &document.policies;
     let limits = policies.rate_limits.values().filter(|limit| limit.limit.is_some());
     let plans = policies.plans.values().filter(|plan| plan.throttles());
-    let tables = limits.map(|limit| (&limit.memory, &limit.site, &limit.path));
-    let tables = tables.chain(plans.map(|plan| (&plan.memory, &plan.site, &plan.path)));
+    // Records of penalties take an eighth more.
+    let all = |limit: &Config| {
+        limit.memory.value.0 + limit.penalty.as_ref().map_or(0, |_| limit.memory.value.0 / 8)
+    };
+    let tables = limits.map(|limit| (all(limit), &limit.memory, &limit.site, &limit.path));
+    let tables = tables.chain(plans.map(|plan| (plan.memory.value.0, &plan.memory, &plan.site, &plan.path)));
     let tables: Vec<_> = tables.collect();
-    let sum = tables.iter().fold(0_u64, |sum, (memory, ..)| sum.saturating_add(memory.value.0));
-    let largest = tables.iter().min_by_key(|(memory, ..)| Reverse(memory.value.0));
-    let Some((memory, site, path)) = largest.filter(|_| sum > TABLES_BYTES_USUAL) else { return };
+    let sum = tables.iter().fold(0_u64, |sum, (all, ..)| sum.saturating_add(*all));
+    let largest = tables.iter().min_by_key(|(all, ..)| Reverse(*all));
+    let Some((_, memory, site, path)) = largest.filter(|_| sum > TABLES_BYTES_USUAL) else { return };
     let cause = format!(
         "the tables of {} limits and plans take {} from the load on, the largest {}",
         tables.len(),

@@ -122,6 +122,24 @@ routes:
 }
 
 #[test]
+fn who_is_cooled_off_stays_so() {
+    let limit = with("limit: 1/1h, penalty: {after: 1, first: 2h, max: 2h}");
+    let gateway = Running::with(&limit);
+    assert_eq!(statuses(&gateway, 2, "/", ""), [200, 429]);
+    // What comes at once may have been on its way; what comes then was told.
+    std::thread::sleep(Duration::from_millis(2100));
+    ask(&gateway, "/", "").expect(429);
+    let gateway = restart(gateway, &limit);
+    gateway.await_metric("portcullis_rate_limit_cooled_off", &[("policy", "rate_limits.few")], 1.0);
+    let refused = ask(&gateway, "/", "");
+    refused.expect(429);
+    let wait: u64 = refused.all("retry-after").parse().unwrap();
+    assert!((7000..7200).contains(&wait), "two hours, less the time between: {wait}");
+    let labels = [("policy", "rate_limits.few"), ("reason", "penalty")];
+    gateway.await_metric("portcullis_refusals_total", &labels, 1.0);
+}
+
+#[test]
 fn a_rate_that_has_changed_is_scaled_and_a_limit_that_is_gone_is_forgotten() {
     let gateway = Running::with(&with("limit: 10/1h"));
     assert_eq!(left(&gateway), 9);
