@@ -283,7 +283,7 @@ fn leases_outlive_a_reload_and_go_back_when_a_gateway_ends() {
     assert!(after.of(asked, &policy) >= before.of(asked, &policy));
     let (more, _) = hammer(&both[..1], "a", 2, Duration::from_millis(700));
     let held = both[0].metrics().of("portcullis_fleet_leased_tokens", &policy);
-    assert!(held >= 1.0 && held <= 1000.0, "{held}");
+    assert!((1.0..=1000.0).contains(&held), "{held}");
     both[0].stop();
     let left = remaining(&both[1], "a");
     // The refill of an hour's ten thousand is three a second.
@@ -456,4 +456,37 @@ fn check_and_explain_ask_no_store() {
     let explained = place.portcullis(&["explain", "--config", "portcullis.yaml", "http://a/"]);
     let told = String::from_utf8_lossy(&explained.stdout).into_owned();
     assert!(told.contains("29 of 30 left, by header x-tenant, over the fleet"), "{told}");
+}
+
+#[test]
+fn a_cluster_is_one_store() {
+    let node = |bus: u16| {
+        let options = ["--cluster-enabled", "yes", "--cluster-port", &bus.to_string()];
+        Redis::start(&options)
+    };
+    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let buses = [free(), free()];
+    let Some(one) = node(buses[0]) else { return };
+    let other = node(buses[1]).unwrap();
+    one.ask(&["CLUSTER", "ADDSLOTSRANGE", "0", "8191"]);
+    other.ask(&["CLUSTER", "ADDSLOTSRANGE", "8192", "16383"]);
+    let port = other.address().port().to_string();
+    one.ask(&["CLUSTER", "MEET", "127.0.0.1", &port, &buses[1].to_string()]);
+    for node in [&one, &other] {
+        eventually("the cluster to be whole", || {
+            node.ask(&["CLUSTER", "INFO"])[0].contains("cluster_state:ok").then_some(())
+        });
+    }
+    let gateway = start(&format!("cluster: {{urls: ['{}']}}", one.url()), "limit: 2/1h");
+    gateway.await_metric("portcullis_fleet_store", &[], 2.0);
+    for turn in 0..40 {
+        assert!(passes(&gateway, &format!("tenant-{turn}")), "{turn}");
+    }
+    let of = |node: &Redis| node.ask(&["KEYS", "portcullis:l:*"]).len();
+    eventually("keys in both halves", || (of(&one) > 5 && of(&other) > 5).then_some(()));
+    let stranger = start(&format!("redis: '{}'", one.url()), "limit: 2/1h");
+    for turn in 0..10 {
+        passes(&stranger, &format!("tenant-{turn}"));
+    }
+    stranger.await_line("it is one of a cluster");
 }

@@ -26,6 +26,8 @@ const SYSTEM_AUTHORITIES: [&str; 4] = [
 ];
 /// The most sentinels that are named.
 const SENTINELS_MAX: usize = 16;
+/// The most nodes of a cluster that are named.
+const NODES_MAX: usize = 64;
 
 /// What nodes share: a Redis (5 or newer) or Valkey, in which they count for limits with `scope: fleet`.
 ///
@@ -37,6 +39,8 @@ pub struct Config {
     pub redis: Option<Spanned<String>>,
     /// Or who knows which server it is at the moment.
     pub sentinel: Option<Spanned<SentinelConfig>>,
+    /// Or a cluster.
+    pub cluster: Option<Spanned<ClusterConfig>>,
     /// The user (ACL). Default: the one whose password it is that a server has without users.
     pub user: Option<Spanned<String>>,
     /// Its password: `"${env:NAME}"` or `"${file:PATH}"`.
@@ -70,6 +74,15 @@ pub struct SentinelConfig {
     pub password: Option<Spanned<Secret>>,
 }
 
+/// Some nodes of a cluster.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterConfig {
+    /// Their addresses: `redis://host:port`, or all `rediss://…`. They tell of the others, which are spoken to in the same way.
+    #[schemars(length(min = 1, max = NODES_MAX))]
+    pub urls: Vec<Spanned<String>>,
+}
+
 /// Where the store is, and how it is spoken to.
 pub struct Endpoint {
     pub(super) way: Way,
@@ -86,6 +99,7 @@ pub struct Endpoint {
 pub(super) enum Way {
     Server(Address),
     Sentinels { addresses: Box<[Address]>, master: Box<str>, login: Login },
+    Cluster(Box<[Address]>),
 }
 
 /// Who we are.
@@ -96,7 +110,7 @@ pub(super) struct Login {
 }
 
 /// A host and a port.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Address {
     /// A name, or an address without brackets.
     pub(super) host: Box<str>,
@@ -145,7 +159,7 @@ impl Endpoint {
         let definition = format!("{way:?} {} {database} {is_tls} {fingerprint} {prefix}", login.definition());
         let definition = match &way {
             Way::Sentinels { login, .. } => format!("{definition} {}", login.definition()),
-            Way::Server(_) => definition,
+            Way::Server(_) | Way::Cluster(_) => definition,
         };
         Some(Self { way, login, tls, database, prefix: prefix.into(), definition })
     }
@@ -167,6 +181,15 @@ impl fmt::Debug for Endpoint {
     }
 }
 
+impl Address {
+    /// As a server says it; none where that can be no host.
+    pub(super) fn said(host: &str, port: &str) -> Option<Self> {
+        let fits = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b':' | b'-' | b'_');
+        let is_host = !host.is_empty() && host.len() <= 255 && host.as_bytes().iter().all(fits);
+        Some(Self { host: host.into(), port: port.parse().ok()? }).filter(|_| is_host)
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.host.contains(':') {
@@ -184,18 +207,22 @@ impl Login {
 }
 
 fn way(config: &Spanned<Config>, build: &mut Build) -> Option<(Way, bool, u32)> {
-    match (&config.redis, &config.sentinel) {
-        (Some(url), None) => {
+    match (&config.redis, &config.sentinel, &config.cluster) {
+        (Some(url), None, None) => {
             let named = named(url, PORT, build)?;
             Some((Way::Server(named.address), named.tls, named.database))
         }
-        (None, Some(sentinel)) => sentinels(sentinel, build),
-        (Some(url), Some(_)) => {
-            let cause = "`redis` names a server, and `sentinel` says that others know it";
-            build.errors.push(&url.site, &*url.path, cause, "keep one of the two");
+        (None, Some(sentinel), None) => sentinels(sentinel, build),
+        (None, None, Some(cluster)) => {
+            let (addresses, tls) = addresses(&cluster.urls, PORT, "nodes of a cluster", build)?;
+            Some((Way::Cluster(addresses), tls, 0))
+        }
+        (Some(_), _, _) | (_, Some(_), _) => {
+            let cause = "`redis`, `sentinel` and `cluster` are three ways to say where the store is";
+            build.errors.push(&config.site, &*config.path, cause, "keep one of them");
             None
         }
-        (None, None) => {
+        (None, None, None) => {
             let cause = "a fleet without a store shares nothing";
             build.errors.push(
                 &config.site,
@@ -210,25 +237,7 @@ fn way(config: &Spanned<Config>, build: &mut Build) -> Option<(Way, bool, u32)> 
 
 fn sentinels(written: &Spanned<SentinelConfig>, build: &mut Build) -> Option<(Way, bool, u32)> {
     let login = login(written.user.as_ref(), written.password.as_ref(), build);
-    let all: Vec<_> = written.urls.iter().map(|url| named(url, SENTINEL_PORT, build)).collect();
-    let all = all.into_iter().collect::<Option<Vec<_>>>()?;
-    let tls = all.first().is_some_and(|first| first.tls);
-    for (named, url) in all.iter().zip(&written.urls) {
-        if named.tls != tls {
-            let cause = "some sentinels are spoken to in TLS, and others are not";
-            build.errors.push(&url.site, &*url.path, cause, "write `rediss://` for all of them, or for none");
-            return None;
-        }
-        if named.database != 0 {
-            let cause = "a sentinel has no databases";
-            build.errors.push(
-                &url.site,
-                &*url.path,
-                cause,
-                "leave the path out; it is database 0 of the master",
-            );
-        }
-    }
+    let (addresses, tls) = addresses(&written.urls, SENTINEL_PORT, "sentinels", build)?;
     let master = &written.master;
     if master.is_empty() || master.len() > 256 || !master.bytes().all(|b| b.is_ascii_graphic()) {
         let cause = format!("`{}` is no name of a master", master.value);
@@ -240,8 +249,31 @@ fn sentinels(written: &Spanned<SentinelConfig>, build: &mut Build) -> Option<(Wa
         );
         return None;
     }
-    let addresses = all.into_iter().map(|named| named.address).collect();
     Some((Way::Sentinels { addresses, master: master.as_str().into(), login }, tls, 0))
+}
+
+/// Several addresses of one kind, and whether they are spoken to in TLS.
+fn addresses(
+    urls: &[Spanned<String>],
+    port: u16,
+    kind: &str,
+    build: &mut Build,
+) -> Option<(Box<[Address]>, bool)> {
+    let all: Vec<_> = urls.iter().map(|url| named(url, port, build)).collect();
+    let all = all.into_iter().collect::<Option<Vec<_>>>()?;
+    let tls = all.first().is_some_and(|first| first.tls);
+    for (named, url) in all.iter().zip(urls) {
+        if named.tls != tls {
+            let cause = format!("some {kind} are spoken to in TLS, and others are not");
+            build.errors.push(&url.site, &*url.path, cause, "write `rediss://` for all of them, or for none");
+            return None;
+        }
+        if named.database != 0 {
+            let cause = format!("{kind} have database 0 and no other");
+            build.errors.push(&url.site, &*url.path, cause, "leave the path out");
+        }
+    }
+    Some((all.into_iter().map(|named| named.address).collect(), tls))
 }
 
 fn login(user: Option<&Spanned<String>>, password: Option<&Spanned<Secret>>, build: &mut Build) -> Login {

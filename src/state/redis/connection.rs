@@ -38,25 +38,34 @@ impl fmt::Display for Broken {
 }
 
 impl Connection {
-    /// Connects to the server, or to the one that the sentinels call master.
+    /// Connects to the server, to the one that the sentinels call master, or to a node of the cluster.
     ///
     /// # Errors
     /// It cannot be reached, or does not take us.
-    pub(super) async fn open(endpoint: &Endpoint) -> Result<Self, Broken> {
+    pub(super) async fn open(endpoint: &Endpoint) -> Result<(Self, Address), Broken> {
+        let mut last = Broken("no server is named".to_owned());
         match &endpoint.way {
-            Way::Server(address) => Self::enter(address, endpoint).await,
+            Way::Server(address) => Ok((Self::enter(address, endpoint).await?, address.clone())),
+            Way::Cluster(addresses) => {
+                for address in addresses {
+                    match Self::enter(address, endpoint).await {
+                        Ok(connection) => return Ok((connection, address.clone())),
+                        Err(broken) => last = broken,
+                    }
+                }
+                Err(last)
+            }
             Way::Sentinels { addresses, master, login } => {
-                let mut last = Broken("no sentinel is named".to_owned());
                 for sentinel in addresses {
                     let asked = ask_sentinel(sentinel, login, master, endpoint.tls.as_ref());
                     let found = match within(asked, sentinel).await {
-                        Ok(address) => Self::enter_master(&address, endpoint).await,
-                        Err(broken) => Err(broken),
+                        Ok(address) => match Self::enter_master(&address, endpoint).await {
+                            Ok(connection) => return Ok((connection, address)),
+                            Err(broken) => broken,
+                        },
+                        Err(broken) => broken,
                     };
-                    match found {
-                        Ok(connection) => return Ok(connection),
-                        Err(broken) => last = broken,
-                    }
+                    last = found;
                 }
                 Err(last)
             }
@@ -78,7 +87,8 @@ impl Connection {
         Ok(read)
     }
 
-    async fn enter(address: &Address, endpoint: &Endpoint) -> Result<Self, Broken> {
+    /// Connects to this server and logs in.
+    pub(super) async fn enter(address: &Address, endpoint: &Endpoint) -> Result<Self, Broken> {
         let entering = async {
             let mut connection = Self::connect(address, endpoint.tls.as_ref()).await?;
             connection.log_in(&endpoint.login, address).await?;
@@ -161,7 +171,8 @@ pub(super) fn refused(address: &dyn fmt::Display, word: &str) -> String {
         "NOPERM" => "the user may not do what is needed: EVAL, EVALSHA and what the scripts do",
         "LOADING" => "it is loading its data",
         "READONLY" => "it is a replica, which takes nothing",
-        "MOVED" | "ASK" | "CROSSSLOT" | "CLUSTERDOWN" => "it is one of a cluster, which is not supported",
+        "CLUSTERDOWN" => "the cluster is not whole",
+        "MOVED" => "it is one of a cluster: write `server.fleet.cluster`",
         "OOM" => "it has no memory left",
         "MISCONF" => "it cannot write its data to its disk",
         _ => "it refuses what is asked",
@@ -181,12 +192,8 @@ async fn ask_sentinel(
     let unknown = || Broken(format!("the sentinel {sentinel} knows no master `{master}`"));
     let Value::List(list) = connection.command(words, sentinel).await? else { return Err(unknown()) };
     let [Value::Text(host), Value::Text(port)] = &list[..] else { return Err(unknown()) };
-    let fits = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b':' | b'-' | b'_');
-    let host =
-        std::str::from_utf8(host).ok().filter(|host| !host.is_empty() && host.as_bytes().iter().all(fits));
-    let port = std::str::from_utf8(port).ok().and_then(|port| port.parse().ok());
-    let (Some(host), Some(port)) = (host, port) else { return Err(unknown()) };
-    Ok(Address { host: host.into(), port })
+    let (host, port) = (std::str::from_utf8(host).ok(), std::str::from_utf8(port).ok());
+    host.zip(port).and_then(|(host, port)| Address::said(host, port)).ok_or_else(unknown)
 }
 
 async fn within<T>(asked: impl Future<Output = Result<T, Broken>>, address: &Address) -> Result<T, Broken> {

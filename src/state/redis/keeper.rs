@@ -4,12 +4,15 @@
 //! for, but nobody is kept waiting for the store from then on ([`Status::Late`]) until one is answered within [`SLOW`]; so it is
 //! after some slow ones in a row. After [`PATIENCE`] a batch is given up, and the connection with it.
 
+use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::connection::{Broken, Connection, refused};
+use super::config::Address;
+use super::connection::{Broken, refused};
+use super::link::Link;
 use super::resp::{self, Value};
 use super::{Lost, Question, Shared, Status};
 
@@ -26,21 +29,23 @@ const IDLE: Duration = Duration::from_millis(500);
 const PROBE: Duration = Duration::from_millis(50);
 /// Until the next attempt to connect: the first, and the most.
 const WAITS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// How often a question is sent on to another node of a cluster.
+const MOVES_MAX: usize = 3;
 /// A connection that has lasted for so long was a good one.
 const LASTING: Duration = Duration::from_secs(10);
 /// What is wrong is said again after this time, if it still is.
-const SAID_AGAIN: Duration = Duration::from_secs(60);
+pub(super) const SAID_AGAIN: Duration = Duration::from_secs(60);
 
 /// Serves for as long as anybody is there.
 pub(super) async fn keep(shared: Arc<Shared>) {
     let mut said = Said::default();
     let mut wait = WAITS.0;
     loop {
-        let broken = match Connection::open(&shared.endpoint).await {
-            Ok(connection) => {
+        let broken = match Link::open(&shared.endpoint).await {
+            Ok(link) => {
                 shared.set_status(Status::Ready);
                 let begun = Instant::now();
-                let broken = serve(&shared, connection, &mut said).await;
+                let broken = serve(&shared, link, &mut said).await;
                 // First: an outage is known by its number from its beginning on.
                 shared.counters.losses.fetch_add(1, Ordering::Relaxed);
                 shared.set_status(Status::Lost);
@@ -61,9 +66,9 @@ pub(super) async fn keep(shared: Arc<Shared>) {
 
 /// Asks all of it, and answers.
 pub(super) async fn ask_once(shared: &Shared, questions: Vec<Question>) {
-    match Connection::open(&shared.endpoint).await {
-        Ok(mut connection) => {
-            if let Err(broken) = ask(shared, &mut connection, questions).await {
+    match Link::open(&shared.endpoint).await {
+        Ok(mut link) => {
+            if let Err(broken) = ask(shared, &mut link, questions).await {
                 log::warn!("fleet: {broken}; what is left of leases comes back with time");
             }
         }
@@ -72,7 +77,7 @@ pub(super) async fn ask_once(shared: &Shared, questions: Vec<Question>) {
 }
 
 /// Until the connection is broken.
-async fn serve(shared: &Shared, mut connection: Connection, said: &mut Said) -> Broken {
+async fn serve(shared: &Shared, mut link: Link, said: &mut Said) -> Broken {
     let mut slow = 0;
     loop {
         let idle = if shared.status() == Status::Ready { IDLE } else { PROBE };
@@ -87,7 +92,7 @@ async fn serve(shared: &Shared, mut connection: Connection, said: &mut Said) -> 
             let is_last = batch.len() < BATCH_MAX;
             let is_asked = !batch.is_empty();
             let asked = Instant::now();
-            let mut round = pin!(ask(shared, &mut connection, batch));
+            let mut round = pin!(ask(shared, &mut link, batch));
             let answered = match tokio::time::timeout(LATE, &mut round).await {
                 Ok(answered) => answered,
                 Err(_) => {
@@ -123,20 +128,29 @@ async fn serve(shared: &Shared, mut connection: Connection, said: &mut Said) -> 
     }
 }
 
-/// One round, and another for scripts that the store does not know yet. A question that is dropped on the way is unanswered.
-async fn ask(shared: &Shared, connection: &mut Connection, batch: Vec<Question>) -> Result<(), Broken> {
+/// One round, and others for scripts that the store does not know yet and for what another node of a cluster has. A question that is
+/// dropped on the way is unanswered.
+async fn ask(shared: &Shared, link: &mut Link, batch: Vec<Question>) -> Result<(), Broken> {
     if batch.is_empty() {
         let mut sent = Vec::new();
         resp::push_command(&mut sent, &[b"PING"]);
-        return match connection.round(&sent, 1).await?.first() {
-            Some(Value::Error(word)) => Err(Broken(refused(&"it", word))),
+        let home = link.home().clone();
+        return match link.round(&shared.endpoint, &home, &sent, 1).await?.first() {
+            Some(Value::Error(word)) => Err(Broken(refused(&home, word))),
             _ => Ok(()),
         };
     }
-    let (batch, unknown) = round(shared, connection, Unanswered::of(shared, batch), false).await?;
-    drop(batch);
-    if !unknown.questions.is_empty() {
-        drop(round(shared, connection, unknown, true).await?);
+    let mut left = Unanswered::of(shared, batch);
+    for _ in 0..=MOVES_MAX {
+        let (unknown, mut moved) = round(shared, link, left, false).await?;
+        if !unknown.questions.is_empty() {
+            let (_, mut more) = round(shared, link, unknown, true).await?;
+            moved.questions.append(&mut more.questions);
+        }
+        if moved.questions.is_empty() {
+            return Ok(());
+        }
+        left = moved;
     }
     Ok(())
 }
@@ -162,50 +176,78 @@ impl Drop for Unanswered<'_> {
     }
 }
 
-/// Asks by the scripts' hashes, or by their texts. Gives back what had no answer that says anything, and what the store does not know the
-/// script of.
+/// Asks by the scripts' hashes, or by their texts. Gives back what the store does not know the script of, and what another node has.
 async fn round<'a>(
     shared: &'a Shared,
-    connection: &mut Connection,
+    link: &mut Link,
     mut asked: Unanswered<'a>,
     in_full: bool,
 ) -> Result<(Unanswered<'a>, Unanswered<'a>), Broken> {
-    let mut sent = Vec::with_capacity(asked.questions.len() * 384);
-    for Question { script, key, arguments, .. } in &asked.questions {
-        let key = format!("{}:{key}", shared.endpoint.prefix());
+    let mut parts: HashMap<Address, Unanswered<'a>> = HashMap::new();
+    for question in asked.questions.drain(..) {
+        let address = link.of(key(shared, &question).as_bytes()).clone();
+        let part = parts.entry(address).or_insert_with(|| Unanswered::of(shared, Vec::new()));
+        part.questions.push(question);
+    }
+    let none = || Unanswered::of(shared, Vec::new());
+    let (mut unknown, mut moved, mut odd) = (none(), none(), none());
+    let mut broken = None;
+    for (address, mut part) in parts {
+        let sent = commands(shared, &part.questions, in_full);
+        let answers = link.round(&shared.endpoint, &address, &sent, part.questions.len()).await?;
+        for (question, answer) in part.questions.drain(..).zip(answers) {
+            match answer {
+                Value::Error(word) if &*word == "NOSCRIPT" && !in_full => unknown.questions.push(question),
+                Value::Moved { slot, to } => {
+                    if let Err(wrong) = link.learn(slot, &to) {
+                        broken = Some(wrong);
+                    }
+                    moved.questions.push(question);
+                }
+                Value::Error(word) => {
+                    // A key that something else has written, or that is moving, bears on nobody but those who count by it.
+                    if !matches!(&*word, "ERR" | "WRONGTYPE" | "ASK" | "TRYAGAIN") {
+                        broken = Some(Broken(refused(&address, &word)));
+                    } else if shared.may_say() {
+                        log::warn!(
+                            "fleet: {}; who is counted by that key is counted by each node",
+                            refused(&address, &word)
+                        );
+                    }
+                    odd.questions.push(question);
+                }
+                answer => match numbers(answer) {
+                    Some(numbers) => {
+                        shared.counters.answered.fetch_add(1, Ordering::Relaxed);
+                        (question.answer)(Ok(numbers));
+                    }
+                    None => odd.questions.push(question),
+                },
+            }
+        }
+    }
+    match broken {
+        Some(broken) => Err(broken),
+        None => Ok((unknown, moved)),
+    }
+}
+
+/// What is sent to ask all of these.
+fn commands(shared: &Shared, questions: &[Question], in_full: bool) -> Vec<u8> {
+    let mut sent = Vec::with_capacity(questions.len() * 384);
+    for question in questions {
+        let (key, Question { script, arguments, .. }) = (key(shared, question), question);
         let (command, script): (&[u8], &[u8]) =
             if in_full { (b"EVAL", script.text.as_bytes()) } else { (b"EVALSHA", &script.hash) };
         let mut words = vec![command, script, b"1", key.as_bytes()];
         words.extend(arguments.iter().map(|argument| argument.as_bytes()));
         resp::push_command(&mut sent, &words);
     }
-    let answers = connection.round(&sent, asked.questions.len()).await?;
-    let mut unknown = Unanswered::of(shared, Vec::new());
-    let mut odd = Unanswered::of(shared, Vec::new());
-    let mut broken = None;
-    for (question, answer) in asked.questions.drain(..).zip(answers) {
-        match answer {
-            Value::Error(word) if &*word == "NOSCRIPT" && !in_full => unknown.questions.push(question),
-            Value::Error(word) => {
-                // A key that something else has written bears on nobody but those who count by it.
-                if !matches!(&*word, "ERR" | "WRONGTYPE") {
-                    broken = Some(Broken(refused(&"it", &word)));
-                }
-                odd.questions.push(question);
-            }
-            answer => match numbers(answer) {
-                Some(numbers) => {
-                    shared.counters.answered.fetch_add(1, Ordering::Relaxed);
-                    (question.answer)(Ok(numbers));
-                }
-                None => odd.questions.push(question),
-            },
-        }
-    }
-    match broken {
-        Some(broken) => Err(broken),
-        None => Ok((odd, unknown)),
-    }
+    sent
+}
+
+fn key(shared: &Shared, question: &Question) -> String {
+    format!("{}:{}", shared.endpoint.prefix(), question.key)
 }
 
 fn numbers(answer: Value) -> Option<Vec<i64>> {

@@ -4,12 +4,13 @@
 //! sends all that have come since it last did, reads the answers, and connects anew when it has to. While the store does not answer,
 //! questions are answered at once with [`Lost`]: what that costs a request is one look at a flag.
 //!
-//! A client of its own rather than a crate's: it is 600 lines, speaks TLS by the library that is there anyway, and bounds what
-//! a server may say. Clusters are not supported: a script has one key, but the client does not follow where it is sent.
+//! A client of its own rather than a crate's: it is small, speaks TLS by the library that is there anyway, and bounds what a server may
+//! say. A script has one key, so a cluster's node that has it can run it: see `link.rs`.
 
 mod config;
 mod connection;
 mod keeper;
+mod link;
 mod resp;
 #[cfg(test)]
 mod tests;
@@ -17,12 +18,12 @@ mod tests;
 use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-pub use config::{Config, Endpoint, SentinelConfig};
+pub use config::{ClusterConfig, Config, Endpoint, SentinelConfig};
 
 use crate::state::Live;
 
@@ -43,6 +44,8 @@ struct Shared {
     more: Notify,
     status: AtomicU8,
     counters: Counters,
+    /// When it was last said that single questions are refused.
+    said: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug, Default)]
@@ -123,6 +126,7 @@ impl Redis {
                 more: Notify::new(),
                 status: AtomicU8::new(Status::Lost as u8),
                 counters: Counters::default(),
+                said: Mutex::default(),
             });
             let keeper =
                 runtime.map(|runtime| runtime.spawn(keeper::keep(Arc::clone(&shared))).abort_handle());
@@ -203,6 +207,16 @@ impl Shared {
 
     fn set_status(&self, status: Status) {
         self.status.store(status as u8, Ordering::Release);
+    }
+
+    /// Whether it may be said again that a single question is refused.
+    fn may_say(&self) -> bool {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = said.is_none_or(|at| at.elapsed() >= keeper::SAID_AGAIN);
+        if may {
+            *said = Some(Instant::now());
+        }
+        may
     }
 
     fn questions(&self) -> MutexGuard<'_, Vec<Question>> {

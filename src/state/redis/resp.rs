@@ -26,6 +26,11 @@ pub(super) enum Value {
     Nothing,
     /// The word that an error begins with: `WRONGPASS`. What follows is the server's, and goes nowhere.
     Error(Box<str>),
+    /// A node of a cluster says which one has this slot: `-MOVED 3999 127.0.0.1:6381`.
+    Moved {
+        slot: u16,
+        to: Box<str>,
+    },
 }
 
 /// What came is no answer.
@@ -81,7 +86,7 @@ fn value(rest: &mut &[u8], depth: u8) -> Result<Option<Value>, Malformed> {
     let (mark, said) = line.split_first().ok_or(Malformed)?;
     match mark {
         b'+' => Ok(Some(Value::Text(said.to_vec()))),
-        b'-' => Ok(Some(Value::Error(word(said)))),
+        b'-' => Ok(Some(moved(said).unwrap_or_else(|| Value::Error(word(said))))),
         b':' => number(said).map(|number| Some(Value::Number(number))),
         b'$' => match length(said, TEXT_MAX)? {
             None => Ok(Some(Value::Nothing)),
@@ -134,6 +139,11 @@ fn length(said: &[u8], most: usize) -> Result<Option<usize>, Malformed> {
     }
 }
 
+fn moved(said: &[u8]) -> Option<Value> {
+    let (slot, to) = std::str::from_utf8(said).ok()?.strip_prefix("MOVED ")?.split_once(' ')?;
+    Some(Value::Moved { slot: slot.parse().ok()?, to: to.into() })
+}
+
 /// Capital letters, 24 at the most: what goes into our log.
 fn word(said: &[u8]) -> Box<str> {
     let word: String =
@@ -172,6 +182,8 @@ mod tests {
             ("+OK\r\n", text("OK")),
             ("-WRONGPASS invalid \u{1b}[31m pair\r\n", Value::Error("WRONGPASS".into())),
             ("-lower case\r\n", Value::Error("ERR".into())),
+            ("-MOVED 3999 ::1:7001\r\n", Value::Moved { slot: 3999, to: "::1:7001".into() }),
+            ("-MOVED x y\r\n", Value::Error("MOVED".into())),
             (":42\r\n", Value::Number(42)),
             ("$-1\r\n", Value::Nothing),
             ("*-1\r\n", Value::Nothing),

@@ -206,6 +206,27 @@ async fn sentinels_are_asked_one_after_the_other_and_the_master_must_be_one() {
 }
 
 #[tokio::test]
+async fn a_cluster_is_followed_to_the_node_that_has_the_key() {
+    let (owner, told) = serve(knows).await;
+    static OWNER: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    OWNER.set(format!("-MOVED 42 {}\r\n", owner.trim_start_matches("redis://"))).unwrap();
+    fn stranger(words: &[String]) -> Option<&'static str> {
+        Some(if words[0].starts_with("EVAL") { OWNER.get().unwrap() } else { "+OK\r\n" })
+    }
+    let (seed, _) = serve(stranger).await;
+    let (store, _live) = redis(&format!("{{cluster: {{urls: ['redis://127.0.0.1:1', '{seed}']}}}}"));
+    until(&store, Status::Ready).await;
+    assert_eq!(ask(&store).await, Ok(vec![1, 2]));
+    let commands: Vec<_> = told.try_iter().map(|words| words[0].clone()).collect();
+    assert_eq!(commands, ["PING", "EVALSHA", "EVAL"]);
+    // Who is not told that it is a cluster does not go where it is sent.
+    let (store, _live) = redis(&format!("{{redis: '{seed}'}}"));
+    until(&store, Status::Ready).await;
+    assert_eq!(ask(&store).await, Err(Lost { sent: true }));
+    until(&store, Status::Lost).await;
+}
+
+#[tokio::test]
 async fn no_more_questions_wait_than_there_is_room_for() {
     let (redis, _live) = redis("{redis: 'redis://127.0.0.1:1'}");
     redis.shared.set_status(Status::Ready);
