@@ -209,7 +209,9 @@ async fn sentinels_are_asked_one_after_the_other_and_the_master_must_be_one() {
 async fn a_cluster_is_followed_to_the_node_that_has_the_key() {
     let (owner, told) = serve(knows).await;
     static OWNER: std::sync::OnceLock<String> = std::sync::OnceLock::new();
-    OWNER.set(format!("-MOVED 42 {}\r\n", owner.trim_start_matches("redis://"))).unwrap();
+    let moved =
+        format!("-MOVED {} {}\r\n", link::slot(b"portcullis:l:1"), owner.trim_start_matches("redis://"));
+    OWNER.set(moved).unwrap();
     fn stranger(words: &[String]) -> Option<&'static str> {
         Some(if words[0].starts_with("EVAL") { OWNER.get().unwrap() } else { "+OK\r\n" })
     }
