@@ -22,6 +22,9 @@
 //! wait that is prolonged (tokens have been taken meanwhile, by requests that came when there were some) has its first two seconds
 //! from `u` on. Who is cooled off has made breaches before.
 //!
+//! A fleet's limit may refuse at one node what another has left (see `fleet/`); for that nobody is penalised who keeps to what he is
+//! told.
+//!
 //! The key is what is penalised: where several share one, such as an address, one who hammers has all of them cooled off.
 //!
 //! # Clocks
