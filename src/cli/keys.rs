@@ -178,7 +178,7 @@ impl Place {
         let known = asked.file.compile(build, |document, _| {
             Some(Known {
                 routes: document.routes.iter().map(|route| route.name.value.clone()).collect(),
-                plans: document.policies.plans.keys().cloned().collect(),
+                plans: Some(document.policies.plans.keys().cloned().collect()),
             })
         });
         let mut own = Build::default();

@@ -69,31 +69,39 @@ fn keys(directory: PathBuf, user: Option<&Account>) -> Result<BTreeMap<String, u
 fn tell(plans: &Named, keys: &BTreeMap<String, u64>, out: &mut dyn Write) -> io::Result<()> {
     if plans.is_empty() {
         writeln!(out, "no plans")?;
-    } else {
-        line(out, ["PLAN", "MODE", "THROTTLE", "QUOTA", "KEYS", "WRITTEN AT"])?;
     }
+    let mut lines: Vec<Line> = Vec::new();
+    if !plans.is_empty() || !keys.is_empty() {
+        lines.push(["PLAN", "MODE", "THROTTLE", "QUOTA", "KEYS", "WRITTEN AT"].map(str::to_owned));
+    }
+    let mut line = |cells: [&str; 6]| lines.push(cells.map(str::to_owned));
     for (name, plan) in plans {
         let count = keys.get(name).copied().unwrap_or_default().to_string();
         let throttle = plan.throttle.as_ref().map_or_else(|| "-".to_owned(), throttle);
         let quota = plan.quota.as_ref().and_then(OrNone::as_option).map_or_else(|| "-".to_owned(), quota);
-        line(out, [name, mode(plan), &throttle, &quota, &count, &plan.site.to_string()])?;
+        line([name, mode(plan), &throttle, &quota, &count, &plan.site.to_string()]);
         for (route, own) in &plan.routes {
             let site = own.site.to_string();
-            line(out, [&format!("  {route}"), "", &self::throttle(&own.throttle), "", "", &site])?;
+            line([&format!("  {route}"), "", &self::throttle(&own.throttle), "", "", &site]);
         }
     }
     for (name, count) in keys.iter().filter(|(name, _)| !plans.contains_key(*name)) {
-        let what =
-            if plans.is_empty() { "no plan is configured" } else { "no such plan: its keys are refused" };
-        line(out, [name, "-", "-", what, &count.to_string(), "-"])?;
+        line([name, "-", "-", "no such plan: its keys are refused", &count.to_string(), "-"]);
+    }
+    let wide = |at: fn(&Line) -> &str| lines.iter().map(|line| at(line).chars().count()).max().unwrap_or(0);
+    let names = wide(|[name, ..]| name);
+    let modes = wide(|[_, mode, ..]| mode);
+    let throttles = wide(|[_, _, throttle, ..]| throttle);
+    let quotas = wide(|[_, _, _, quota, ..]| quota);
+    for [name, mode, throttle, quota, keys, site] in &lines {
+        let begin = format!("{name:names$}  {mode:modes$}  {throttle:throttles$}  {quota:quotas$}");
+        writeln!(out, "{begin}  {keys:>8}  {site}")?;
     }
     Ok(())
 }
 
-fn line(out: &mut dyn Write, cells: [&str; 6]) -> io::Result<()> {
-    let [name, mode, throttle, quota, keys, site] = cells;
-    writeln!(out, "{name:16}  {mode:7}  {throttle:22}  {quota:34}  {keys:>8}  {site}")
-}
+/// Plan, mode, throttle, quota, number of keys, where it is written.
+type Line = [String; 6];
 
 fn mode(plan: &Config) -> &'static str {
     match plan.mode {

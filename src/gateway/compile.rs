@@ -445,6 +445,15 @@ fn unused(document: &Document, build: &mut Build) {
         }
     }
     let policies = &document.policies;
+    let on_routes =
+        document.routes.iter().filter_map(|route| route.rate_limits.as_ref()?.as_option()).flatten();
+    let named = document.edge.rate_limits.iter().chain(&document.defaults.rate_limits).chain(on_routes);
+    let named: BTreeSet<_> = named.map(|name| &name.value).collect();
+    for (name, config) in policies.rate_limits.iter().filter(|(name, _)| !named.contains(name)) {
+        let cause = format!("nothing uses the limit `{name}`");
+        let cure = "name it in `rate_limits` of a route, of `defaults` or of `edge`, or remove it";
+        build.errors.warn(&config.site, &*config.path, cause, cure);
+    }
     let by_fleet = policies.rate_limits.values().any(|limit| limit.scope == Scope::Fleet)
         || policies.plans.values().any(|plan| plan.is_of_fleet());
     if let Some(fleet) = document.server.fleet.as_ref().filter(|_| !by_fleet) {

@@ -25,6 +25,7 @@ pub(super) fn of_edge(document: &Document, shelf: &Shelf, build: &mut Build) -> 
         let cure = "on the edge, count by `client`, `host` or `{header: …}`; name this one on routes";
         build.errors.push(&name.site, &*name.path, cause, cure);
     }
+    none_is_alone(&found, &[], document, build);
     found.into_iter().map(|(_, limit)| limit).collect()
 }
 
@@ -87,7 +88,29 @@ pub(super) fn of_route(
     }
     identities_are_known(&found, config, document, auth, build);
     each_can_refuse(&found, edge, config, build);
+    none_is_alone(&found, edge, document, build);
     found.into_iter().map(|(_, limit)| limit).collect()
+}
+
+/// Whoever sends another header or cookie has another bucket: such a limit is worth something only beside one that holds all the
+/// requests of a client, or of whoever it is, together.
+fn none_is_alone(found: &[Named<'_>], edge: &[Arc<RateLimit>], document: &Document, build: &mut Build) {
+    let written = |limit: &Arc<RateLimit>| {
+        document.policies.rate_limits.get(limit.name().strip_prefix("rate_limits.").unwrap_or_default())
+    };
+    let beside: Vec<_> = found.iter().map(|(_, limit)| limit).chain(edge).filter_map(written).collect();
+    for (name, limit) in found {
+        let Some(own) = written(limit).filter(|own| own.is_evaded()) else { continue };
+        if beside.iter().any(|other| other.bounds_whom_evades(own)) {
+            continue;
+        }
+        let cause = format!(
+            "`{}` counts by what clients choose: who sends another value each time meets no limit",
+            name.value
+        );
+        let cure = "name a limit by `client` or `identity` beside it";
+        build.errors.warn(&name.site, &*name.path, cause, cure);
+    }
 }
 
 /// A limit that one of the edge always refuses before is worth a word. Among limits of routes there is none such: each may be
@@ -207,4 +230,106 @@ fn find_all<'a>(
         Some((*name, limit))
     };
     names.iter().filter_map(found).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load_text;
+    use crate::gateway::Gateway;
+    use crate::state::Live;
+
+    /// What is warned about, where nothing is wrong.
+    fn warned(text: &str) -> Vec<String> {
+        let mut build = Build::default();
+        let document = load_text("t.yaml", text, &|_| None, &mut build).unwrap();
+        let compiled = Gateway::compile(&document, &Live::default(), 1, &mut build);
+        assert!(compiled.is_some(), "{}", build.errors.render(&build.sources));
+        build.errors.warnings().iter().map(|w| format!("{}: {}", w.path, w.cause)).collect()
+    }
+
+    #[test]
+    fn a_limit_by_what_clients_choose_wants_one_beside_it_that_they_do_not() {
+        let at = |limits: &str, edge: &str, route: &str| {
+            warned(&format!(
+                "listeners: [{{address: '127.0.0.1:8080'}}]\npolicies: {{rate_limits: {{{limits}}}}}\n\
+                 edge: {{rate_limits: [{edge}]}}\ndefaults: {{auth: none}}\n\
+                 routes: [{{name: all, rate_limits: [{route}], respond: {{}}}}]\n"
+            ))
+        };
+        let alone = |path: &str| {
+            let cause =
+                "`one` counts by what clients choose: who sends another value each time meets no limit";
+            vec![format!("{path}: {cause}")]
+        };
+        let route = "routes[0].rate_limits[0]";
+        for (key, is_evaded) in [
+            ("{header: x-tenant}", true),
+            ("{cookie: session}", true),
+            ("[client, {header: x-device}]", true),
+            ("client", false),
+            ("route", false),
+            ("host", false),
+        ] {
+            let expected = if is_evaded { alone(route) } else { Vec::new() };
+            assert_eq!(at(&format!("one: {{key: {key}, limit: 5/1s}}"), "", "one"), expected, "{key}");
+        }
+        let tenant = "one: {key: {header: x-tenant}, limit: 5/1s}";
+        assert_eq!(at(tenant, "one", ""), alone("edge.rate_limits[0]"));
+        for (other, is_beside) in [
+            ("key: client, limit: 5/1s", true),
+            ("key: [client, host], limit: 5/1s", true),
+            ("key: {header: x-b}, limit: 5/1s", false),
+            ("key: client, limit: 5/1s, mode: shadow", false),
+            ("key: client, limit: 5/1s, count: {status: [401]}", false),
+            ("key: client, concurrent: 5", false),
+        ] {
+            let limits = format!("{tenant}, other: {{{other}}}");
+            for (edge, own) in [("", "one, other"), ("other", "one")] {
+                let said = at(&limits, edge, own);
+                assert_eq!(
+                    !said.iter().any(|said| said.contains("`one` counts")),
+                    is_beside,
+                    "{other}: {said:?}"
+                );
+            }
+        }
+        let slots = "one: {key: {header: x-tenant}, concurrent: 5}, other: {key: client, concurrent: 50}";
+        assert_eq!(at(slots, "other", "one"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_limit_that_nothing_names_is_told() {
+        let text = |edge: &str| {
+            format!(
+                "listeners: [{{address: '127.0.0.1:8080'}}]\n\
+                 policies: {{rate_limits: {{one: {{key: client, limit: 5/1s}}, two: {{key: host, limit: 5/1s}}}}}}\n\
+                 edge: {{rate_limits: [{edge}]}}\nroutes: [{{name: all, auth: none, rate_limits: [one], respond: {{}}}}]\n"
+            )
+        };
+        assert_eq!(warned(&text("two")), Vec::<String>::new());
+        assert_eq!(warned(&text("")), ["policies.rate_limits.two: nothing uses the limit `two`"]);
+    }
+
+    #[test]
+    fn a_plan_that_a_token_may_name_needs_not_be_here_but_a_slip_is_told() {
+        let text = |overrides: &str, plans: &str| {
+            format!(
+                "listeners: [{{address: '127.0.0.1:8080'}}]\npolicies:\n  \
+                 auth: {{staff: {{jwt: {{issuer: 'https://id.example.com', audiences: [a], plan_claim: plan}}}}}}\n  \
+                 plans: {{{plans}}}\n  \
+                 rate_limits: {{one: {{key: identity, limit: 5/1s, overrides: {{{overrides}: 1/1s}}}}}}\n\
+                 routes: [{{name: all, auth: staff, rate_limits: [one], respond: {{}}}}]\n"
+            )
+        };
+        let told = |overrides: &str, plans: &str| {
+            let said = warned(&text(overrides, plans));
+            said.into_iter().filter(|said| said.contains("there is no plan")).collect::<Vec<_>>()
+        };
+        let path = "policies.rate_limits.one.overrides.entreprise";
+        let slip = format!("{path}: there is no plan `entreprise`");
+        assert_eq!(told("entreprise", "enterprise: {throttle: none}"), [slip]);
+        assert_eq!(told("gold", "enterprise: {throttle: none}"), [""; 0]);
+        assert_eq!(told("gold", ""), [""; 0]);
+    }
 }

@@ -12,7 +12,8 @@ use crate::harness::{Origin, Place, Response, Running, connect_from, eventually}
 /// The promise is a second; the rest is for a machine that does other things too.
 const SOON: Duration = Duration::from_millis(2500);
 
-const KEYED: &str = "policies: {auth: {partners: {api_key: {header: x-api-key}}}}
+const KEYED: &str =
+    "policies: {auth: {partners: {api_key: {header: x-api-key}}}, plans: {gold: {throttle: none}}}
 routes:
   - {name: open, match: {path: /open}, respond: {body: open}}
   - {name: orders, match: {path: '/orders/{*rest}'}, auth: partners, respond: {body: orders}}

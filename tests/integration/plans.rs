@@ -180,27 +180,29 @@ fn what_anything_else_refuses_takes_nothing_and_a_plan_that_is_gone_refuses() {
     ask(&gateway, "/orders", &format!("{key}x")).expect(401);
     assert_eq!(statuses(&gateway, 3, "/orders", &key), [200, 200, 429]);
     await_used(&gateway.place, &id, 2);
-    // Without plans in the configuration a plan is a word; with others, it is one that is gone.
+    // A plan that is gone is gone, whether there are others or none.
     gateway.reload(&format!("policies:\n{AUTH}{ROUTES}"));
-    ask(&gateway, "/orders", &key).expect(200);
+    gateway.await_line("keys of the plan `free` (1) are refused");
+    ask(&gateway, "/orders", &key).expect(403);
+    ask(&gateway, "/orders", &bare).expect(200);
     gateway.reload(&with_plans("    gold: {quota: {limit: 2, per: MONTH}}\n"));
-    gateway.await_line("keys of the plan `free`");
     let refused = ask(&gateway, "/orders", &key);
     refused.expect(403);
     assert!(refused.text().contains("access-denied"), "{}", refused.text());
     ask(&gateway, "/orders", &bare).expect(200);
     eventually("the refusal to be counted", || {
-        (refusals(&gateway, "gateway", "plan_unknown") == 1.0).then_some(())
+        (refusals(&gateway, "gateway", "plan_unknown") == 2.0).then_some(())
     });
     // Back again the counter is where it was.
     gateway.reload(&with_plans(plans));
     ask(&gateway, "/orders", &key).expect(429);
     let gateway = {
-        gateway.reload(&with_plans("    gold: {quota: {limit: 2, per: MONTH}}\n"));
+        gateway.reload(&format!("policies:\n{AUTH}{ROUTES}"));
         gateway.restart()
     };
-    gateway.await_line("keys of the plan `free`");
+    gateway.await_line("keys of the plan `free` (1) are refused");
     ask(&gateway, "/orders", &key).expect(403);
+    ask(&gateway, "/orders", &bare).expect(200);
 }
 
 #[test]
@@ -440,6 +442,12 @@ fn the_command_line_tells_plans_and_usage() {
     ] {
         assert!(listed.contains(part), "`{part}` is missing in:\n{listed}");
     }
+    // However long a cell is, the columns stand below each other: numbers of keys end where their head does.
+    let end = listed.lines().next().unwrap().find("KEYS").unwrap() + 4;
+    for line in listed.lines().filter(|line| line.starts_with("free") || line.starts_with("wide")) {
+        let (begin, rest) = line.split_at_checked(end).unwrap_or_default();
+        assert!(begin.ends_with(" 1") && rest.starts_with("  "), "{listed}");
+    }
     let listed: Value = serde_json::from_slice(&portcullis(&place, &["plans", "--json"]).stdout).unwrap();
     assert_eq!(
         (&listed[0]["name"], &listed[0]["keys"], &listed[1]["keys"]),
@@ -473,5 +481,16 @@ fn the_command_line_tells_plans_and_usage() {
     assert!(listed.contains("no such plan: its keys are refused"), "{listed}");
     let checked = portcullis(&place, &["check"]);
     assert_eq!(checked.status.code(), Some(0), "{}", told(&checked));
-    assert!(told(&checked).contains("keys of the plan `free`"), "{}", told(&checked));
+    assert!(told(&checked).contains("keys of the plan `free` (1)"), "{}", told(&checked));
+    // Where the last one is gone too.
+    place.write("portcullis.yaml", Place::with_base(&format!("policies:\n{AUTH}{ROUTES}")));
+    let checked = portcullis(&place, &["check"]);
+    assert_eq!(checked.status.code(), Some(0), "{}", told(&checked));
+    for plan in ["free", "wide"] {
+        let told = told(&checked);
+        assert!(told.contains(&format!("keys of the plan `{plan}` (1) are refused")), "{told}");
+    }
+    let made = portcullis(&place, &["keys", "create", "--name", "a", "--owner", "b", "--plan", "free"]);
+    assert_eq!(made.status.code(), Some(64), "{}", told(&made));
+    assert!(told(&made).contains("the configuration has no plan `free`"), "{}", told(&made));
 }

@@ -157,6 +157,7 @@ fn who_asks_is_counted_by_identity_key_plan_and_claim() {
     tenant: {{key: {{claim: org.tenant}}, limit: 1/1h, overrides: {{'7': 3/1h}}}}
     key: {{key: api_key, limit: 1/1h}}
     plan: {{key: plan, limit: 3/1h}}
+  plans: {{gold: {{throttle: none}}}}
 routes:
   - {{name: user, match: {{path: /user}}, auth: {{any_of: [staff, partners]}}, rate_limits: [user], respond: {{}}}}
   - {{name: tenant, match: {{path: /tenant}}, auth: staff, rate_limits: [tenant], respond: {{}}}}
@@ -640,7 +641,7 @@ fn explain_asks_the_same_limits_and_names_their_lines() {
   rate_limits:
     client: {key: client, limit: 2/1h}
     logins: {key: [client, route], limit: 5/1m, count: {status: [401]}}
-    heavy: {key: client, concurrent: 8}
+    heavy: {key: client, concurrent: 8, queue: {length: 4, wait: 500ms}}
     trial: {key: client, limit: 1/1h, cost: {methods: {GET: 1}}, mode: shadow}
 routes: [{name: all, rate_limits: [client, logins, heavy, trial], respond: {}}]
 ",
@@ -659,8 +660,8 @@ routes: [{name: all, rate_limits: [client, logins, heavy, trial], respond: {}}]
         for (name, detail) in [
             ("client", "1 of 2 left, by client"),
             ("logins", "5 of 5 left, by client and route; counted when it has ended"),
-            ("heavy", "7 more at once, by client"),
-            ("trial", "0 of 1 left, by client"),
+            ("heavy", "7 more at once, by client; 4 more wait, 500ms at most"),
+            ("trial", "0 of 1 left, by client; shadowed, it refuses nobody"),
         ] {
             let name = format!("rate_limits.{name}");
             let step =

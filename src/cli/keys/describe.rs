@@ -32,8 +32,8 @@ pub(super) struct Words {
 #[derive(Debug, Default)]
 pub(super) struct Known {
     pub(super) routes: BTreeSet<String>,
-    /// Empty where it has none: then a plan is a word that conditions and limits may ask for.
-    pub(super) plans: BTreeSet<String>,
+    /// None where no configuration is at hand.
+    pub(super) plans: Option<BTreeSet<String>>,
 }
 
 impl Known {
@@ -70,11 +70,17 @@ impl Words {
             let cause = format!("the configuration has no route `{unknown}`");
             return Err((cause, Known::nearest(&known.routes, unknown)));
         }
-        if let Some(unknown) =
-            plan.as_ref().filter(|plan| !known.plans.is_empty() && !known.plans.contains(*plan))
+        if let (Some(plan), Some(plans)) = (&plan, &known.plans)
+            && !plans.contains(plan)
         {
-            let cause = format!("the configuration has no plan `{unknown}`");
-            return Err((cause, Known::nearest(&known.plans, unknown)));
+            let cause = format!("the configuration has no plan `{plan}`");
+            let cure = match plans.is_empty() {
+                true => format!(
+                    "write it first: `policies.plans: {{{plan}: {{throttle: none}}}}`, or what it allows"
+                ),
+                false => Known::nearest(plans, plan),
+            };
+            return Err((cause, cure));
         }
         let expires =
             self.expires.filter(|text| !text.is_empty()).map(|text| moment(&text, now)).transpose()?;
@@ -170,7 +176,7 @@ mod tests {
 
     fn checked(words: Words) -> Result<Description, String> {
         let routes = BTreeSet::from(["orders".to_owned(), "items".to_owned()]);
-        let plans = BTreeSet::from(["gold".to_owned(), "free".to_owned()]);
+        let plans = Some(BTreeSet::from(["gold".to_owned(), "free".to_owned()]));
         words.check(&Known { routes, plans }, NOW).map_err(|(cause, cure)| format!("{cause}; {cure}"))
     }
 
@@ -251,7 +257,11 @@ mod tests {
             let told = checked(wrong).unwrap_err();
             assert!(told.starts_with(expected), "{told}");
         }
-        let label = Words { plan: Some("glod".into()), ..words() };
-        assert!(label.check(&Known::default(), NOW).is_ok(), "without plans any word will do");
+        let free = || Words { plan: Some("free".into()), ..words() };
+        assert!(free().check(&Known::default(), NOW).is_ok(), "without a configuration any word will do");
+        let bare = Known { plans: Some(BTreeSet::new()), ..Known::default() };
+        let (cause, cure) = free().check(&bare, NOW).unwrap_err();
+        assert_eq!(cause, "the configuration has no plan `free`");
+        assert!(cure.contains("`policies.plans: {free: {throttle: none}}`"), "{cure}");
     }
 }

@@ -200,7 +200,7 @@ impl Polled {
             },
             Self::RateLimitEntries => Definition {
                 name: "portcullis_rate_limit_entries",
-                help: "Keys of a limit that have spent tokens.",
+                help: "Keys of a limit below a full bucket: counted where its memory is 8 MiB or less, estimated above.",
                 labels: &["policy"],
             },
             Self::RateLimitCapacity => Definition {

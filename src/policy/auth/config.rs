@@ -44,6 +44,13 @@ pub struct Config {
     pub auth_shadow_is_public: bool,
 }
 
+impl Config {
+    /// Whether its credentials name plans, which need not be those of `policies.plans`.
+    pub fn names_plans(&self) -> bool {
+        self.jwt.as_ref().is_some_and(|jwt| jwt.plan_claim.as_option().is_some())
+    }
+}
+
 /// Who may pass a route: `none` (public), the name of a policy, or rules.
 #[derive(Clone, Debug)]
 pub enum RouteAuth {

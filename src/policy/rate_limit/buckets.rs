@@ -66,8 +66,8 @@ const SCREEN_SLOTS: (usize, usize) = (16, 1 << 14);
 const WINDOW_MIN: Duration = Duration::from_millis(100);
 /// Sets in which room is looked for before a key is evicted.
 const MOVES_MAX: usize = 8;
-/// Sets that are looked at to say how many entries there are.
-const SAMPLE: usize = 4096;
+/// Sets that are looked at to say how many entries there are: all of a table of 8 MiB. A millisecond, or a few where they are in no cache.
+const SAMPLE: usize = 65_536;
 
 /// The buckets of one limit. See the module.
 pub struct Buckets {
@@ -90,7 +90,8 @@ struct Counters {
 /// What a table tells of itself.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Figures {
-    /// Buckets below full; in a table of more than 4096 sets a sample says.
+    /// Buckets below full: counted in a table up to 8 MiB, taken from a sample of 65,536 sets in a larger one. Then it is, in 19
+    /// cases of 20, no more than 2·√(`entries`·(`sets`/65,536 − 1)) off.
     pub entries: u64,
     /// Entries that there is room for.
     pub capacity: u64,
@@ -153,7 +154,7 @@ impl Buckets {
         self.decide(key, cost, now, |debt| gcra.charge(debt, cost))
     }
 
-    /// What a metric shows. Locks sets one after the other, 4096 at most.
+    /// What a metric shows. Locks sets one after the other, 65,536 at most.
     pub fn figures(&self, now: Nanos) -> Figures {
         let now = now.as_nanos();
         let total = self.sets.len() + 1;

@@ -31,7 +31,8 @@ pub(super) enum Classes {
 }
 
 impl Classes {
-    /// Of values that stand in the first part of a key. Which do not fit is an error.
+    /// Of values that stand in the first part of a key. Which do not fit is an error, and so is one that is written twice, in whatever
+    /// form: either of its limits would be a surprise.
     pub(super) fn compile<'a, T: 'a>(
         first: &Part,
         values: impl Iterator<Item = (&'a String, &'a Spanned<T>, Class)>,
@@ -39,6 +40,13 @@ impl Classes {
     ) -> Self {
         let mut networks = Vec::new();
         let (mut plans, mut texts) = (HashMap::default(), HashMap::default());
+        let mut seen = HashMap::<String, &str>::new();
+        let mut is_new = |canonical: String, value: &'a str, at: &Spanned<T>, build: &mut Build| {
+            let Some(first) = seen.insert(canonical, value) else { return true };
+            let cause = format!("`{first}` and `{value}` are one value");
+            build.errors.push(&at.site, &*at.path, cause, "keep one of the two");
+            false
+        };
         for (value, at, class) in values {
             if value.is_empty() {
                 let cause = "an empty value is none: the client stands in for it";
@@ -47,7 +55,11 @@ impl Classes {
             }
             match first {
                 Part::Client => match client::network(value) {
-                    Ok(network) => networks.push((network, class)),
+                    Ok(network) => {
+                        if is_new(network.to_string(), value, at, build) {
+                            networks.push((network, class));
+                        }
+                    }
                     Err((cause, cure)) => build.errors.push(&at.site, &*at.path, cause, cure),
                 },
                 Part::Identity | Part::ApiKey => {
@@ -55,7 +67,9 @@ impl Classes {
                 }
                 Part::Host => match canonical_host(value) {
                     Ok(host) => {
-                        texts.insert(host.into_bytes().into(), class);
+                        if is_new(host.clone(), value, at, build) {
+                            texts.insert(host.into_bytes().into(), class);
+                        }
                     }
                     Err(cause) => {
                         let cause = format!("`{value}` is no host: {cause}");

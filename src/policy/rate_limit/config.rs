@@ -73,6 +73,25 @@ pub struct Config {
     pub mode: Mode,
 }
 
+impl Config {
+    /// Whether its key has a part that clients choose freely: whoever changes that has a bucket of his own.
+    pub fn is_evaded(&self) -> bool {
+        let chosen = |part: &KeyPart| matches!(part, KeyPart::Named(name) if name.header.is_some() || name.cookie.is_some());
+        self.key.0.iter().any(chosen)
+    }
+
+    /// Whether it bounds those who evade another: as the other does, all their requests or how many there are at once.
+    pub fn bounds_whom_evades(&self, other: &Self) -> bool {
+        let is_firm = !self.is_evaded() && self.mode == Mode::Enforce;
+        let is_like = match (&other.limit, &self.limit) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(_), Some(_)) => self.count.is_none() || other.count.is_some(),
+        };
+        is_firm && is_like
+    }
+}
+
 fn memory() -> Spanned<Size> {
     Spanned::unwritten(Size(8 << 20))
 }

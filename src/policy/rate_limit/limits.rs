@@ -22,6 +22,7 @@ use super::short::Short;
 use super::standing::{Rank, Standing, Ticket, Told};
 use super::{LIMITS_MAX, Nanos, Taken};
 use crate::config::Site;
+use crate::config::units::Time;
 use crate::policy::{Effects, Mode, Outcome, Step, Verdict};
 use crate::reply::{Kind, Refusal, Violated};
 use crate::request::Fields;
@@ -300,7 +301,16 @@ impl<'a> Door<'a> {
                 if limit.allowance.is_none() {
                     effects.limits.note(limit, told(Rank::Slots, u64::from(left)));
                 }
-                effects.note(|| step(limit, &limit.site, format!("{left} more at once, by {}", limit.key())));
+                effects.note(|| {
+                    let queue = limit
+                        .concurrent
+                        .as_ref()
+                        .and_then(|own| own.queue)
+                        .map_or_else(String::new, |queue| {
+                            format!("; {} more wait, {} at most", queue.length, Time(queue.wait))
+                        });
+                    step(limit, &limit.site, format!("{left} more at once, by {}{queue}", limit.key()))
+                });
                 return Ok(());
             }
             Err(NoSlot::Full) => CONCURRENT,
@@ -393,6 +403,7 @@ impl Refused<'_> {
 }
 
 fn step(limit: &RateLimit, site: &Site, detail: String) -> Step {
+    let detail = if limit.mode == Mode::Shadow { detail + "; shadowed, it refuses nobody" } else { detail };
     Step {
         name: Arc::clone(limit.name()),
         outcome: "pass".into(),

@@ -68,13 +68,12 @@ pub struct Plans(HashMap<Box<str>, Arc<Plan>, FixedState>);
 pub struct UnknownPlan;
 
 impl Plans {
-    /// The plan that a key is in. None where it is in none, and where no plan is configured at all.
+    /// The plan that a key is in. None where it is in none.
     ///
     /// # Errors
-    /// There are plans, and this is none of them: one that is gone must not mean that there is no limit.
+    /// It is in one that is not configured, also where none is: one that is gone must not mean that there is no limit.
     pub fn of(&self, key: &Identity) -> Result<Option<&Arc<Plan>>, UnknownPlan> {
         match key.plan.as_deref() {
-            Some(_) if self.0.is_empty() => Ok(None),
             Some(name) => self.0.get(name).map(Some).ok_or(UnknownPlan),
             None => Ok(None),
         }
@@ -90,9 +89,9 @@ impl Plans {
         self.0.values()
     }
 
-    /// Whether there is one of this name, or there are none at all, so that any name will do.
+    /// Whether there is one of this name.
     pub fn knows(&self, name: &str) -> bool {
-        self.0.is_empty() || self.0.contains_key(name)
+        self.0.contains_key(name)
     }
 }
 
@@ -397,6 +396,8 @@ impl Plan {
     }
 
     fn step(&self, site: &Site, detail: String) -> Step {
+        let detail =
+            if self.mode == Mode::Shadow { detail + "; shadowed, it refuses nobody" } else { detail };
         Step {
             name: Arc::clone(&self.name),
             outcome: "pass".into(),

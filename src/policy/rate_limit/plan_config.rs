@@ -13,7 +13,7 @@ use crate::policy::Mode;
 
 /// What API keys of a plan may do, each for itself, on every route that they open: `portcullis keys create --plan NAME`.
 ///
-/// A key whose plan is not here is refused (403). Where no plan is written at all, plans are words for conditions and limits.
+/// A key whose plan is not here is refused (403). A plan that is only a word for conditions and limits is `{throttle: none}`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -103,7 +103,8 @@ pub struct QuotaConfig {
     /// How many.
     #[schemars(range(min = 1, max = 1_000_000_000_000_u64))]
     pub limit: Spanned<u64>,
-    /// In what: `DAY`, `WEEK` (from Monday) or `MONTH`, by the clocks of `time_zone`.
+    /// In what: `DAY`, `WEEK` (from Monday) or `MONTH`, by the clocks of `time_zone`. What was used is counted by the moment at which a
+    /// period begins: another `per` or `time_zone` is, from the reload on, a new period with a whole quota.
     pub per: Per,
     /// So many less in the first period in which a key is used in the plan: for one that begins late in it.
     #[serde(default)]

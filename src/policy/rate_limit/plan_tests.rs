@@ -52,7 +52,7 @@ fn told(effects: &Effects, name: &str) -> Option<String> {
 }
 
 #[test]
-fn a_key_is_in_its_plan_where_there_are_plans() {
+fn a_key_is_in_its_plan_or_refused_where_that_is_gone() {
     let mut key = Identity::new("acme", Method::ApiKey, "auth.keys".into());
     let plans: Plans = [plan("quota: {limit: 1, per: DAY}")].into_iter().collect();
     assert_eq!(plans.of(&key).map(|plan| plan.is_none()), Ok(true), "it has none");
@@ -60,11 +60,17 @@ fn a_key_is_in_its_plan_where_there_are_plans() {
     assert_eq!(plans.of(&key).map(|plan| plan.map(|plan| plan.label().to_owned())), Ok(Some("free".into())));
     key.plan = Some("gone".into());
     assert_eq!(plans.of(&key).map(|plan| plan.is_none()), Err(UnknownPlan));
-    assert_eq!(Plans::default().of(&key).map(|plan| plan.is_none()), Ok(true), "a word");
     assert_eq!(
-        (plans.knows("free"), plans.knows("gone"), Plans::default().knows("gone")),
-        (true, false, true)
+        Plans::default().of(&key).map(|plan| plan.is_none()),
+        Err(UnknownPlan),
+        "the last one is gone"
     );
+    assert_eq!(
+        (plans.knows("free"), plans.knows("gone"), Plans::default().knows("free")),
+        (true, false, false)
+    );
+    key.plan = None;
+    assert_eq!(Plans::default().of(&key).map(|plan| plan.is_none()), Ok(true));
 }
 
 #[test]
@@ -94,17 +100,18 @@ fn the_throttle_is_asked_first_and_what_it_refuses_is_not_counted() {
 fn a_quota_begins_anew_with_each_period() {
     let plan = plan("quota: {limit: 2, per: WEEK, offset: 1}");
     let sunday = MONDAY + 7 * 86_400 - 1;
-    assert_eq!(passes(&plan, "one", "a", MONDAY, 2), 2, "without a store no period is known to be the first");
+    assert_eq!(passes(&plan, "one", "a", MONDAY, 2), 1, "the first one, as far as is known");
     let (refused, effects) = ask(&plan, "one", "b", sunday);
     let refusal = refused.unwrap_err();
     assert_eq!((refusal.kind, refusal.reason), (Kind::QuotaExceeded, "quota"));
     assert_eq!(refusal.violated.unwrap().0, [Arc::<str>::from("free-quota")]);
     assert_eq!(refusal.headers[0].1, "1");
     assert_eq!(told(&effects, "ratelimit").unwrap(), "\"free-quota\";r=0;t=1");
-    assert_eq!(told(&effects, "ratelimit-policy").unwrap(), "\"free-quota\";q=2;w=604800");
+    assert_eq!(told(&effects, "ratelimit-policy").unwrap(), "\"free-quota\";q=1;w=604800");
     let (passed, effects) = ask(&plan, "one", "a", sunday + 1);
     assert!(passed.is_ok());
     assert_eq!(told(&effects, "ratelimit").unwrap(), "\"free-quota\";r=1;t=604800");
+    assert_eq!(told(&effects, "ratelimit-policy").unwrap(), "\"free-quota\";q=2;w=604800");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The keys of this process: read when it starts, kept in step with the store by a thread of their own.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -59,8 +59,8 @@ impl Keys {
         })
     }
 
-    /// The plans of keys that are good; none where no policy asks for keys, and before they are read.
-    pub fn plans(live: &Live) -> BTreeSet<Box<str>> {
+    /// The plans of keys that are good, with how many these are; none where no policy asks for keys, and before they are read.
+    pub fn plans(live: &Live) -> BTreeMap<Box<str>, usize> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         live.find::<Self>("api_keys", "").map(|own| own.table.plans(now)).unwrap_or_default()
     }

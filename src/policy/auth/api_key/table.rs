@@ -3,7 +3,7 @@
 //! A million keys cost about 100 bytes each (`a_key_costs_about_a_hundred_bytes`): 64 for an entry, which is one line of the cache,
 //! 6 for its place in the index, the rest is its texts. What keys have in common (plan, scopes, addresses, routes) is kept once.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -167,17 +167,20 @@ impl Table {
         used
     }
 
-    /// The plans of keys that are good at this second.
-    pub(super) fn plans(&self, now: u64) -> BTreeSet<Box<str>> {
-        let mut plans = BTreeSet::new();
+    /// The plans of keys that are good at this second, with how many these are. A key that was rotated may count twice while both its
+    /// texts are good.
+    pub(super) fn plans(&self, now: u64) -> BTreeMap<Box<str>, usize> {
+        let mut plans = BTreeMap::<Box<str>, usize>::new();
         for place in &self.shards {
             let shard = place.load();
             let good = |entry: &&Entry| {
                 entry.end != End::Revoked && (entry.until == NEVER || now < u64::from(entry.until))
             };
             for plan in shard.entries.iter().filter(good).filter_map(|entry| entry.grants.plan.as_ref()) {
-                if !plans.contains(plan) {
-                    plans.insert(plan.clone());
+                if let Some(number) = plans.get_mut(plan) {
+                    *number += 1;
+                } else {
+                    plans.insert(plan.clone(), 1);
                 }
             }
         }
@@ -518,9 +521,10 @@ mod tests {
         let ended = Row { expires: Some(100), ..of(3, "ended") };
         let revoked = Row { revoked: Some(1), ..of(4, "revoked") };
         table.apply([of(1, "free"), of(2, "free"), ended, revoked, row(5)].into_iter(), true);
-        let plans = |now| table.plans(now).iter().map(|plan| plan.to_string()).collect::<Vec<_>>();
-        assert_eq!(plans(99), ["ended", "free"]);
-        assert_eq!(plans(100), ["free"]);
+        let plans =
+            |now| table.plans(now).iter().map(|(plan, keys)| (plan.to_string(), *keys)).collect::<Vec<_>>();
+        assert_eq!(plans(99), [("ended".to_owned(), 1), ("free".to_owned(), 2)]);
+        assert_eq!(plans(100), [("free".to_owned(), 2)]);
     }
 
     #[test]

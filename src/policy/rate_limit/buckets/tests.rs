@@ -46,6 +46,23 @@ fn each_key_has_a_bucket_of_its_own() {
 }
 
 #[test]
+fn what_a_table_holds_is_counted_up_to_eight_mebibytes_and_near_it_above() {
+    let limit = gcra(1, 100);
+    for (mebibytes, keys) in [(8, 0), (8, 1), (8, 41), (8, 20_000), (32, 41), (32, 20_000)] {
+        let buckets = Buckets::new(mebibytes << 20, &limit);
+        for number in 0..keys {
+            assert!(buckets.take(key(number), &limit, 1, at(SECOND)).passed());
+        }
+        let told = buckets.figures(at(SECOND)).entries;
+        let strides = (buckets.sets().div_ceil(65_536) - 1) as u64;
+        // Twice what the doc says: these keys are always the same, but not chosen for it.
+        let off = 2 * 2 * (keys * strides).isqrt();
+        assert!(told.abs_diff(keys) <= off, "{told} of {keys} in {mebibytes} MiB");
+        assert_eq!(strides == 0, mebibytes == 8);
+    }
+}
+
+#[test]
 fn to_look_takes_nothing_and_what_is_charged_is_owed() {
     let (limit, buckets) = (gcra(1, 2), Buckets::of(1, 16, &gcra(1, 2)));
     let look = |now| buckets.look(key(1), &limit, 1, at(now));

@@ -87,14 +87,23 @@ pub struct Tally {
 #[derive(Debug)]
 pub struct Counter {
     key: Box<str>,
+    spans: Mutex<Spans>,
+}
+
+#[derive(Debug)]
+struct Spans {
     /// Mostly one.
-    spans: Mutex<Vec<Span>>,
+    list: Vec<Span>,
+    /// A period that begins here or later is not the key's first in the plan.
+    later: i64,
 }
 
 #[derive(Debug)]
 struct Span {
     period: Period,
     known: Option<Known>,
+    /// The store has not said so.
+    guessed: bool,
     /// Counted here and not written. Less than nothing where more was written than has passed.
     unwritten: i64,
 }
@@ -152,7 +161,7 @@ impl Tally {
             return Arc::clone(found);
         }
         let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
-        let made = || Arc::new(Counter { key: key.into(), spans: Mutex::default() });
+        let made = || Arc::new(Counter::new(key));
         Arc::clone(shard.entry(key.into()).or_insert_with(made))
     }
 
@@ -174,7 +183,7 @@ impl Tally {
             for counter in shard.values() {
                 let spans = counter.lock();
                 let of = |span: &Span| (Arc::clone(counter), span.period, span.unwritten);
-                found.extend(spans.iter().filter(|span| span.unwritten != 0).map(of));
+                found.extend(spans.list.iter().filter(|span| span.unwritten != 0).map(of));
             }
         }
         found
@@ -204,6 +213,10 @@ impl Tally {
 }
 
 impl Counter {
+    fn new(key: &str) -> Self {
+        Self { key: key.into(), spans: Mutex::new(Spans { list: Vec::new(), later: i64::MAX }) }
+    }
+
     /// The key's id.
     pub fn key(&self) -> &str {
         &self.key
@@ -212,49 +225,72 @@ impl Counter {
     /// Counts a request, if the period has one left. Two at once never share the last one.
     pub fn count(&self, period: Period, allowance: Allowance) -> Counted {
         let mut spans = self.lock();
-        let span = span(&mut spans, period);
+        let span = spans.of(period);
         let Some(usage) = span.usage(allowance) else { return Counted::Unknown };
         if usage.left() == 0 {
             return Counted::Spent(usage);
         }
         span.unwritten += 1;
+        spans.later = spans.later.min(period.ends);
         Counted::Passed(Usage { used: usage.used + 1, ..usage })
     }
 
     /// How it stands. None where the store has not been asked yet.
     pub fn look(&self, period: Period, allowance: Allowance) -> Option<Usage> {
-        span(&mut self.lock(), period).usage(allowance)
+        self.lock().of(period).usage(allowance)
     }
 
     /// Counts so many, whether the period has them left or not.
     pub fn charge(&self, period: Period, number: i64) {
-        span(&mut self.lock(), period).unwritten += number;
+        let mut spans = self.lock();
+        spans.of(period).unwritten += number;
+        spans.later = spans.later.min(period.ends);
     }
 
-    /// What the store says of a period. Ignored where the counter has gone on to another one.
+    /// Whether the store has said what was used of a period.
+    pub fn knows(&self, period: Period) -> bool {
+        self.lock().list.iter().any(|span| span.period.begins == period.begins && span.is_known())
+    }
+
+    /// What the store said of a period when it was asked. Ignored where the counter has gone on to another one, and where it has heard
+    /// more since: what has been written, or will be soon, is told by who writes.
     pub fn know(&self, period: Period, known: Known) {
-        self.wrote(period, 0, known);
+        let mut spans = self.lock();
+        let span = spans.list.iter_mut().find(|span| span.period.begins == period.begins);
+        let Some(span) = span.filter(|span| !span.is_known()) else { return };
+        if span.guessed && span.unwritten != 0 {
+            return;
+        }
+        span.is_told(known);
+        spans.heard(period, known);
     }
 
-    /// The store does not answer: this process counts from nought, unless it knows better.
+    /// The store does not answer: this process counts from nought, unless it knows better. Where it does not know of an earlier
+    /// period either, it is taken for the key's first one, which has the least.
     pub fn go_on_blindly(&self, period: Period) {
-        span(&mut self.lock(), period).known.get_or_insert_default();
+        let mut spans = self.lock();
+        let first = period.begins < spans.later;
+        let span = spans.of(period);
+        if span.known.is_none() {
+            (span.known, span.guessed) = (Some(Known { used: 0, first }), true);
+        }
     }
 
     /// So many of a period were written, and this is what the store says after it.
     pub fn wrote(&self, period: Period, number: i64, known: Known) {
         let mut spans = self.lock();
-        if let Some(span) = spans.iter_mut().find(|span| span.period.begins == period.begins) {
+        if let Some(span) = spans.list.iter_mut().find(|span| span.period.begins == period.begins) {
             span.unwritten -= number;
-            span.known = Some(known);
+            span.is_told(known);
+            spans.heard(period, known);
         }
     }
 
     fn is_over(&self, now: i64) -> bool {
-        self.lock().iter().all(|span| span.unwritten == 0 && span.period.ends <= now)
+        self.lock().list.iter().all(|span| span.unwritten == 0 && span.period.ends <= now)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Span>> {
+    fn lock(&self) -> MutexGuard<'_, Spans> {
         self.spans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -265,23 +301,42 @@ impl Span {
         let used = known.used.saturating_add_signed(self.unwritten);
         Some(Usage { used, allowed: allowance.of(known.first) })
     }
+
+    fn is_known(&self) -> bool {
+        self.known.is_some() && !self.guessed
+    }
+
+    fn is_told(&mut self, known: Known) {
+        (self.known, self.guessed) = (Some(known), false);
+    }
 }
 
-/// The span of a period; of others only those stay that are not written.
-fn span(spans: &mut Vec<Span>, period: Period) -> &mut Span {
-    let at = match spans.iter().position(|span| span.period.begins == period.begins) {
-        Some(at) => at,
-        None => {
-            spans.retain(|span| span.unwritten != 0);
-            spans.push(Span { period, known: None, unwritten: 0 });
-            spans.len() - 1
+impl Spans {
+    /// The span of a period; of others only those stay that are not written.
+    fn of(&mut self, period: Period) -> &mut Span {
+        let at = match self.list.iter().position(|span| span.period.begins == period.begins) {
+            Some(at) => at,
+            None => {
+                self.list.retain(|span| span.unwritten != 0);
+                self.list.push(Span { period, known: None, guessed: false, unwritten: 0 });
+                self.list.len() - 1
+            }
+        };
+        #[expect(clippy::indexing_slicing, reason = "found or pushed just above")]
+        let span = &mut self.list[at];
+        // A day and a month may begin together: it is the same count, whichever the quota is for.
+        span.period.ends = period.ends;
+        span
+    }
+
+    /// A period that is not the first, or was used, makes those after it none either.
+    fn heard(&mut self, period: Period, known: Known) {
+        if !known.first {
+            self.later = self.later.min(period.begins);
+        } else if known.used > 0 {
+            self.later = self.later.min(period.ends);
         }
-    };
-    #[expect(clippy::indexing_slicing, reason = "found or pushed just above")]
-    let span = &mut spans[at];
-    // A day and a month may begin together: it is the same count, whichever the quota is for.
-    span.period.ends = period.ends;
-    span
+    }
 }
 
 #[cfg(test)]
@@ -374,11 +429,11 @@ mod tests {
         let tally = Tally::new("free");
         let counter = tally.counter("one");
         counter.go_on_blindly(TODAY);
-        assert_eq!(counter.count(TODAY, THREE), passed(1, 3));
+        assert_eq!(counter.count(TODAY, THREE), passed(1, 2));
         assert_eq!(counter.count(TOMORROW, THREE), Counted::Unknown);
         counter.go_on_blindly(TOMORROW);
         assert_eq!(counter.count(TOMORROW, THREE), passed(1, 3));
-        assert_eq!(counter.count(TODAY, THREE), passed(2, 3), "back again");
+        assert_eq!(counter.count(TODAY, THREE), passed(2, 2), "back again");
         let mut told: Vec<_> =
             tally.to_write().into_iter().map(|(_, period, number)| (period.begins, number)).collect();
         told.sort_unstable();
@@ -411,7 +466,33 @@ mod tests {
         drop(held);
         tally.sweep(2000);
         assert_eq!(tally.keys(), 1);
-        assert_eq!(tally.counter("current").look(TOMORROW, THREE), Some(Usage { used: 0, allowed: 3 }));
+        assert_eq!(tally.counter("current").look(TOMORROW, THREE), Some(Usage { used: 0, allowed: 2 }));
+    }
+
+    #[test]
+    fn of_what_is_not_known_the_first_period_has_least() {
+        let counter = Tally::new("free").counter("one");
+        counter.go_on_blindly(TODAY);
+        assert_eq!(counter.look(TODAY, THREE), Some(Usage { used: 0, allowed: 2 }));
+        assert!(!counter.knows(TODAY));
+        // The answer comes late.
+        counter.know(TODAY, known(1, false));
+        assert_eq!(counter.look(TODAY, THREE), Some(Usage { used: 1, allowed: 3 }));
+        assert!(counter.knows(TODAY));
+        counter.go_on_blindly(TOMORROW);
+        assert_eq!(counter.look(TOMORROW, THREE), Some(Usage { used: 0, allowed: 3 }), "not the first");
+        // What is counted already is told by who writes it: an answer from before that would count it twice, or not at all.
+        counter.charge(TOMORROW, 1);
+        counter.know(TOMORROW, known(1, false));
+        assert_eq!(counter.look(TOMORROW, THREE), Some(Usage { used: 1, allowed: 3 }));
+        counter.wrote(TOMORROW, 1, known(5, false));
+        counter.know(TOMORROW, known(4, false));
+        assert_eq!(counter.look(TOMORROW, THREE), Some(Usage { used: 5, allowed: 3 }));
+        let used = Tally::new("free").counter("two");
+        used.look(TODAY, THREE);
+        used.know(TODAY, known(1, true));
+        used.go_on_blindly(TOMORROW);
+        assert_eq!(used.look(TOMORROW, THREE), Some(Usage { used: 0, allowed: 3 }), "the second");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! What requests leave for the keeper of quotas: questions that it answers, and word that something is to be written.
+//! What requests leave for the keeper of quotas: questions that it answers, and word that something is to be written. And for the
+//! reader: what was used of a period.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
@@ -17,16 +18,18 @@ const IDLE: Duration = Duration::from_secs(600);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Silent;
 
-/// A question.
+/// What was used of a period? The counter knows it when there is an answer.
+#[derive(Debug)]
+pub(super) struct Question {
+    pub(super) tally: Arc<Tally>,
+    pub(super) counter: Arc<Counter>,
+    pub(super) period: Period,
+    pub(super) answer: oneshot::Sender<Result<(), Silent>>,
+}
+
+/// What is to be written.
 #[derive(Debug)]
 pub(super) enum Ask {
-    /// What was used of a period? The counter knows it when there is an answer.
-    Read {
-        tally: Arc<Tally>,
-        counter: Arc<Counter>,
-        period: Period,
-        answer: oneshot::Sender<Result<(), Silent>>,
-    },
     /// One request more, counted on the disk before there is an answer.
     Take {
         tally: Arc<Tally>,
@@ -43,9 +46,6 @@ impl Ask {
     /// Told what the store says, once the disk has confirmed it.
     pub(super) fn answer(self, counted: Counted) {
         match self {
-            Self::Read { answer, .. } => {
-                let _ = answer.send(Ok(()));
-            }
             Self::Take { tally, counter, period, answer, .. } => {
                 let _ = answer.send(Ok(Decision { counted, of: Some((tally, counter, period)) }));
             }
@@ -58,9 +58,6 @@ impl Ask {
     /// Told that there is no answer.
     pub(super) fn refuse(self) {
         match self {
-            Self::Read { answer, .. } => {
-                let _ = answer.send(Err(Silent));
-            }
             Self::Take { answer, .. } => {
                 let _ = answer.send(Err(Silent));
             }
@@ -97,39 +94,56 @@ impl Drop for Decision {
 }
 
 /// What there is to do.
-#[derive(Debug, Default)]
-pub(super) struct Work {
-    pub(super) asks: Vec<Ask>,
+#[derive(Debug)]
+pub(super) struct Work<A> {
+    pub(super) asks: Vec<A>,
     /// Whether what is counted is to be written.
     pub(super) flush: bool,
 }
 
 /// Where both meet. Its lock is held for as long as it takes to push or to take, never while the disk is waited for.
-#[derive(Debug, Default)]
-pub(super) struct Desk {
-    inbox: Mutex<Inbox>,
+#[derive(Debug)]
+pub(super) struct Desk<A> {
+    inbox: Mutex<Inbox<A>>,
     more: Condvar,
 }
 
-#[derive(Debug, Default)]
-struct Inbox {
-    asks: Vec<Ask>,
+#[derive(Debug)]
+struct Inbox<A> {
+    asks: Vec<A>,
     /// When something is to be written; none where nothing is.
     due: Option<Instant>,
 }
 
-impl Desk {
+impl<A> Default for Desk<A> {
+    fn default() -> Self {
+        Self { inbox: Mutex::new(Inbox { asks: Vec::new(), due: None }), more: Condvar::new() }
+    }
+}
+
+impl Desk<Ask> {
     /// Leaves a question.
     pub(super) fn ask(&self, ask: Ask) {
+        if let Err(ask) = self.leave(ask) {
+            ask.refuse();
+        }
+    }
+}
+
+impl<A> Desk<A> {
+    /// Leaves a question.
+    ///
+    /// # Errors
+    /// Too many wait: the question back.
+    pub(super) fn leave(&self, ask: A) -> Result<(), A> {
         let mut inbox = self.lock();
         if inbox.asks.len() >= ASKS_MAX {
-            drop(inbox);
-            ask.refuse();
-            return;
+            return Err(ask);
         }
         inbox.asks.push(ask);
         drop(inbox);
         self.more.notify_one();
+        Ok(())
     }
 
     /// Something is to be written within this time.
@@ -144,7 +158,7 @@ impl Desk {
     }
 
     /// Waits until there is something to do, ten minutes at the most.
-    pub(super) fn wait(&self) -> Work {
+    pub(super) fn wait(&self) -> Work<A> {
         let mut inbox = self.lock();
         let until = Instant::now() + IDLE;
         loop {
@@ -161,7 +175,7 @@ impl Desk {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inbox> {
+    fn lock(&self) -> MutexGuard<'_, Inbox<A>> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -172,7 +186,7 @@ mod tests {
 
     #[test]
     fn the_keeper_wakes_for_questions_at_once_and_for_writing_in_time() {
-        let desk = Desk::default();
+        let desk = Desk::<Ask>::default();
         desk.write_within(Duration::from_millis(30));
         desk.write_within(Duration::from_secs(9));
         let begun = Instant::now();
@@ -192,7 +206,7 @@ mod tests {
 
     #[test]
     fn who_finds_the_desk_full_is_told_at_once() {
-        let desk = Desk::default();
+        let desk = Desk::<Ask>::default();
         let (answer, told) = mpsc::channel();
         for _ in 0..=ASKS_MAX {
             desk.ask(Ask::Flush { answer: answer.clone() });

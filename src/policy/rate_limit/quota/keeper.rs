@@ -1,7 +1,8 @@
 //! The one thread that writes what was used of quotas, and answers those that ask.
 //!
 //! A turn is one transaction: what is counted and due is added, then each question is answered from what the store says. Counters
-//! hear of it only once the disk has confirmed it.
+//! hear of it only once the disk has confirmed it. It may wait for another process that writes; who only wants to know what was used
+//! asks the [`reader`](super::reader), which waits for nobody.
 
 use std::collections::HashMap;
 use std::io;
@@ -85,16 +86,18 @@ impl Keeper {
         }
     }
 
-    fn turn(&mut self, Work { asks, flush }: Work) {
+    fn turn(&mut self, Work { asks, flush }: Work<Ask>) {
         let is_final = asks.iter().any(|ask| matches!(ask, Ask::Flush { .. }));
         // Who waits now shall not wait for a store that did not answer a moment ago.
         if self.lost.is_some_and(|tried| tried.elapsed() < PATIENCE) && !is_final {
             asks.into_iter().for_each(Ask::refuse);
             return;
         }
-        let writes = flush || asks.iter().any(|ask| !matches!(ask, Ask::Read { .. }));
-        let mut entries = if writes { self.counted() } else { Entries::new() };
-        match self.write(&mut entries, asks, writes) {
+        if !flush && asks.is_empty() {
+            return;
+        }
+        let mut entries = self.counted();
+        match self.write(&mut entries, asks) {
             Ok(told) => {
                 self.found();
                 for entry in entries.into_values() {
@@ -128,17 +131,12 @@ impl Keeper {
     }
 
     /// One transaction. Gives the questions back where it fails: then nothing is written.
-    fn write(
-        &mut self,
-        entries: &mut Entries,
-        asks: Vec<Ask>,
-        writes: bool,
-    ) -> Result<Told, (Unusable, Vec<Ask>)> {
+    fn write(&mut self, entries: &mut Entries, asks: Vec<Ask>) -> Result<Told, (Unusable, Vec<Ask>)> {
         if let Err(unusable) = self.open(false) {
             return Err((unusable, asks));
         }
         let Some(store) = &mut self.store else { return Ok(Told::new()) };
-        let done = transact(store.connection(), entries, &asks, writes);
+        let done = transact(store.connection(), entries, &asks);
         match done {
             Ok(decided) => Ok(asks.into_iter().zip(decided).collect()),
             Err(error) => Err((store.explain(&error), asks)),
@@ -202,11 +200,8 @@ fn transact(
     connection: &mut Connection,
     entries: &mut Entries,
     asks: &[Ask],
-    writes: bool,
 ) -> rusqlite::Result<Vec<Counted>> {
-    // Who only reads waits for no writer.
-    let behavior = if writes { TransactionBehavior::Immediate } else { TransactionBehavior::Deferred };
-    let transaction = connection.transaction_with_behavior(behavior)?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let mut counts = records::Counts::prepare(&transaction)?;
     for entry in entries.values_mut() {
         let Entry { counter, tally, period, counted, .. } = &*entry;
@@ -214,14 +209,13 @@ fn transact(
     }
     let mut decided = Vec::with_capacity(asks.len());
     for ask in asks {
-        let (tally, counter, period, take) = match ask {
-            Ask::Read { tally, counter, period, .. } => (tally, counter, period, None),
+        let (tally, counter, period, allowance) = match ask {
             // Who has gone meanwhile takes nothing.
             Ask::Take { answer, .. } if answer.is_closed() => {
                 decided.push(Counted::Unknown);
                 continue;
             }
-            Ask::Take { tally, counter, period, allowance, .. } => (tally, counter, period, Some(*allowance)),
+            Ask::Take { tally, counter, period, allowance, .. } => (tally, counter, period, *allowance),
             Ask::Flush { .. } => {
                 decided.push(Counted::Unknown);
                 continue;
@@ -240,7 +234,7 @@ fn transact(
             None => counts.read(tally.plan(), counter.key(), *period)?,
         };
         entry.known = Some(known);
-        decided.push(take.map_or(Counted::Unknown, |allowance| grant(entry, known, allowance)));
+        decided.push(grant(entry, known, allowance));
     }
     for entry in entries.values_mut().filter(|entry| entry.granted > 0) {
         let Entry { counter, tally, period, granted, .. } = &*entry;
@@ -262,7 +256,7 @@ fn grant(entry: &mut Entry, known: Known, allowance: Allowance) -> Counted {
     Counted::Passed(Usage { used: used + 1, ..usage })
 }
 
-fn gone(named: &str, error: &io::Error) -> Unusable {
+pub(super) fn gone(named: &str, error: &io::Error) -> Unusable {
     let cause = match error.kind() {
         io::ErrorKind::NotFound => format!("`{named}` is gone"),
         _ => format!("`{named}` cannot be looked at: {error}"),

@@ -2,7 +2,8 @@
 //!
 //! # Where counts live
 //! The store (`portcullis.db`) has what was used; a counter in memory has what it said last and what this process has counted since.
-//! One thread, the keeper, writes. Requests never touch the disk.
+//! One thread, the keeper, writes, and another reads, each by a connection of its own: a lock that another process holds keeps nobody
+//! from being told what was used. Requests never touch the disk.
 //!
 //! `durable: batched`: a request is counted in memory and passes while what is known and what is not written yet are below the
 //! limit. What is counted is written within `flush`, or as soon as `flush_requests` are, in one transaction that the disk has
@@ -17,13 +18,14 @@
 //! Before a period is counted in memory the store is asked once what was used of it, by a request that waits for the answer.
 //!
 //! # Without a store
-//! When the store cannot be used, or does not answer within `wait`: `batched` goes on in memory, from what it knows or from nought,
-//! and writes it all when it can; `strict` refuses (503).
+//! When the store cannot be used, or does not answer within `wait`: `batched` goes on in memory, from what it knows or from nought
+//! (then with the `offset` of a first period), and writes it all when it can; `strict` refuses (503).
 
 mod counters;
 mod desk;
 mod keeper;
 mod period;
+mod reader;
 mod records;
 
 use std::collections::BTreeMap;
@@ -39,18 +41,23 @@ pub use period::{Calendar, Per, Period, second};
 pub use records::{Used, Uses};
 
 use crate::state::{Access, Live, Store, Unusable};
-use desk::{Ask, Desk, Silent};
+use desk::{Ask, Desk, Question, Silent};
 
 /// The quotas of this process.
 #[derive(Debug)]
 pub struct Quotas {
     directory: PathBuf,
     tallies: Mutex<BTreeMap<Box<str>, Arc<Tally>>>,
-    desk: Desk,
+    /// For the keeper.
+    desk: Desk<Ask>,
+    /// For the reader.
+    questions: Desk<Question>,
     opened: AtomicBool,
     opening: Mutex<()>,
-    /// The store cannot be used.
+    /// The store cannot be written.
     lost: AtomicBool,
+    /// The store cannot be read.
+    unread: AtomicBool,
 }
 
 /// By which terms a request is counted.
@@ -88,9 +95,11 @@ impl Quotas {
             directory: directory.to_path_buf(),
             tallies: Mutex::default(),
             desk: Desk::default(),
+            questions: Desk::default(),
             opened: AtomicBool::new(false),
             opening: Mutex::default(),
             lost: AtomicBool::new(false),
+            unread: AtomicBool::new(false),
         }
     }
 
@@ -100,7 +109,7 @@ impl Quotas {
         Arc::clone(tallies.entry(plan.into()).or_insert_with(|| Arc::new(Tally::new(plan))))
     }
 
-    /// Opens the store and starts the keeper; until then, and in `check` and `explain`, all is counted in memory alone. Later calls do
+    /// Opens the store and starts the keeper and the reader; until then, and in `check` and `explain`, all is counted in memory alone. Later calls do
     /// nothing.
     ///
     /// # Errors
@@ -109,6 +118,7 @@ impl Quotas {
         let _one = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.opened.load(Ordering::Acquire) {
             keeper::start(self)?;
+            reader::start(self)?;
             self.opened.store(true, Ordering::Release);
         }
         Ok(())
@@ -121,7 +131,7 @@ impl Quotas {
         Some(Figures {
             unwritten: unwritten(&tallies),
             keys: tallies.iter().map(|tally| tally.keys()).sum(),
-            lost: own.lost.load(Ordering::Relaxed),
+            lost: own.lost.load(Ordering::Relaxed) || own.unread.load(Ordering::Relaxed),
         })
     }
 
@@ -205,7 +215,8 @@ impl Quotas {
             if self.opened.load(Ordering::Acquire) {
                 let (answer, _) = oneshot::channel();
                 let (tally, counter) = (Arc::clone(tally), Arc::clone(&counter));
-                self.desk.ask(Ask::Read { tally, counter, period, answer });
+                // Where there is no room it is asked the next time.
+                let _ = self.questions.leave(Question { tally, counter, period, answer });
             } else {
                 counter.go_on_blindly(period);
             }
@@ -252,7 +263,9 @@ impl Quotas {
         }
         let (answer, told) = oneshot::channel();
         let (tally, counter) = (Arc::clone(tally), Arc::clone(counter));
-        self.desk.ask(Ask::Read { tally, counter, period, answer });
+        if self.questions.leave(Question { tally, counter, period, answer }).is_err() {
+            return Err(Silent);
+        }
         match tokio::time::timeout(wait, told).await {
             Ok(Ok(read)) => read,
             Ok(Err(_)) | Err(_) => Err(Silent),

@@ -250,3 +250,32 @@ fn a_shadowed_plan_counts_beyond_its_limit_and_never_waits() {
     assert!(flush(&own));
     assert_eq!(used(place.path(), "one"), 4);
 }
+
+#[test]
+fn nobody_waits_for_another_process_that_writes() {
+    let place = tempfile::tempdir().unwrap();
+    let first = quotas(place.path());
+    let tally = first.tally("free");
+    for key in ["one", "two"] {
+        assert!(passes(run(first.count(&tally, key, TODAY, &terms(10)))));
+    }
+    assert!(flush(&first));
+    let own = quotas(place.path());
+    let tally = own.tally("free");
+    tally.set_flush(Duration::from_millis(10), 1);
+    let mut other = Store::open(place.path(), Access::Change).unwrap().unwrap();
+    other.connection().execute_batch("BEGIN IMMEDIATE").unwrap();
+    // The first one's count is due at once, so from then on the keeper waits for the lock.
+    for (key, used) in [("one", 2), ("two", 2), ("three", 1)] {
+        let begun = Instant::now();
+        let counted = run(own.count(&tally, key, TODAY, &terms(10)));
+        assert_eq!(counted, Counted::Passed(Usage { used, allowed: 10 }), "{key}");
+        // The keeper's own patience is 5 s, a request's here too.
+        assert!(begun.elapsed() < Duration::from_secs(1), "{key}: {:?}", begun.elapsed());
+    }
+    assert_eq!(tally.unwritten(), 3);
+    other.connection().execute_batch("ROLLBACK").unwrap();
+    eventually("all to be written", || tally.unwritten() == 0);
+    assert_eq!(["one", "two", "three"].map(|key| used(place.path(), key)), [2, 2, 1]);
+    assert!(!own.lost.load(Ordering::Relaxed) && !own.unread.load(Ordering::Relaxed));
+}
