@@ -339,7 +339,7 @@ fn explain_tells_of_a_penalty_and_a_shadowed_one_refuses_nobody() {
     };
     let (outcome, detail, would) = told();
     assert_eq!((outcome.as_str(), would.len()), ("pass", 0));
-    assert_eq!(detail, "9 of 10 left, by client; who hammers is cooled off");
+    assert_eq!(detail, "9 of 10 left, by client; who hammers is cooled off; shadowed, it refuses nobody");
     hammer(&limit, &asking);
     let (outcome, detail, would) = told();
     assert_eq!((outcome.as_str(), would.len(), would[0].reason), ("would refuse", 1, "penalty"));
