@@ -454,7 +454,7 @@ fn the_command_line_tells_plans_and_usage() {
         (&json!("free"), &json!(1), &json!(1))
     );
     assert_eq!(listed[0]["quota"]["timeZone"], "Europe/Berlin");
-    assert_eq!(listed[0]["routes"]["items"], json!({"rate": "1/1s", "burst": 1}));
+    assert_eq!(listed[0]["routes"]["items"], json!({"rate": "1/1s", "burst": 1, "scope": "node"}));
     assert_eq!((&listed[1]["throttle"], &listed[1]["quota"]), (&Value::Null, &Value::Null));
     let said = told(&portcullis(&place, &["usage"]));
     assert!(said.contains(&id) && said.contains("990"), "{said}");
