@@ -28,13 +28,19 @@ pub(super) fn explain(asked: &Explain, out: &mut dyn Write, err: &mut dyn Write)
             tokio::runtime::Builder::new_current_thread().build().map_err(|error| error.to_string())?;
         runtime.block_on(ask(&Arc::new(gateway), &question))
     });
-    let explanation = match explained {
+    let mut explanation = match explained {
         Ok(explanation) => explanation,
         Err(cause) => {
             let _ = writeln!(err, "error: {cause}");
             return USAGE;
         }
     };
+    // What `${…}` put into a rule is shown as it is written there.
+    let changes = explanation.upstream.iter_mut().flat_map(|upstream| &mut upstream.headers);
+    let answered = explanation.response_headers.iter_mut().map(|(_, value)| value);
+    for text in changes.chain(answered) {
+        *text = build.sources.discreet(text);
+    }
     let written = if asked.json {
         serde_json::to_string_pretty(&explanation)
             .map_err(std::io::Error::other)

@@ -74,25 +74,32 @@ const CERTIFICATES: [&str; 9] = [
 /// and Cloudflare's proxies, authentik, Vouch, Grafana, Tailscale, Shibboleth and mod_auth_openidc. No client has a word in them, and no
 /// trusted proxy either: who it is this gateway finds out. `x-user`, `x-user-id` and the like are an application's as often as a
 /// gateway's: they go where the configuration tells in them who it is (`Gateway::told_fields`).
-const IDENTITY: [&str; 24] = [
+const IDENTITY: [&str; 31] = [
     "cf-access-",
+    "iv-user",
+    "oidc-access-token",
     "oidc-claim-",
+    "oidc-id-token",
     "remote-",
     "shib-",
     "tailscale-user-",
     "x-amzn-oidc-",
     "x-anonymous-consumer",
+    "x-apigateway-api-userinfo",
+    "x-appengine-user-",
     "x-auth-request-",
     "x-authenticated-",
     "x-authentik-",
     "x-consumer-",
     "x-credential-",
+    "x-endpoint-api-userinfo",
     "x-goog-authenticated-user-",
     "x-goog-iap-jwt-assertion",
     "x-jwt-assertion",
     "x-jwt-claim",
     "x-jwt-payload",
     "x-ms-client-principal",
+    "x-ms-token-aad-",
     "x-pomerium-claim-",
     "x-pomerium-jwt-assertion",
     "x-remote-",

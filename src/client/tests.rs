@@ -325,6 +325,11 @@ fn fields_of_identity_are_taken_and_those_of_applications_stay() {
         "tailscale-user-login",
         "shib-session-id",
         "oidc-claim-sub",
+        "oidc-id-token",
+        "iv-user",
+        "x-ms-token-aad-id-token",
+        "x-endpoint-api-userinfo",
+        "x-appengine-user-email",
     ] {
         assert!(!left(name), "{name}");
     }

@@ -38,6 +38,7 @@ pub use build::{Build, Files, unreadable};
 pub use errors::{Diagnostic, Errors};
 pub use load::{load, load_sections, load_text, load_then};
 pub use schema::schema;
+pub use secrecy::is_secret_name;
 pub use secret::Secret;
 pub use shapes::{OrNone, Pattern};
 pub use site::{Site, Spanned};

@@ -81,7 +81,8 @@ pub(super) fn is_secret(schema: &Schema) -> bool {
     schema.get("writeOnly").and_then(Schema::as_bool) == Some(true)
 }
 
-fn is_secret_name(name: &str) -> bool {
+/// Whether a name is that of a secret: `client_secret`, `x-auth-token`, `pw`.
+pub fn is_secret_name(name: &str) -> bool {
     let whole = plain(name);
     let is_one = |part: &str| PARTS.contains(&part) || WORDS.iter().any(|word| is_near(part, word));
     WORDS.iter().any(|word| whole.contains(word))

@@ -74,9 +74,11 @@ fn sort_out(error: &ValidationError<'_>, findings: &mut Vec<Finding>) {
         }
         Kind::AdditionalProperties { unexpected } => What::Unknown(unexpected.clone()),
         Kind::Required { property } => What::Missing(property.as_str().unwrap_or_default().to_owned()),
-        Kind::Minimum { .. } | Kind::Maximum { .. } | Kind::MinItems { .. } | Kind::MaxItems { .. } => {
-            What::Bounds
-        }
+        Kind::Minimum { .. }
+        | Kind::Maximum { .. }
+        | Kind::MinItems { .. }
+        | Kind::MaxItems { .. }
+        | Kind::MinProperties { .. } => What::Bounds,
         Kind::Format { .. } => What::Format,
         // Stands beside a format of ours, for editors; the format has been checked itself.
         Kind::Pattern { .. } => return,

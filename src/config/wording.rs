@@ -35,6 +35,9 @@ pub(super) fn tell(
         What::Bounds => {
             let (cause, cure) = match &place.node.value {
                 Value::List(items) if items.is_empty() => ("the list is empty".into(), "add an item".into()),
+                Value::Map(entries) if entries.is_empty() => {
+                    ("there is nothing in it".into(), "add an entry".into())
+                }
                 Value::List(items) => (format!("the list has {} items", items.len()), list_length(schema)),
                 _ => (
                     format!("{} is out of range", place.node.shown()),

@@ -5,11 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use http::header::HOST;
+use http::header::{AUTHORIZATION, COOKIE, HOST, PROXY_AUTHORIZATION, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::Serialize;
 
 use super::{Admission, ClientTrust, Gateway, ListenAddress, Listener, Passage};
+use crate::config::is_secret_name;
 use crate::policy::{Effects, Step, cors};
 use crate::record::ErrorFacts;
 use crate::reply::Reply;
@@ -288,7 +289,8 @@ fn fields(reply: &Reply) -> Vec<(String, String)> {
     reply.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect()
 }
 
-/// `+ name: value` for what was set or changed, `- name` for what was removed; each by name.
+/// `+ name: value` for what was set or changed, `- name` for what was removed; each by name. What a credential is by its name is
+/// not shown.
 fn changes(before: &HeaderMap, after: &HeaderMap) -> Vec<String> {
     let all = |map: &HeaderMap, name: &HeaderName| map.get_all(name).iter().cloned().collect::<Vec<_>>();
     let removed = before.keys().filter(|name| !after.contains_key(*name)).map(|name| format!("- {name}"));
@@ -297,11 +299,19 @@ fn changes(before: &HeaderMap, after: &HeaderMap) -> Vec<String> {
     changes.sort_unstable();
     changed.sort_unstable_by_key(|name| name.as_str());
     for name in changed {
+        if is_credential(name) {
+            changes.push(format!("+ {name}: …"));
+            continue;
+        }
         for value in after.get_all(name) {
             changes.push(format!("+ {name}: {}", String::from_utf8_lossy(value.as_bytes())));
         }
     }
     changes
+}
+
+fn is_credential(name: &HeaderName) -> bool {
+    [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE, SET_COOKIE].contains(name) || is_secret_name(name.as_str())
 }
 
 /// Scheme, authority and the rest as typed.

@@ -229,3 +229,20 @@ fn beside_other_kinds_it_is_asked_about_what_it_could_know() {
     let seen = ask(&gateway, "/", "Cookie: session=ann\r\n").expect(200).json();
     assert_eq!(seen["headers"]["x-user"], "ann");
 }
+
+#[test]
+fn a_field_that_two_might_read_differently_is_refused() {
+    let (service, upstream) =
+        (Origin::each(|_, peer| peer.answer_with(200, "X-User: ann\r\n", "")), Origin::echo());
+    let rest = format!(
+        "upstreams: {{o: {{servers: ['{}']}}}}\nroutes: [{{name: r, auth: sso, upstream: o}}]\n",
+        upstream.address()
+    );
+    let text = config(&format!("http://{}/", service.address()), "", &rest);
+    let gateway = Place::new()
+        .start_whole(&text.replace("headers: [cookie]", "headers: [cookie, authorization, accept]"));
+    let once = "Authorization: Bearer ok\r\nCookie: a=1\r\nAccept: a/b\r\nAccept: c/d\r\n";
+    ask(&gateway, "/once", once).expect(200);
+    ask(&gateway, "/twice", &format!("{once}Authorization: Bearer other\r\n")).expect(401);
+    assert_eq!(reason(&gateway, "/twice"), "malformed");
+}

@@ -285,6 +285,36 @@ routes:
 }
 
 #[test]
+fn explain_shows_no_credential_that_a_rule_sets() {
+    let place = Place::new();
+    place.write("key.txt", "zq7-from-a-file");
+    let rules = "authorization: 'Basic zq7-written', x-upstream-token: zq7-by-name, x-plain: '${file:key.txt}', x-shown: shown";
+    place.write(
+        "e.yaml",
+        Place::with_base(&format!(
+            "policies: {{headers: {{up: {{request: {{set: {{{rules}}}}}}}}}}}
+upstreams: {{o: {{servers: ['127.0.0.1:9']}}}}
+routes: [{{name: all, headers: up, upstream: o}}]
+"
+        )),
+    );
+    for form in [
+        &["explain", "-c", "e.yaml", "http://example.com/"][..],
+        &["explain", "--json", "-c", "e.yaml", "http://example.com/"],
+    ] {
+        let told = place.portcullis(form);
+        ends_with(&told, 0, &[]);
+        let told = String::from_utf8_lossy(&told.stdout).into_owned();
+        assert!(!told.contains("zq7"), "{told}");
+        for part in
+            ["+ authorization: …", "+ x-upstream-token: …", "+ x-plain: ${file:key.txt}", "+ x-shown: shown"]
+        {
+            assert!(told.contains(part), "`{part}` is missing in:\n{told}");
+        }
+    }
+}
+
+#[test]
 fn schema_and_version_are_for_machines_too() {
     let place = Place::new();
     let schema = place.portcullis(&["schema"]);

@@ -80,6 +80,7 @@ pub struct Rules {
     #[schemars(length(min = 1))]
     pub groups: Vec<Spanned<String>>,
     /// Conditions on claims; a dot leads into a nested claim: `tenant: {equals: acme}`.
+    #[schemars(extend("minProperties" = 1))]
     pub claims: BTreeMap<String, Spanned<ClaimCondition>>,
     /// CIDRs or addresses, of which one must hold the client's.
     #[schemars(length(min = 1))]

@@ -188,6 +188,17 @@ fn claim(name: &str, written: &Spanned<ClaimCondition>, build: &mut Build) -> Op
             return None;
         }
     };
+    // A claim whose own name has dots at such places cannot be meant: a dot leads into another.
+    if name.split('.').any(str::is_empty) {
+        let cause = format!("`{name}` names no claim: a part of it is empty");
+        build.errors.push(
+            &written.site,
+            &*written.path,
+            cause,
+            "write such as `tenant` or `realm_access.roles`",
+        );
+        return None;
+    }
     Some(Claim { name: name.into(), test })
 }
 

@@ -18,6 +18,8 @@ const ARGON2_WORK_MAX: u64 = 512 << 10;
 const ARGON2_LANES_MAX: u32 = 16;
 /// 2^14 rounds take about a second.
 const BCRYPT_COST_MAX: u32 = 14;
+/// What bcrypt looks at.
+const BCRYPT_MAX: usize = 72;
 const NAME_BYTES_MAX: usize = 128;
 /// Errors told of one file; a wrong file is wrong in every line.
 const ERRORS_MAX: usize = 20;
@@ -197,7 +199,10 @@ impl Hash {
 
     fn verify(&self, password: &[u8]) -> bool {
         match self {
-            Self::Bcrypt(hash) => bcrypt::verify(password, hash).unwrap_or(false),
+            // What is behind the 72nd byte would not be looked at.
+            Self::Bcrypt(hash) => {
+                password.len() <= BCRYPT_MAX && bcrypt::verify(password, hash).unwrap_or(false)
+            }
             Self::Argon2 { params, salt, output } => {
                 let mut computed = vec![0; output.len()];
                 let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone());
@@ -232,6 +237,15 @@ mod tests {
             format!("{}: {}; {}", error.site.line, error.cause, error.cure)
         };
         read.ok_or_else(|| build.errors.errors().iter().map(told).collect())
+    }
+
+    #[test]
+    fn what_bcrypt_does_not_look_at_is_not_passed_over() {
+        let long = "a".repeat(BCRYPT_MAX);
+        let users = read(&format!("bob:{}\n", bcrypt::hash(&long, 4).unwrap())).unwrap();
+        let verify = |password: &str| users.verify(users.find("bob"), password.as_bytes());
+        assert!(verify(&long));
+        assert!(!verify(&format!("{long}a")) && !verify(&long[1..]));
     }
 
     #[test]

@@ -12,7 +12,10 @@ mod tests;
 use std::fmt;
 use std::sync::Arc;
 
-use http::header::{CACHE_CONTROL, LOCATION, SET_COOKIE, WWW_AUTHENTICATE};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CACHE_CONTROL, COOKIE, FORWARDED, LOCATION, PRAGMA, SET_COOKIE,
+    VIA, WWW_AUTHENTICATE,
+};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::runtime::Handle;
 
@@ -26,6 +29,18 @@ use crate::egress::{self, Fetched};
 use crate::identity::{Identity, Method};
 use crate::reply::Kind;
 
+/// Fields that may be written in parts (RFC 9110 §5.3, RFC 9113 §8.2.3).
+const LISTS: [HeaderName; 9] = [
+    ACCEPT,
+    ACCEPT_ENCODING,
+    ACCEPT_LANGUAGE,
+    CACHE_CONTROL,
+    COOKIE,
+    FORWARDED,
+    PRAGMA,
+    VIA,
+    HeaderName::from_static("x-forwarded-for"),
+];
 pub(super) const REASONS: &[&str] =
     &["forward_refused", "forward_answer", "forward_busy", "forward_unavailable"];
 
@@ -89,8 +104,22 @@ impl Forward {
         !self.headers.iter().any(|name| headers.contains_key(name))
     }
 
+    /// A field that the service is asked about, is no list, and is there twice.
+    fn repeated(&self, headers: &HeaderMap) -> Option<&HeaderName> {
+        self.headers
+            .iter()
+            .find(|name| !LISTS.contains(name) && headers.get_all(*name).iter().nth(1).is_some())
+    }
+
     /// What the service says. Asked on the back office; the worker waits.
     pub(super) async fn judge(&self, asked: &Asked<'_>) -> Judgement {
+        if let Some(name) = self.repeated(asked.request.headers) {
+            let why = format!(
+                "`{name}` is there more than once: the service and the upstream might read different ones"
+            );
+            let denial = Denial::new(Kind::Unauthorized, "malformed", why).with_error("invalid_request");
+            return Judgement::Refused(denial);
+        }
         let key = self.cache.as_ref().map(|(_, by)| service::key(by, asked));
         if let Some(identity) = key.as_deref().and_then(|key| self.service.recall(key)) {
             return Judgement::Known(identity, None);

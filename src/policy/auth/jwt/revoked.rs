@@ -95,12 +95,23 @@ impl Lists {
     /// # Errors
     /// It is neither.
     pub(super) fn parse(document: &[u8]) -> Result<Self, &'static str> {
+        // An editor may have begun it with a mark of the byte order.
+        let document = document.strip_prefix(b"\xef\xbb\xbf").unwrap_or(document);
         let text = std::str::from_utf8(document).map_err(|_| "it is not UTF-8")?;
         let mut own = Self::default();
         if !text.trim_start().starts_with('{') {
             let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
             own.either = lines.filter(|line| !line.is_empty()).map(Into::into).collect();
-            return Ok(own);
+            // Another form would be taken for ids that nobody has, and revoke nothing.
+            let is_odd = |c: char| {
+                c.is_whitespace() || c.is_control() || matches!(c, '"' | '\'' | ',' | '[' | ']' | '{' | '}')
+            };
+            return match own.either.iter().any(|line| line.contains(is_odd)) {
+                true => Err(
+                    "a line is one id or subject; with spaces, commas or quotes it is written in JSON, `{\"jti\": […], \"sub\": […]}`",
+                ),
+                false => Ok(own),
+            };
         }
         for (name, list) in &json::object(document)? {
             let list = list.as_array().filter(|list| list.iter().all(Value::is_string));
@@ -227,6 +238,21 @@ mod tests {
             assert_eq!(told(&lists, jti, subject), expected, "{jti:?} {subject}");
         }
         assert_eq!(Lists::parse(b"").unwrap(), Lists::default());
+        let marked = Lists::parse(b"\xef\xbb\xbfid-1\n").unwrap();
+        assert_eq!(told(&marked, Some("id-1"), "alice"), "revoked");
+        assert!(Lists::parse(b"\xef\xbb\xbf{\"jti\": []}").is_ok());
+    }
+
+    #[test]
+    fn another_form_is_no_list_of_ids_that_nobody_has() {
+        for text in
+            ["[\"J1\"]", "[ \"J1\", \"J2\" ]", "\"J1\"", "J1,J2", "jti J1", "good\n- J1", "'J1'", "J1\u{a0}"]
+        {
+            assert!(Lists::parse(text.as_bytes()).is_err(), "{text}");
+        }
+        for text in ["auth0|5f7c8ec7c33c6c004bbafe82", "a@b.example", "urn:x:y/z=1+2~"] {
+            assert!(Lists::parse(text.as_bytes()).is_ok(), "{text}");
+        }
     }
 
     #[test]
