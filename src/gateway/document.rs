@@ -259,7 +259,8 @@ pub struct Edge {
     /// A policy of `policies.access`, or `none`.
     pub access: OrNone<Spanned<String>>,
     /// Policies of `policies.rate_limits` whose key is the client, the host or a header field; all are asked, of requests without a
-    /// route too.
+    /// route too, and of those that are refused before they are understood (400, 405, 414, 431 …): these are counted by client, whatever the
+    /// key is. Where a trusted proxy sends a head of HTTP/1 that cannot be read, the client is not known, and none is asked.
     pub rate_limits: Vec<Spanned<String>>,
 }
 

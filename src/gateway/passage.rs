@@ -28,7 +28,7 @@ use crate::record::{Phase, Record, RouteFacts};
 use crate::reply::{Kind, Preference, Refusal, Reply, Wants};
 use crate::request::{Arrival, Connection, Fields, Request};
 use crate::upstream::Upstream;
-use door::{facts, redirect_port, without_underscores};
+use door::{Read, facts, redirect_port};
 pub(super) use metadata::Resources;
 
 /// The request id's field, to the client and to the upstream.
@@ -56,6 +56,8 @@ pub struct Passage {
     preflight: bool,
     /// The status that goes with our refusal's kind, whatever the client was told: gRPC has another, and so may `replies`.
     refused: Option<StatusCode>,
+    /// Whether it could not be understood, whatever the client was told.
+    ambiguous: bool,
     settled: bool,
 }
 
@@ -135,6 +137,7 @@ impl Passage {
             peer: connection.peer,
             preflight: false,
             refused: None,
+            ambiguous: false,
             settled: false,
         }
     }
@@ -176,12 +179,17 @@ impl Passage {
         self.note_arrival(arrival);
         let gateway = Arc::clone(&self.gateway);
         let listener = gateway.listener(&arrival.connection.listener);
-        let target = Arc::new(self.canonical(arrival, listener)?);
-        self.record.target = Some(Arc::clone(&target));
-        let kept = without_underscores(arrival.headers, gateway.settings.underscores)?;
+        let Read { target, kept, client } = match self.read(arrival, &gateway, listener) {
+            Ok(read) => read,
+            Err(refusal) => {
+                let client = match &self.client {
+                    Some(client) => client.address,
+                    None => self.client(arrival, listener).address,
+                };
+                return Err(self.at_door(&gateway, client, *refusal).await.into());
+            }
+        };
         let arrival = &Arrival { headers: kept.as_ref().unwrap_or(arrival.headers), ..*arrival };
-        let client = self.client(arrival, listener);
-        self.client_certificate(arrival.connection, listener, &target)?;
         let request = Request {
             method: arrival.method,
             target: &target,
@@ -252,7 +260,7 @@ impl Passage {
             if authenticated.is_ok() {
                 limits.check(Place::Identity, &facts, &mut self.effects).await?;
             } else if identity.is_some() {
-                limits.note_refused(&facts, &mut self.effects);
+                limits.check_refused(Place::Identity, &facts, &mut self.effects).await?;
             }
         }
         authenticated?;
@@ -336,8 +344,12 @@ impl Passage {
     }
 
     /// Finishes the head of an upstream's response: hop-by-hop fields, header rules, CORS, request id.
+    ///
+    /// Limits that count by status count it here, before the client can know it: so whatever keeps the rest of the answer from
+    /// coming, or the request from ending, keeps nothing from being counted.
     pub fn finish(&mut self, status: StatusCode, fields: &mut impl Fields) {
         self.record.status = status.as_u16();
+        self.settle_limits();
         let switching = status == StatusCode::SWITCHING_PROTOCOLS;
         let upgrade = if switching { Upgrade::Keep } else { Upgrade::Drop };
         // Before anything of ours is set: no `Connection` of an upstream takes it away again.
@@ -391,7 +403,20 @@ impl Passage {
 
     /// Whether the request was refused because it could not be understood.
     pub fn is_ambiguous(&self) -> bool {
-        self.record.error.as_ref().is_some_and(|error| error.response_type == Kind::AmbiguousRequest.name())
+        self.ambiguous
+            || self
+                .record
+                .error
+                .as_ref()
+                .is_some_and(|error| error.response_type == Kind::AmbiguousRequest.name())
+    }
+
+    /// Counts the request for limits by status, as what is known of its status says.
+    fn settle_limits(&mut self) {
+        if let Some(limits) = limits_of(&self.gateway, self.route) {
+            let own = self.refused.map_or(self.record.status, |status| status.as_u16());
+            limits.settle(&[self.record.status, own], &mut self.effects.limits);
+        }
     }
 
     /// The logging phase, once for every request: access log and metrics. Later calls do nothing.
@@ -399,10 +424,7 @@ impl Passage {
         if std::mem::replace(&mut self.settled, true) {
             return;
         }
-        if let Some(limits) = limits_of(&self.gateway, self.route) {
-            let own = self.refused.map_or(self.record.status, |status| status.as_u16());
-            limits.settle(&[self.record.status, own], &mut self.effects.limits);
-        }
+        self.settle_limits();
         self.record.would = std::mem::take(&mut self.effects.would);
         self.gateway.telling.settle(&self.record);
         #[cfg(test)]

@@ -143,8 +143,10 @@ impl Stage {
         integration.error = Some(error.into());
     }
 
-    /// Notes that the answer is complete. What is still to come of the request's body nobody needs.
-    pub(super) fn note_answered(&self) {
+    /// Notes that the answer is complete, before its last piece is written. What is still to come of the request's body nobody needs, and
+    /// it is under way no more.
+    pub(super) fn note_answered(&mut self) {
+        self.passage.effects.limits.give_back();
         let open = self.course.as_ref().is_some_and(|course| {
             course.has_body && course.attempt.as_ref().is_some_and(|attempt| attempt.sent().is_none())
         });

@@ -69,7 +69,12 @@ impl Gate {
             stage.passage.record.status = reply.status.as_u16();
             stage.note_own(ctx.started, Instant::now());
         }
-        respond::send(session, reply).await.map_err(Error::into_down)?;
+        let answered = || {
+            if let Some(stage) = &mut ctx.stage {
+                stage.passage.effects.limits.give_back();
+            }
+        };
+        respond::send(session, reply, answered).await.map_err(Error::into_down)?;
         Ok(true)
     }
 
@@ -302,7 +307,7 @@ impl ProxyHttp for Gate {
         end: bool,
         ctx: &mut Ctx,
     ) -> Result<Option<Duration>> {
-        if end && let Some(stage) = &ctx.stage {
+        if end && let Some(stage) = &mut ctx.stage {
             stage.note_answered();
         }
         Ok(None)

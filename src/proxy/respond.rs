@@ -17,8 +17,8 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// What is written at once, in bytes.
 const PIECE: usize = 64 << 10;
 
-/// Sends a reply whole. Date and Connection are Pingora's: it knows whether the connection goes on.
-pub(super) async fn send(session: &mut Session, reply: Reply) -> Result<()> {
+/// Sends a reply whole; `answered` is told before its last piece is written. Date and Connection are Pingora's: it knows whether the connection goes on.
+pub(super) async fn send(session: &mut Session, reply: Reply, answered: impl FnOnce()) -> Result<()> {
     let Reply { status, headers, body } = reply;
     let bodiless = status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
     let mut head = ResponseHeader::build(status, Some(headers.len() + 3))?;
@@ -39,16 +39,18 @@ pub(super) async fn send(session: &mut Session, reply: Reply) -> Result<()> {
     }
     settle_unread_body(session);
     let end = bodiless || body.is_empty() || session.req_header().method == Method::HEAD;
-    session.write_response_header(Box::new(head), end).await?;
-    if !end {
-        let mut rest = body;
-        // Each piece has the whole of `write_stall`: at once, a long body would ask a client for more speed than a short one.
-        while rest.len() > PIECE {
-            session.write_response_body(Some(rest.split_to(PIECE)), false).await?;
-        }
-        session.write_response_body(Some(rest), true).await?;
+    if end {
+        answered();
+        return session.write_response_header(Box::new(head), true).await;
     }
-    Ok(())
+    session.write_response_header(Box::new(head), false).await?;
+    let mut rest = body;
+    // Each piece has the whole of `write_stall`: at once, a long body would ask a client for more speed than a short one.
+    while rest.len() > PIECE {
+        session.write_response_body(Some(rest.split_to(PIECE)), false).await?;
+    }
+    answered();
+    session.write_response_body(Some(rest), true).await
 }
 
 /// What the client has not sent yet is read after the reply, or the connection is closed after it.

@@ -223,7 +223,7 @@ async fn refuse<A>(
     if endpoint.plan().tls.is_some() {
         return answer::unanswered(gateway, conn.connection(), began, &refusal);
     }
-    http1::refuse(conn, gateway, began, refusal).await;
+    http1::refuse_connection(conn, gateway, began, refusal).await;
 }
 
 pub(super) fn facts<A>(

@@ -20,7 +20,7 @@ use super::fence::Fence;
 use super::worker::Worker;
 use crate::canonical;
 use crate::framing::{self, Body, Denial, Framing, Limits, Progress};
-use crate::gateway::{Gateway, Settings};
+use crate::gateway::{Gateway, Passage, Settings};
 use crate::proxy_protocol;
 use crate::reply::{Kind, Refusal, Reply};
 use crate::request::Protocol;
@@ -266,25 +266,47 @@ fn unexpected(head: &[u8]) -> Option<Refusal> {
 
 async fn deny(conn: Box<Conn>, gateway: Arc<Gateway>, began: Clock, head: &[u8], denial: Denial) {
     let refusal = unexpected(head).unwrap_or_else(|| answer::refusal(denial));
-    refuse_known(conn, gateway, began, head, refusal).await;
+    let mut passage = known(&conn, gateway, began, head);
+    let reply = passage.refuse_at_door(conn.connection(), None, refusal).await;
+    answer_known(conn, passage, &reply).await;
 }
 
 async fn overloaded(conn: Box<Conn>, gateway: Arc<Gateway>, began: Clock, head: &[u8]) {
     let refusal = answer::overloaded(&gateway);
-    refuse_known(conn, gateway, began, head, refusal).await;
+    let mut passage = known(&conn, gateway, began, head);
+    let reply = passage.refuse(refusal);
+    answer_known(conn, passage, &reply).await;
 }
 
-/// Refuses a request whose head is complete: its method at least can be told.
-async fn refuse_known(conn: Box<Conn>, gateway: Arc<Gateway>, began: Clock, head: &[u8], refusal: Refusal) {
+/// A request whose head is complete: its method at least can be told.
+fn known(conn: &Conn, gateway: Arc<Gateway>, began: Clock, head: &[u8]) -> Passage {
     let mut passage = answer::passage(gateway, conn.connection(), Protocol::Http11, began);
     let method = head.split(|b| *b == b' ').next().unwrap_or_default();
     passage.record.method = http::Method::from_bytes(method).ok();
-    let reply = passage.refuse(refusal);
-    let sent = write(conn, &reply, method == b"HEAD").await;
+    passage
+}
+
+async fn answer_known(conn: Box<Conn>, passage: Passage, reply: &Reply) {
+    let to_head = passage.record.method == Some(http::Method::HEAD);
+    let sent = write(conn, reply, to_head).await;
+    answer::settle(passage, reply, sent);
+}
+
+/// Refuses what makes no request, or none that can be told.
+async fn refuse(conn: Box<Conn>, gateway: Arc<Gateway>, began: Clock, refusal: Refusal) {
+    let mut passage = answer::passage(gateway, conn.connection(), Protocol::Http11, began);
+    let reply = passage.refuse_at_door(conn.connection(), None, refusal).await;
+    let sent = write(conn, &reply, false).await;
     answer::settle(passage, &reply, sent);
 }
 
-pub(super) async fn refuse(conn: Box<Conn>, gateway: Arc<Gateway>, began: Clock, refusal: Refusal) {
+/// Refuses a connection for what it begins with: whose it is has not been said, so that no limit is asked.
+pub(super) async fn refuse_connection(
+    conn: Box<Conn>,
+    gateway: Arc<Gateway>,
+    began: Clock,
+    refusal: Refusal,
+) {
     let mut passage = answer::passage(gateway, conn.connection(), Protocol::Http11, began);
     let reply = passage.refuse(refusal);
     let sent = write(conn, &reply, false).await;

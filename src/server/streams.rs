@@ -91,7 +91,7 @@ pub(super) fn serve<A>(
     let gateway = worker.snapshots.load();
     let (request, mut respond) = incoming;
     if let Err(denial) = judge(&request, &gateway) {
-        return refuse(gateway, connection, began, &request, &mut respond, denial);
+        return refuse(gateway, Arc::clone(connection), began, (request, respond), denial, guard);
     }
     let most = usize::try_from(gateway.settings.http2_streams).unwrap_or(usize::MAX).saturating_mul(SHARE);
     if !guard.bears(weight(&request), most) {
@@ -198,19 +198,27 @@ fn judge(head: &Request<RecvStream>, gateway: &Gateway) -> Result<(), Denial> {
     Ok(())
 }
 
+/// Answers at once, unless a limit of the fleet's is to be asked.
 fn refuse(
     gateway: Arc<Gateway>,
-    connection: &Connection,
+    connection: Arc<Connection>,
     began: Clock,
-    request: &Request<RecvStream>,
-    respond: &mut SendResponse<Bytes>,
+    (request, mut respond): Incoming,
     denial: Denial,
+    guard: InFlight,
 ) {
-    let mut passage = answer::passage(gateway, connection, Protocol::Http2, began);
-    passage.record.method = Some(request.method().clone());
-    let reply = passage.refuse(answer::refusal(denial));
-    let sent = write(respond, &reply, request.method() == Method::HEAD);
-    answer::settle(passage, &reply, sent);
+    let mut refused = Box::pin(async move {
+        let _guard = guard;
+        let mut passage = answer::passage(gateway, &connection, Protocol::Http2, began);
+        passage.record.method = Some(request.method().clone());
+        let refusal = answer::refusal(denial);
+        let reply = passage.refuse_at_door(&connection, Some(request.headers()), refusal).await;
+        let sent = write(&mut respond, &reply, request.method() == Method::HEAD);
+        answer::settle(passage, &reply, sent);
+    });
+    if refused.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+        tokio::spawn(refused);
+    }
 }
 
 /// Writes an answer and ends the stream; returns the bytes of body sent. Nothing waits: a client that opens no window would have us

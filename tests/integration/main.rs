@@ -45,6 +45,7 @@ mod jws_vectors;
 mod jwt;
 mod leaks;
 mod limit_answers;
+mod limit_ends;
 mod limits;
 mod limits_restart;
 mod mutual_tls;

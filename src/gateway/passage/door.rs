@@ -1,5 +1,6 @@
 //! The door: whose request it is, in which form, and for which route.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, HOST, LOCATION, ORIGIN, USER_AGENT};
@@ -30,11 +31,69 @@ impl Passage {
         self.wants = Preference::of(arrival.headers);
     }
 
-    pub(super) fn canonical(
+    /// What is known of a request before anybody is asked whether it may pass.
+    ///
+    /// # Errors
+    /// It has no one meaning, or comes by a connection that may not bring it.
+    pub(super) fn read(
+        &mut self,
+        arrival: &Arrival<'_>,
+        gateway: &Gateway,
+        listener: Option<&Arc<Listener>>,
+    ) -> Result<Read, Box<Refusal>> {
+        let target = Arc::new(self.canonical(arrival, listener)?);
+        self.record.target = Some(Arc::clone(&target));
+        let kept = without_underscores(arrival.headers, gateway.settings.underscores)?;
+        let arrival = &Arrival { headers: kept.as_ref().unwrap_or(arrival.headers), ..*arrival };
+        let client = self.client(arrival, listener);
+        self.client_certificate(arrival.connection, listener, &target)?;
+        Ok(Read { target, kept, client })
+    }
+
+    /// The edge's limits hold for what the door refuses, too: whoever sends nothing else is slowed as well. Nothing that such a request
+    /// says is a key's value; its client takes the place of each. It needs no slot.
+    pub(super) async fn at_door(&mut self, gateway: &Gateway, client: IpAddr, refusal: Refusal) -> Refusal {
+        let Some(limits) = &gateway.edge_limits else { return refusal };
+        let (headers, method) = (HeaderMap::new(), self.record.method.clone().unwrap_or_default());
+        let facts =
+            Facts { client, method: &method, host: "", headers: &headers, route: None, identity: None };
+        match limits.check_refused(Place::Edge, &facts, &mut self.effects).await {
+            Ok(()) => refusal,
+            Err(limited) => {
+                self.ambiguous = refusal.kind == Kind::AmbiguousRequest;
+                limited
+            }
+        }
+    }
+
+    /// As [`Passage::refuse`], for a request that goes no further than the rim: `headers` are there where it was one that could be
+    /// read. Where the peer speaks for others and they are not, nobody knows whose it is, and no limit is asked.
+    pub async fn refuse_at_door(
+        &mut self,
+        connection: &Connection,
+        headers: Option<&HeaderMap>,
+        mut refusal: Refusal,
+    ) -> Reply {
+        let gateway = Arc::clone(&self.gateway);
+        if gateway.edge_limits.is_some() {
+            let (nobody, none) = (Trusted::default(), HeaderMap::new());
+            let trusted =
+                gateway.listener(&connection.listener).map_or(&nobody, |listener| &listener.trusted);
+            let fields = headers.unwrap_or(&none);
+            let client = client::determine(connection.peer, connection.tls.is_some(), fields, trusted);
+            if headers.is_some() || !client.peer_trusted {
+                self.record.client = Some(client.address);
+                refusal = self.at_door(&gateway, client.address, refusal).await;
+            }
+        }
+        self.refuse(refusal)
+    }
+
+    fn canonical(
         &mut self,
         arrival: &Arrival<'_>,
         listener: Option<&Arc<Listener>>,
-    ) -> Result<Target, Stop> {
+    ) -> Result<Target, Refusal> {
         let limits = &self.gateway.settings;
         header_limits(arrival.headers, limits)?;
         unmistakable(arrival)?;
@@ -42,8 +101,7 @@ impl Passage {
             let message = format!("{} is not served", arrival.method);
             let allow = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
             return Err(Refusal::new(Kind::MethodNotAllowed, "method_never_allowed", message)
-                .with_header(http::header::ALLOW, allow)
-                .into());
+                .with_header(http::header::ALLOW, allow));
         }
         let Arrival { method, target, headers, protocol, .. } = *arrival;
         let authority = arrival.authority.or_else(|| default_host(arrival, listener));
@@ -199,6 +257,14 @@ impl Passage {
     }
 }
 
+/// A request that has one meaning, and whose it is.
+pub(super) struct Read {
+    pub(super) target: Arc<Target>,
+    /// Its fields, where some of them are not to be seen.
+    pub(super) kept: Option<HeaderMap>,
+    pub(super) client: Client,
+}
+
 /// What limits know of a request.
 pub(super) fn facts<'a>(
     request: &Request<'a>,
@@ -251,10 +317,7 @@ fn default_host<'a>(arrival: &Arrival<'_>, listener: Option<&'a Arc<Listener>>) 
 ///
 /// # Errors
 /// The operator has them refused.
-pub(super) fn without_underscores(
-    headers: &HeaderMap,
-    choice: Underscores,
-) -> Result<Option<HeaderMap>, Refusal> {
+fn without_underscores(headers: &HeaderMap, choice: Underscores) -> Result<Option<HeaderMap>, Refusal> {
     let has = |name: &HeaderName| memchr::memchr(b'_', name.as_str().as_bytes()).is_some();
     let Some(odd) = headers.keys().find(|name| has(name)) else { return Ok(None) };
     if choice == Underscores::Refuse {

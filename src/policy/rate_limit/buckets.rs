@@ -149,7 +149,8 @@ impl Buckets {
     }
 
     /// Takes `cost` tokens of a key's, whether they are there or not: what only the response could say is settled so. Requests
-    /// that were looked at before any of them was settled are all owed, so that the rate holds in the long run.
+    /// that were looked at before any of them was settled are owed, up to another burst: so the rate holds in the long run for a key that
+    /// has no more under way at once than that.
     pub fn charge(&self, key: KeyHash, gcra: &Gcra, cost: u32, now: Nanos) -> Taken {
         self.decide(key, cost, now, |debt| gcra.charge(debt, cost))
     }

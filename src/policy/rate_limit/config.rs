@@ -37,15 +37,18 @@ pub struct Config {
     /// What a request costs, where that is not one token.
     #[serde(default)]
     pub cost: Option<Spanned<CostConfig>>,
-    /// Only requests that end so are counted, once they have ended; the others only need a token to be there. What authentication
-    /// refuses counts for a limit by identity only where it is known who that is.
+    /// Only requests that are answered so are counted, when the answer's head is known; the others only need a token to be there. What
+    /// a key has under way before the first of its answers is known passes beside the limit: `concurrent` bounds that, and with no more than
+    /// `burst` of them the rate holds in the long run. What a key owes so is another burst at the most. What authentication refuses counts for a
+    /// limit by identity only where it is known who that is; without a token it is 429 in place of 403.
     #[serde(default)]
     pub count: Option<Spanned<CountConfig>>,
     /// Keys that keep coming although they are refused are refused for longer, each time twice as long: `penalty: {}`, or other
     /// figures. Who keeps to the limit, or comes again when he was told to, never is. Takes an eighth more of `memory`.
     #[serde(default)]
     pub penalty: Option<Spanned<PenaltyConfig>>,
-    /// How many requests of one key may be under way at once; 503 above it. A tunnel counts for as long as it is open.
+    /// How many requests of one key may be under way at once; 503 above it. One is under way until the last piece of its answer is handed
+    /// to whoever writes it, a tunnel for as long as its server keeps it open.
     #[serde(default)]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub concurrent: Option<Spanned<u32>>,

@@ -154,20 +154,26 @@ impl Gcra {
         Taken { passed, debt: debt.min(FILL_MAX), cost, gcra: *self }
     }
 
-    /// Takes `cost` tokens, whether they are there or not: the bucket owes what it did not hold.
+    /// Takes `cost` tokens, whether they are there or not: the bucket owes what it did not hold, up to another burst. So whatever is
+    /// charged, there is a token again after the time that brings a burst and one more.
     pub(super) fn charge(&self, debt: u64, cost: u32) -> Taken {
-        let after = debt.saturating_add(self.time(cost)).min(FILL_MAX);
+        let most = self.capacity.saturating_mul(2).min(FILL_MAX);
+        let after = debt.saturating_add(self.time(cost)).min(most);
         Taken { passed: true, debt: after, cost, gcra: *self }
     }
 
-    /// What a debt under this limit is under another: as many tokens, or as large a part of the bucket, whichever is less.
-    /// So who has spent 10 of 10 has spent 10 of 1000, and who has spent 50 of 100 has spent 5 of 10.
+    /// What a debt under this limit is under another: as large a part of the bucket. So who has spent 10 of 10 has spent 1000 of 1000
+    /// and who has spent 50 of 100 has spent 5 of 10, and a limit that is changed and changed back has given nobody tokens.
+    ///
+    /// It is rounded down, by less than a nanosecond; on the way back by what a nanosecond of the smaller bucket is in the larger. Where one
+    /// of them holds nothing there is no part: the debt stays as it is, up to a whole bucket of the one that does.
     pub(super) fn scaled(&self, debt: u64, new: &Self) -> u64 {
-        let debt = u128::from(debt.min(FILL_MAX));
-        let tokens = (debt << 64) / self.exact();
-        let by_tokens = tokens.checked_mul(new.exact()).map_or(u64::MAX, |time| narrowed(time >> 64));
-        let part = (debt * u128::from(new.capacity)).checked_div(u128::from(self.capacity));
-        by_tokens.min(part.map_or(u64::MAX, narrowed)).min(FILL_MAX)
+        let debt = debt.min(FILL_MAX);
+        match (self.capacity, new.capacity) {
+            (_, 0) => debt,
+            (0, most) => debt.min(most),
+            (own, others) => narrowed(u128::from(debt) * u128::from(others) / u128::from(own)).min(FILL_MAX),
+        }
     }
 
     /// The time that brings `cost` tokens; too long to be so where they are more than the burst.
@@ -334,24 +340,45 @@ mod tests {
     #[test]
     fn what_is_charged_is_owed() {
         let gcra = Gcra::new(1, SECOND, 2);
-        let owed = gcra.charge(0, 10);
-        assert_eq!((owed.remaining(), owed.full(), owed.next_token()), (0, 10 * SECOND, 9 * SECOND));
-        assert_eq!(gcra.take(owed.debt(), 1).wait(), Some(9 * SECOND));
-        assert_eq!(gcra.charge(u64::MAX, u32::MAX).debt(), FILL_MAX);
+        let owed = gcra.charge(0, 3);
+        assert_eq!((owed.remaining(), owed.full(), owed.next_token()), (0, 3 * SECOND, 2 * SECOND));
+        assert_eq!(gcra.take(owed.debt(), 1).wait(), Some(2 * SECOND));
+        let slow = Gcra::new(0, SECOND, 2);
+        assert_eq!(slow.charge(u64::MAX, u32::MAX).debt(), FILL_MAX);
     }
 
     #[test]
-    fn a_debt_is_scaled_to_the_advantage_of_the_key() {
+    fn whoever_is_charged_for_a_day_owes_another_burst_and_no_more() {
+        let gcra = Gcra::new(5, Duration::from_secs(60), 5);
+        let owed = (0..10_000).fold(0, |debt, _| gcra.charge(debt, 1).debt());
+        assert_eq!(gcra.look(owed, 1).wait(), Some(Duration::from_secs(60 + 12)));
+        assert_eq!(gcra.look(owed, 1).full(), Duration::from_secs(120));
+        assert_eq!(gcra.charge(0, u32::MAX).debt(), owed, "at once too");
+        assert_eq!(Gcra::new(5, SECOND, 0).charge(0, 9).debt(), 0, "what holds nothing refuses all anyway");
+    }
+
+    #[test]
+    fn a_debt_is_as_large_a_part_of_another_bucket() {
         let minute = |count, burst| Gcra::new(count, Duration::from_secs(60), burst);
         let left = |old: &Gcra, spent: u32, new: &Gcra| {
             new.look(old.scaled(old.charge(0, spent).debt(), new), 1).remaining()
         };
-        assert_eq!(left(&minute(10, 10), 10, &minute(1000, 1000)), 990);
+        assert_eq!(left(&minute(10, 10), 10, &minute(1000, 1000)), 0);
+        assert_eq!(left(&minute(10, 10), 4, &minute(1000, 1000)), 600);
         assert_eq!(left(&minute(100, 100), 50, &minute(10, 10)), 5);
         assert_eq!(left(&minute(100, 100), 100, &minute(10, 10)), 0);
         assert_eq!(left(&minute(10, 10), 4, &minute(10, 10)), 6);
-        assert_eq!(left(&minute(10, 0), 4, &minute(10, 10)), 6);
+        assert_eq!(left(&minute(10, 0), 4, &minute(10, 10)), 10);
         assert_eq!(left(&minute(10, 10), 4, &minute(10, 0)), 0);
+        // As much is owed beyond a bucket.
+        let (slow, fast) = (minute(10, 10), minute(600, 20));
+        let owed = slow.scaled(slow.charge(0, 15).debt(), &fast);
+        assert_eq!((fast.look(owed, 1).remaining(), fast.look(owed, 1).full()), (0, Duration::from_secs(3)));
+        // A block of one value, and its end.
+        let (open, blocked) = (minute(10, 10), minute(0, 0));
+        let debt = open.charge(0, 7).debt();
+        assert_eq!(blocked.scaled(open.scaled(debt, &blocked), &open), debt);
+        assert!(blocked.scaled(u64::MAX, &minute(600, 1)) <= minute(600, 1).charge(0, 1).debt());
     }
 
     #[test]
@@ -406,7 +433,13 @@ mod tests {
             prop_assert!(!taken.passed() || taken.debt() <= gcra.capacity);
             prop_assert!(gcra.charge(debt, cost).debt() <= FILL_MAX);
             let other = Gcra::new(burst, Duration::from_nanos(debt), count);
-            prop_assert!(gcra.scaled(debt, &other) <= FILL_MAX);
+            let there = gcra.scaled(debt, &other);
+            prop_assert!(there <= FILL_MAX);
+            // There and back nothing is forgiven but what rounding down is, and nothing is added.
+            let owed = debt.min(gcra.capacity);
+            let back = other.scaled(gcra.scaled(owed, &other), &gcra);
+            let unit = gcra.capacity.checked_div(other.capacity).map_or(0, |unit| unit + 2);
+            prop_assert!(back <= owed && owed - back <= unit || other.capacity == 0 && back <= owed, "{owed} came back as {back}");
             let _ = (seen.next_token(), seen.full());
         }
     }

@@ -81,30 +81,41 @@ impl Limits {
         door.take(effects)
     }
 
-    /// A request that authentication has refused although it knows who it is counts, if it ends as such requests do, for limits that it
-    /// has never come to.
-    pub fn note_refused(&self, facts: &Facts<'_>, effects: &mut Effects) {
-        for (limit, index) in
-            self.all.iter().zip(0_u8..).skip(self.identity).filter(|(limit, _)| limit.counts_ends())
-        {
-            effects.limits.tickets.push(Ticket { index, asked: limit.ask(facts) });
+    /// Asks the limits of a place about a request that was refused before it came to them: by the door, or by authentication although it
+    /// is known who it is. Then only those that count by status are asked. It holds no slot.
+    ///
+    /// # Errors
+    /// That of a limit which would have refused it: to be told in the other's place.
+    pub async fn check_refused(
+        &self,
+        place: Place,
+        facts: &Facts<'_>,
+        effects: &mut Effects,
+    ) -> Result<(), Refusal> {
+        let range = self.range(place);
+        let limits = self.all.get(range.clone()).unwrap_or_default();
+        let is_asked = |limit: &RateLimit| place != Place::Identity || limit.counts_ends();
+        if !limits.iter().any(|limit| is_asked(limit)) {
+            return Ok(());
         }
+        let mut door = Door::new(limits, range.start, facts);
+        for (index, _) in limits.iter().enumerate().filter(|(_, limit)| !is_asked(limit)) {
+            door.forget(index);
+        }
+        Box::pin(door.check_refused(effects)).await
     }
 
-    /// A request has ended, with these statuses (its response's, and that of its refusal's kind): what is counted only then is
-    /// settled. A second time does nothing.
+    /// The statuses of a request are known, its response's and that of its refusal's kind: it is counted where one of them is, once
+    /// by each limit. Called when the response's head is, and again when the request has ended: then for those without one.
     pub fn settle(&self, statuses: &[u16], standing: &mut Standing) {
-        if standing.tickets.is_empty() {
-            return;
-        }
-        let now = Nanos::now();
-        for Ticket { index, asked } in std::mem::take(&mut standing.tickets) {
-            if let Some(limit) = self.all.get(usize::from(index))
-                && statuses.iter().any(|status| limit.counts(*status))
-            {
-                limit.charge(&asked, now);
+        standing.tickets.retain(|Ticket { index, asked }| {
+            let Some(limit) = self.all.get(usize::from(*index)) else { return false };
+            let counts = statuses.iter().any(|status| limit.counts(*status));
+            if counts {
+                limit.charge(asked, Nanos::now());
             }
-        }
+            !counts
+        });
     }
 
     /// Tells the client, on its response, where it stands. Whether there was something to say.
@@ -197,17 +208,30 @@ impl<'a> Door<'a> {
         Ok(())
     }
 
-    async fn check_waiting(mut self, effects: &mut Effects) -> Result<(), Refusal> {
-        if self.limits.iter().any(|limit| limit.is_of_fleet()) {
-            for index in 0..self.limits.len() {
-                let granted = match self.pair(index) {
-                    Some((limit, asked)) => limit.reserve(&asked, &mut effects.limits.waited).await,
-                    None => None,
-                };
-                self.granted.push(granted);
-            }
-            self.now = Nanos::now();
+    /// Asks those that are of the fleet's.
+    async fn reserve(&mut self, effects: &mut Effects) {
+        if !self.limits.iter().any(|limit| limit.is_of_fleet()) {
+            return;
         }
+        for index in 0..self.limits.len() {
+            let granted = match self.pair(index) {
+                Some((limit, asked)) => limit.reserve(&asked, &mut effects.limits.waited).await,
+                None => None,
+            };
+            self.granted.push(granted);
+        }
+        self.now = Nanos::now();
+    }
+
+    /// As [`Door::check_waiting`], for requests that go no further: they need no slot.
+    async fn check_refused(mut self, effects: &mut Effects) -> Result<(), Refusal> {
+        self.reserve(effects).await;
+        self.look(effects)?;
+        self.take(effects)
+    }
+
+    async fn check_waiting(mut self, effects: &mut Effects) -> Result<(), Refusal> {
+        self.reserve(effects).await;
         self.look(effects)?;
         for index in 0..self.limits.len() {
             let Some((limit, asked)) = self.pair(index) else { continue };
@@ -343,7 +367,7 @@ impl<'a> Door<'a> {
             };
             let site = limit.tier(asked.tier).map_or(&limit.site, |tier| &tier.site);
             let fleet = if limit.is_of_fleet() { ", over the fleet" } else { "" };
-            let ended = if limit.counts_ends() { "; counted when it has ended" } else { "" };
+            let ended = if limit.counts_ends() { "; counted by its status" } else { "" };
             let detail =
                 format!("{left} of {} left, by {}{fleet}{ended}", limit.size(asked.tier), limit.key());
             step(limit, site, detail + limit.penalty.map_or("", |_| "; who hammers is cooled off"))

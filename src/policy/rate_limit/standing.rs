@@ -14,7 +14,8 @@ use crate::request::Fields;
 /// The limits of a request: those of the edge and those of its route.
 const ALL_MAX: usize = 2 * LIMITS_MAX;
 
-/// Where a request stands with its limits, and what is left to do when it has ended. Slots are given back when it is dropped.
+/// Where a request stands with its limits, and what is left to do when it has ended. Slots are given back once it is answered, or when
+/// it is dropped.
 #[derive(Debug, Default)]
 pub struct Standing {
     ietf: Option<Told>,
@@ -81,6 +82,12 @@ impl Standing {
         if binding.is_none_or(|before| told.order() < before.order()) {
             *binding = Some(told);
         }
+    }
+
+    /// Gives its slots back: the last piece of the answer is about to be written, so that whoever has read it finds them free. A
+    /// second time does nothing.
+    pub fn give_back(&mut self) {
+        self.slots = Vec::new();
     }
 
     /// Tells the client, on a response of a route without limits, where it stands with its plan. Whether there was something to say.

@@ -268,9 +268,12 @@ mod tests {
             "nothing is copied for a limit that is new"
         );
         table.put_in_force(&[(0, fast), (1, hourly(4))].into());
-        assert_eq!((left(one, &fast), left(own, &hourly(4))), (990, 1), "another class keeps what it owes");
+        assert_eq!((left(one, &fast), left(own, &hourly(4))), (0, 1), "another class keeps what it owes");
         table.put_in_force(&[(0, slow), (1, hourly(4))].into());
-        assert_eq!(left(one, &slow), 9, "a hundredth of what there was is spent");
+        assert_eq!(left(one, &slow), 0, "a limit that is changed and changed back gives nothing");
+        table.put_in_force(&[(0, hourly(0)), (1, hourly(4))].into());
+        table.put_in_force(&[(0, slow), (1, hourly(4))].into());
+        assert_eq!(left(one, &slow), 0, "nor does one that was closed");
     }
 
     #[test]

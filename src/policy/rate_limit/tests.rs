@@ -215,10 +215,57 @@ fn authentication_that_refuses_somebody_known_counts_for_limits_behind_it() {
     let limit = limit("{key: identity, limit: 2/1h, count: {status: [403]}}");
     let limits = one(&limit);
     let asking = Asking::of("192.0.2.1").known(who("a", identity::Method::Jwt, Some("i"), "auth.p"));
-    let mut effects = Effects::default();
-    limits.note_refused(&asking.facts(), &mut effects);
+    let refuse = || {
+        let (facts, mut effects) = (asking.facts(), Effects::default());
+        let checked = limits.check_refused(Place::Identity, &facts, &mut effects).now_or_never();
+        checked.unwrap().map(|()| effects)
+    };
+    for left in [1, 0] {
+        let mut effects = refuse().unwrap();
+        limits.settle(&[403, 403], &mut effects.limits);
+        assert_eq!(limit.look(&limit.ask(&asking.facts()), Nanos::now()).unwrap().remaining(), left);
+    }
+    let refusal = refuse().unwrap_err();
+    assert_eq!((refusal.reason, refusal.kind.name()), ("spent", "THROTTLED"));
+    let wait = limit.look(&limit.ask(&asking.facts()), Nanos::now()).unwrap().wait().unwrap();
+    assert!(wait.as_secs() <= 1800, "what was refused so is not owed: {wait:?}");
+}
+
+#[test]
+fn what_authentication_refuses_takes_no_slot_and_no_token_of_limits_that_count_every_request() {
+    let live = Live::default();
+    let named = |name: &str, text: &str| {
+        let mut build = Build::default();
+        let config: Spanned<Config> = load_text("t.yaml", text, &|_| None, &mut build).unwrap();
+        let limit = RateLimit::compile(name, &config, &live, &mut build).unwrap();
+        limit.put_in_force();
+        Arc::new(limit)
+    };
+    let all = named("all", "{key: identity, limit: 3/1h, concurrent: 1}");
+    let some = named("some", "{key: identity, limit: 3/1h, concurrent: 1, count: {status: [403]}}");
+    let limits = Limits::new(&[], vec![Arc::clone(&all), Arc::clone(&some)]).unwrap();
+    let asking = Asking::of("192.0.2.1").known(who("a", identity::Method::Jwt, Some("i"), "auth.p"));
+    let (facts, mut effects) = (asking.facts(), Effects::default());
+    let checked = limits.check_refused(Place::Identity, &facts, &mut effects).now_or_never();
+    assert!(checked.unwrap().is_ok());
+    assert_eq!((all.under_way(), some.under_way()), (Some(0), Some(0)));
     limits.settle(&[403, 403], &mut effects.limits);
-    assert_eq!(limit.look(&limit.ask(&asking.facts()), Nanos::now()).unwrap().remaining(), 1);
+    let left = |limit: &RateLimit| limit.look(&limit.ask(&asking.facts()), Nanos::now()).unwrap().remaining();
+    assert_eq!((left(&all), left(&some)), (3, 2));
+}
+
+#[test]
+fn a_status_that_comes_after_another_counts_where_the_first_did_not() {
+    let limit = limit("{key: client, limit: 9/1h, count: {status: [200, 502]}}");
+    let limits = one(&limit);
+    let asking = Asking::of("192.0.2.1");
+    let left = || limit.look(&limit.ask(&asking.facts()), Nanos::now()).unwrap().remaining();
+    // A head that was counted, and what became of its body; one that was not, and the refusal in its place.
+    for (statuses, after) in [([200, 502, 502], 8), ([204, 502, 502], 7), ([204, 204, 204], 7)] {
+        let mut effects = ask(&limits, &asking).unwrap();
+        statuses.iter().for_each(|status| limits.settle(&[*status], &mut effects.limits));
+        assert_eq!(left(), after, "{statuses:?}");
+    }
 }
 
 #[test]
@@ -230,7 +277,11 @@ fn a_slot_is_held_as_long_as_the_request_is() {
     let (refusal, _) = *ask(&limits, &asking).unwrap_err();
     assert_eq!((refusal.reason, refusal.kind.name()), ("concurrent", "OVERLOADED"));
     assert_eq!(limit.under_way(), Some(2));
-    drop(held);
+    let mut held = held.into_iter();
+    let mut answered = held.next().unwrap();
+    (0..2).for_each(|_| answered.limits.give_back());
+    assert_eq!(limit.under_way(), Some(1), "given back once, when it is answered");
+    drop((answered, held));
     assert_eq!(limit.under_way(), Some(0));
     assert_eq!(passes(&limits, &asking, 5), 5, "one after the other");
 }

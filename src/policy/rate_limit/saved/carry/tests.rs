@@ -97,10 +97,11 @@ fn what_keys_owe_outlives_a_process_and_is_less_by_the_time_between() {
 #[test]
 fn rates_that_have_changed_are_scaled_as_a_reload_does() {
     let cases = [
-        (hourly(10), 10, hourly(1000), 990),
+        (hourly(10), 10, hourly(1000), 0),
+        (hourly(10), 4, hourly(1000), 600),
         (hourly(1000), 500, hourly(10), 5),
         (hourly(10), 4, hourly(10), 6),
-        (Gcra::new(0, HOUR, 3), 3, hourly(10), 7),
+        (Gcra::new(0, HOUR, 3), 3, hourly(10), 0),
         (hourly(10), 4, Gcra::new(0, HOUR, 10), 6),
     ];
     for (old, spent, new, expected) in cases {
