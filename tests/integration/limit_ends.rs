@@ -227,7 +227,13 @@ fn an_early_answer_gives_the_slot_back_though_the_request_goes_on() {
 
 #[test]
 fn a_slot_is_kept_until_the_work_is_done() {
-    let origin = Origin::each(withholding);
+    let (go, gone) = std::sync::mpsc::channel::<()>();
+    let gone = std::sync::Mutex::new(gone);
+    let origin = Origin::each(move |_, peer| {
+        peer.write("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe");
+        gone.lock().unwrap().recv().ok();
+        peer.write("llo")
+    });
     let gateway =
         Running::with(&format!("upstreams: {{o: {{servers: ['{}']}}}}\n{ONE_AT_A_TIME}", origin.address()));
     let under_way = |number| {
@@ -235,11 +241,11 @@ fn a_slot_is_kept_until_the_work_is_done() {
     };
     let mut slow = Connection::open(gateway.address());
     slow.write(request("GET", "/o/slow", ""));
-    assert_eq!(slow.read_head().unwrap().status, 404);
+    assert_eq!(slow.read_head().unwrap().status, 200);
     under_way(1.0);
     ask(&gateway, "GET", "/own", "").expect(503);
-    drop(slow);
-    under_way(0.0);
+    go.send(()).unwrap();
+    assert_eq!(slow.read_exactly(5).unwrap(), b"hello");
     ask(&gateway, "GET", "/own", "").expect(200);
 }
 

@@ -145,9 +145,11 @@ fn a_rate_that_has_changed_is_scaled_and_a_limit_that_is_gone_is_forgotten() {
     assert_eq!(left(&gateway), 9);
     assert_eq!(statuses(&gateway, 4, "/", ""), [200; 4]);
     let gateway = restart(gateway, &with("limit: 1000/1h"));
-    assert_eq!(left(&gateway), 994, "five were spent, and one more");
+    // A token comes every 3.6 s meanwhile.
+    let some = left(&gateway);
+    assert!((499..520).contains(&some), "five of ten are half of a thousand, and one more: {some}");
     let gateway = restart(gateway, &with("limit: 10/1h"));
-    assert!(left(&gateway) >= 8, "six of a thousand are nearly nothing of ten");
+    assert!((3..5).contains(&left(&gateway)), "and half of ten, and one more");
     let gateway = restart(gateway, &with("limit: 10/1h, memory: 16MiB"));
     assert_eq!(left(&gateway), 9, "another table");
     let none = "routes: [{name: all, respond: {}}]\n";

@@ -651,7 +651,7 @@ routes: [{name: all, rate_limits: [client, logins, heavy, trial], respond: {}}]
         let steps = told["steps"].as_array().unwrap();
         for (name, detail) in [
             ("client", "1 of 2 left, by client"),
-            ("logins", "5 of 5 left, by client and route; counted when it has ended"),
+            ("logins", "5 of 5 left, by client and route; counted by its status"),
             ("heavy", "7 more at once, by client; 4 more wait, 500ms at most"),
             ("trial", "0 of 1 left, by client; shadowed, it refuses nobody"),
         ] {
