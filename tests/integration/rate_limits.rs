@@ -476,7 +476,9 @@ routes:
     assert!(began.elapsed() >= Duration::from_millis(100), "{:?}", began.elapsed());
     go.send(()).unwrap();
     holder.response().expect(200);
-    assert_eq!(refusals(&gateway, "rate_limits.hasty", "queue_wait"), 1.0);
+    // A request is counted once it has ended, which is after its answer.
+    let labels = [("policy", "rate_limits.hasty"), ("reason", "queue_wait")];
+    gateway.await_metric("portcullis_refusals_total", &labels, 1.0);
 }
 
 #[test]
