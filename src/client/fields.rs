@@ -352,13 +352,17 @@ fn is_of_forwarding(name: &str) -> bool {
 }
 
 fn is_of_identity(name: &str) -> bool {
-    // Two bytes tell most others.
+    // A few bytes tell all others.
     let may_be = match name.as_bytes() {
         [b'x', b'-', third, ..] => {
             matches!(third, b'a' | b'c' | b'g' | b'j' | b'm' | b'p' | b'r' | b'u' | b'v' | b'w')
         }
-        [first, ..] => matches!(first, b'c' | b'o' | b'r' | b's' | b't'),
-        [] => false,
+        [b'c', b'f', ..]
+        | [b'o', b'i', ..]
+        | [b'r', b'e', b'm', ..]
+        | [b's', b'h', ..]
+        | [b't', b'a', ..] => true,
+        _ => false,
     };
     may_be && IDENTITY.iter().any(|start| name.starts_with(start))
 }

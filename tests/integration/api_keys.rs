@@ -202,7 +202,9 @@ routes:
     });
     let never = format!("pk_{}_{}", "a".repeat(12), "b".repeat(43));
     for key in [&key, &never] {
-        let fields = format!("X-Other-Key: {key}\r\nCookie: a=1; key={key}\r\n");
+        let fields = format!(
+            "X-Other-Key: {key}\r\nX.Other.Key: {key}\r\nX_Api_Key: {key}\r\nCookie: a=1; key={key}\r\n"
+        );
         for target in [format!("/free?key={key}&c=3"), format!("/header?key={key}&c=3")] {
             let own =
                 if target.starts_with("/header") { format!("X-Api-Key: {key}\r\n") } else { String::new() };

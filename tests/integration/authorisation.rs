@@ -367,10 +367,16 @@ fn what_other_servers_may_read_as_a_credential_is_one() {
 fn metadata_is_not_for_whom_the_routes_list_refuses() {
     let origin = Origin::echo();
     let text = file(&origin)
-        .replace("auth: staff, respond: {body: one}", "auth: staff, access: inner, respond: {body: one}");
-    let gateway = Place::new().start(
-        &text.replace("  headers:\n    who:", "  access: {inner: {deny: [127.0.0.1]}}\n  headers:\n    who:"),
-    );
+        .replace("auth: staff, respond: {body: one}", "auth: staff, access: inner, respond: {body: one}")
+        .replace("respond: {body: all}", "access: outer, respond: {body: all}");
+    let gateway = Place::new().start(&text.replace(
+        "  headers:\n    who:",
+        "  access: {inner: {deny: [127.0.0.1]}, outer: {allow: [127.0.0.1]}}\n  headers:\n    who:",
+    ));
     ask(&gateway, "GET /.well-known/oauth-protected-resource/one/1", &[]).expect(404);
-    ask(&gateway, "GET /.well-known/oauth-protected-resource/any/1", &[]).expect(200);
+    // What is told to some alone is not kept for all by a cache before us.
+    for (route, caching) in [("any", "max-age=3600"), ("all", "private, max-age=3600")] {
+        let told = ask(&gateway, &format!("GET /.well-known/oauth-protected-resource/{route}/1"), &[]);
+        assert_eq!(told.expect(200).all("cache-control"), caching, "{route}");
+    }
 }

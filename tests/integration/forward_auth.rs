@@ -53,7 +53,7 @@ fn start(url: &str, more: &str, rest: &str) -> Running {
 fn with(service: &Origin, upstream: &Origin, more: &str) -> Running {
     let rest = format!(
         "upstreams: {{o: {{servers: ['{}']}}}}\nroutes:\n  - {{name: r, auth: sso, upstream: o}}\n  \
-         - {{name: soft, match: {{path: /soft}}, auth: soft, upstream: o}}\n",
+         - {{name: soft, match: {{path: /soft}}, auth: soft, upstream: o}}\n  - {{name: plain, match: {{path: /plain}}, auth: none, upstream: o}}\n",
         upstream.address()
     );
     start(&format!("http://{}/check?x=1", service.address()), more, &rest)
@@ -85,6 +85,10 @@ fn the_service_is_told_of_the_request_and_the_upstream_of_its_answer() {
         !lower.contains("root") && !lower.contains("x-other: other") && lower.contains("x-other: mine"),
         "{seen}"
     );
+    // Nor does a client's word in that field reach the same service by a route that asks nobody.
+    let plain =
+        ask(&gateway, "/plain", "X-User: root\r\nX.User: root\r\nX-Other: mine\r\n").expect(200).text();
+    assert!(!plain.contains("root") && plain.to_ascii_lowercase().contains("x-other: mine"), "{plain}");
     let heads = service.heads();
     assert_eq!(heads.len(), 1);
     let asked = heads[0].to_ascii_lowercase();

@@ -67,7 +67,7 @@ pub enum RouteAuth {
 #[serde(deny_unknown_fields, default)]
 pub struct Rules {
     /// Policies of `policies.auth`, one of which must know the client. A credential that is presented and not valid refuses: it never
-    /// falls through to the next kind.
+    /// falls through to the next kind. A request bears one token: two in two places refuse too (RFC 6750 §2).
     pub any_of: Vec<Spanned<String>>,
     /// Policies of `policies.auth`, each of which must know the client. The first one's identity is the request's.
     pub all_of: Vec<Spanned<String>>,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::api_key::Keys;
 use super::{Auth, Place};
+use crate::client;
 use crate::request::Fields;
 
 /// The places in which some policy of the configuration reads API keys, and the keys. What stands there and is no key of ours may be the
@@ -37,6 +38,8 @@ impl KeyPlaces {
         for place in self.places.iter() {
             place.scrub_where(fields, |value| keys.may_be_one(value));
         }
+        // CGI and its kin would take `x.api-key` for it.
+        client::remove_twins(fields, |name| self.places.iter().any(|place| place.is_header(name)));
     }
 
     /// The same for the query.
