@@ -221,4 +221,18 @@ mod tests {
         }
         assert!(wrong.is_empty(), "{wrong}");
     }
+
+    #[test]
+    fn a_file_that_is_no_configuration_is_not_shown() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("portcullis.yaml");
+        for text in ["HUNTER2", "- HUNTER2\n- b", "\"HUNTER2\""] {
+            std::fs::write(directory.path().join("password.yaml"), text).unwrap();
+            for whole in [text, "include: [password.yaml]\n"] {
+                std::fs::write(&path, whole).unwrap();
+                let (status, _, said) = checked(&path);
+                assert!(status == 64 && !said.contains("HUNTER") && said.contains("yaml:1:1"), "{said}");
+            }
+        }
+    }
 }

@@ -112,8 +112,19 @@ pub(super) fn hidden_in(text: &str) -> Vec<Range<usize>> {
         hidden.push(mark..text.len());
     }
     hidden.extend(named(text, is_secret_name).next().map(|(_, value)| value..text.len()));
+    // A key in place of its file's name, or a token (RFC 7515: `{"` in base64url).
+    hidden.extend(["PRIVATE KEY", "eyJ"].iter().filter_map(|mark| text.find(mark)).map(|at| at..text.len()));
     hidden.retain(|range| !range.is_empty());
     hidden
+}
+
+/// Where a user and a password may begin of which the end is not there: `https://me:hunter2`, without its `@`.
+pub(super) fn open_user(text: &str) -> Option<usize> {
+    let start = text.find("//")? + 2;
+    let rest = text.get(start..)?;
+    let authority = rest.split(['/', '?', '#', ' ', '"', '\'', ',']).next()?;
+    let (host, port) = authority.split_once(':')?;
+    (!host.starts_with(['[', '{']) && !port.bytes().all(|b| b.is_ascii_digit())).then_some(start)
 }
 
 /// What stands before the last `@` of a text, but for the scheme of a web address.
@@ -198,6 +209,8 @@ mod tests {
             ("https://a.example:8443/x", "https://a.example:8443/x"),
             ("^/a?b$", "^/a?b$"),
             ("@x", "@x"),
+            ("-----BEGIN PRIVATE KEY----- hunter2", "-----BEGIN …"),
+            ("Bearer eyJhbGciOi.hunter2", "Bearer …"),
             ("a token", "a token"),
             ("/orders?x=1", "/orders?x=1"),
             ("/orders?token=hunter2", "/orders?token=…"),

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::secrecy::{Names, hidden_in, words};
+use super::secrecy::{Names, hidden_in, open_user, words};
 
 /// What stands for a hidden character.
 const VEIL: char = '…';
@@ -47,6 +47,8 @@ pub(super) fn secrets(text: &str, names: &Names) -> Vec<Range<usize>> {
         let is_key = hidden_in(text.get(..value).unwrap_or_default()).is_empty();
         let from = if is_key { value } else { 0 };
         let by_form = hidden_in(text.get(from..).unwrap_or_default()).into_iter();
+        let open = open_user(text).map(|begins| at + first + begins..at + line.len());
+        hidden.extend(open);
         let from = at + first + from;
         hidden.extend(by_form.map(|range| from + range.start..from + range.end));
         lines.push((at, line));
@@ -184,6 +186,8 @@ mod tests {
             ("# token: HUNTER\nurl: x", true),
             ("x: &s HUNTER\nsecret: *s\nurl: x", true),
             ("url: me:HUNTER@x.example: y", true),
+            ("url: 'https://me:HUNTER\n  x: y", true),
+            ("url: https://x.example:8443/y: z", true),
             ("- https://x.example?a=HUNTER: y\nurl: x", true),
         ] {
             let masked = masked(text, &secrets(text, &Names::default()));

@@ -20,6 +20,11 @@ pub(super) fn veil(file: &Arc<str>, text: &str, parsed: &Parsed, shape: &Shape, 
     let root = [shape.root()];
     if let Some(tree) = &parsed.tree {
         veil.node(tree, &root, Trail::Root);
+        // What is no mapping of sections may be any file: that of a password, for one.
+        if !matches!(tree.value, Value::Map(_)) {
+            veil.conceal(tree, Trail::Root);
+            veil.sources.cover(file, 0..text.len());
+        }
     }
     for dropped in &parsed.dropped {
         veil.dropped(&dropped.within, &dropped.entry, &root, Trail::Root);
