@@ -130,7 +130,8 @@ pub(super) fn open_user(text: &str) -> Option<usize> {
 /// What stands before the last `@` of a text, but for the scheme of a web address.
 pub(super) fn user(text: &str) -> Option<Range<usize>> {
     let at = AT.iter().filter_map(|at| text.rfind(at)).max()?;
-    let scheme = ["https://", "http://"].into_iter().find(|scheme| text.starts_with(scheme));
+    let scheme =
+        ["https://", "http://", "redis://", "rediss://"].into_iter().find(|scheme| text.starts_with(scheme));
     let start = scheme.map_or(0, str::len);
     (at > start).then_some(start..at)
 }
