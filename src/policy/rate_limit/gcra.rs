@@ -439,7 +439,7 @@ mod tests {
             let owed = debt.min(gcra.capacity);
             let back = other.scaled(gcra.scaled(owed, &other), &gcra);
             let unit = gcra.capacity.checked_div(other.capacity).map_or(0, |unit| unit + 2);
-            prop_assert!(back <= owed && owed - back <= unit || other.capacity == 0 && back <= owed, "{owed} came back as {back}");
+            prop_assert!(back <= owed && (owed - back <= unit || other.capacity == 0), "{owed} came back as {back}");
             let _ = (seen.next_token(), seen.full());
         }
     }

@@ -245,7 +245,7 @@ mod tests {
         let users = read(&format!("bob:{}\n", bcrypt::hash(&long, 4).unwrap())).unwrap();
         let verify = |password: &str| users.verify(users.find("bob"), password.as_bytes());
         assert!(verify(&long));
-        assert!(!verify(&format!("{long}a")) && !verify(&long[1..]));
+        assert!(!verify(&format!("{long}a")) && !verify(&"a".repeat(BCRYPT_MAX - 1)));
     }
 
     #[test]
