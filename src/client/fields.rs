@@ -355,9 +355,10 @@ fn is_of_identity(name: &str) -> bool {
     // A few bytes tell all others.
     let may_be = match name.as_bytes() {
         [b'x', b'-', third, ..] => {
-            matches!(third, b'a' | b'c' | b'g' | b'j' | b'm' | b'p' | b'r' | b'u' | b'v' | b'w')
+            matches!(third, b'a' | b'c' | b'e' | b'g' | b'j' | b'm' | b'p' | b'r' | b'u' | b'v' | b'w')
         }
         [b'c', b'f', ..]
+        | [b'i', b'v', ..]
         | [b'o', b'i', ..]
         | [b'r', b'e', b'm', ..]
         | [b's', b'h', ..]
