@@ -110,7 +110,7 @@ fn jwt(issuer: &str, key: &SigningKey, more: &str) -> Arc<Auth> {
         path.display().to_string()
     };
     let keys = file("jwks.json", &tokens::jwks(&[key]));
-    let revoked = file("revoked.txt", "somebody else\nanother-token\n");
+    let revoked = file("revoked.txt", "somebody-else\nanother-token\n");
     let text = format!(
         "jwt: {{issuer: '{issuer}', audiences: [orders], keys: {{file: '{keys}'}}, revoked: {{file: '{revoked}'}}{more}}}"
     );

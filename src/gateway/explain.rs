@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::{Admission, ClientTrust, Gateway, ListenAddress, Listener, Passage};
 use crate::config::is_secret_name;
+use crate::policy::auth::identity_token;
 use crate::policy::{Effects, Step, cors};
 use crate::record::ErrorFacts;
 use crate::reply::Reply;
@@ -299,7 +300,8 @@ fn changes(before: &HeaderMap, after: &HeaderMap) -> Vec<String> {
     changes.sort_unstable();
     changed.sort_unstable_by_key(|name| name.as_str());
     for name in changed {
-        if is_credential(name) {
+        let is_stand_in = after.get(name).is_some_and(|value| value == identity_token::SHOWN);
+        if is_credential(name) && !is_stand_in {
             changes.push(format!("+ {name}: …"));
             continue;
         }

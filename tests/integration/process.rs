@@ -294,7 +294,7 @@ fn explain_shows_no_credential_that_a_rule_sets() {
         Place::with_base(&format!(
             "policies: {{headers: {{up: {{request: {{set: {{{rules}}}}}}}}}}}
 upstreams: {{o: {{servers: ['127.0.0.1:9']}}}}
-routes: [{{name: all, headers: up, upstream: o}}]
+routes: [{{name: all, headers: [up], upstream: o}}]
 "
         )),
     );

@@ -44,7 +44,7 @@ const LEAST: u64 = 10;
 /// A thread's buffer is given back where a large identity has made it larger than this.
 const BUFFER_BYTES: usize = 16 << 10;
 /// What `explain` shows in place of a token.
-const SHOWN: &str = "(a token, signed when it is served)";
+pub const SHOWN: &str = "(a token, signed when it is served)";
 
 thread_local! {
     /// A token's text on its way: what a request needs again and again is not allocated again.

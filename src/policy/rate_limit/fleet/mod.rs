@@ -9,7 +9,9 @@
 //! Only what the store has charged is spent, so over any time `t` all nodes together let pass at most `burst + rate · t` and what
 //! they held in leases at its beginning. And a request is refused only where the store has too few tokens left, which is at most what other
 //! nodes hold in leases fewer than a perfect limiter has. Either way the error is at most one lease a node, all leases together at
-//! most `server.fleet.lease` (a tenth) of the limit's count and burst, `strict` none at all. This holds while the store answers.
+//! most `server.fleet.lease` (a tenth) of the limit's count and burst, `strict` none at all. This holds while the store answers, and
+//! where the burst is at least what the rate refills in a way to the store and back: a smaller bucket is full, and loses what
+//! comes, before it can be asked again.
 //!
 //! # Without the store
 //! What is leased is spent. Then each node holds a key to its share, the limit divided by the number of nodes that the store last

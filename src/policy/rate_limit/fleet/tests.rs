@@ -136,6 +136,9 @@ proptest! {
         // Fewer: what others hold, what waits, and what came while the store was on its way.
         let on_the_way = nodes_number * (1 + (delay + 1) * rate * 4 / nodes_number / 1_000);
         let least = perfect.saturating_sub(leases + waiting + on_the_way);
-        prop_assert!(passed >= least, "{} passed of at least {}", passed, least);
+        // A bucket in the store is full before the next question where the rate fills it in less than a way there and back: what comes
+        // then is lost, to whoever asks from afar. With a millisecond until a question is noticed, and another until its answer is.
+        let lasts = burst * 1_000 >= rate * (delay + 2);
+        prop_assert!(passed >= least || !lasts, "{} passed of at least {}", passed, least);
     }
 }
