@@ -193,14 +193,15 @@ impl Issuer {
             return Some(set);
         }
         // Where there is no fetch to wait for, one may have ended between the look above and here.
-        if let Some(fetch) = self.provoke() {
+        if let Some(fetch) = self.provoke(seen) {
             self.wait_for(fetch).await;
         }
         newer()
     }
 
-    /// The fetch that tells whether a key is unknown, counted from 1: one that is yet to begin. None within the cool-down of the last.
-    fn provoke(&self) -> Option<u64> {
+    /// The fetch that tells whether a key is unknown to the set of generation `seen`, counted from 1: one that is yet to begin. None
+    /// within the cool-down of the last.
+    fn provoke(&self, seen: u64) -> Option<u64> {
         if !self.fetched {
             return None;
         }
@@ -209,7 +210,9 @@ impl Issuer {
             return Some(gate.wanted);
         }
         if gate.provoked.is_some_and(|provoked| provoked.elapsed() < self.cooldown) {
-            if !std::mem::replace(&mut gate.owed, true) {
+            // Whoever looked before that fetch ended is told by what it brought: nothing is owed for him.
+            let is_newer = self.current.load().as_ref().is_some_and(|set| set.generation() != seen);
+            if !is_newer && !std::mem::replace(&mut gate.owed, true) {
                 // The keeper sleeps no longer than until then.
                 self.wake.notify_one();
             }
@@ -345,14 +348,14 @@ mod tests {
         let issuer = issuer();
         assert!(issuer.begin(true), "the first is due");
         // It is under way: what is asked for now is the one after it, once.
-        assert_eq!((issuer.provoke(), issuer.provoke()), (Some(2), Some(2)));
+        assert_eq!((issuer.provoke(0), issuer.provoke(0)), (Some(2), Some(2)));
         issuer.end(Outcome::Fetched);
-        assert_eq!(issuer.provoke(), Some(2), "still to come");
+        assert_eq!(issuer.provoke(0), Some(2), "still to come");
         assert!(issuer.begin(false));
         assert!(!issuer.begin(false), "nobody asks for a third");
-        assert_eq!(issuer.provoke(), Some(2), "under way");
+        assert_eq!(issuer.provoke(0), Some(2), "under way");
         issuer.end(Outcome::Failed);
-        assert_eq!((issuer.provoke(), issuer.begin(false)), (None, false), "within the cool-down");
+        assert_eq!((issuer.provoke(0), issuer.begin(false)), (None, false), "within the cool-down");
         assert!(issuer.owed_at().is_some_and(|at| at > Instant::now()), "one is owed at its end");
         // Any that begins later will do.
         assert!(issuer.begin(true));
@@ -360,27 +363,27 @@ mod tests {
         assert_eq!(issuer.owed_at(), None);
         let short = Issuer::new(Duration::ZERO, true);
         for round in 1..4 {
-            assert_eq!(short.provoke(), Some(round));
+            assert_eq!(short.provoke(0), Some(round));
             assert!(short.begin(false));
             short.end(Outcome::Unchanged);
         }
-        assert_eq!(Issuer::new(Duration::ZERO, false).provoke(), None, "nobody fetches");
+        assert_eq!(Issuer::new(Duration::ZERO, false).provoke(0), None, "nobody fetches");
     }
 
     #[test]
     fn what_is_owed_is_fetched_once_when_the_cool_down_ends() {
         let issuer = Issuer::new(Duration::from_millis(80), true);
-        assert_eq!(issuer.provoke(), Some(1));
+        assert_eq!(issuer.provoke(0), Some(1));
         assert!(issuer.begin(false));
         issuer.end(Outcome::Fetched);
-        assert_eq!((issuer.provoke(), issuer.provoke(), issuer.begin(false)), (None, None, false));
+        assert_eq!((issuer.provoke(0), issuer.provoke(0), issuer.begin(false)), (None, None, false));
         let at = issuer.owed_at().unwrap();
         std::thread::sleep(at.saturating_duration_since(Instant::now()));
         assert!(issuer.begin(false), "nobody has asked again");
         assert_eq!((issuer.owed_at(), issuer.begin(false)), (None, false));
-        assert_eq!(issuer.provoke(), Some(2), "it is waited for, and not followed by a third");
+        assert_eq!(issuer.provoke(0), Some(2), "it is waited for, and not followed by a third");
         issuer.end(Outcome::Fetched);
-        assert_eq!(issuer.provoke(), None, "its cool-down has begun with it");
+        assert_eq!(issuer.provoke(0), None, "its cool-down has begun with it");
     }
 
     #[tokio::test(start_paused = true)]
@@ -410,7 +413,21 @@ mod tests {
         let set = waiting.await.unwrap().unwrap();
         assert_eq!(set.len(), 1);
         assert!(issuer.after_unknown(set.generation()).await.is_none(), "at once: within the cool-down");
+        assert!(issuer.owed_at().is_some());
         assert!(issuer.after_unknown(0).await.is_some(), "there is another set than that one");
+    }
+
+    #[test]
+    fn nothing_is_owed_to_who_looked_before_the_fetch_ended() {
+        let issuer = issuer();
+        assert_eq!(issuer.provoke(0), Some(1));
+        assert!(issuer.begin(false));
+        issuer.put(Arc::new(KeySet::of_secret(&[1; 32])), 1);
+        issuer.end(Outcome::Fetched);
+        assert_eq!((issuer.provoke(0), issuer.owed_at()), (None, None), "what he has not seen is there");
+        let seen = issuer.current.load().as_ref().unwrap().generation();
+        assert_eq!(issuer.provoke(seen), None);
+        assert!(issuer.owed_at().is_some());
     }
 
     #[test]
