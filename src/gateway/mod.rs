@@ -12,6 +12,7 @@ pub mod explain;
 mod identity;
 mod limits;
 mod listener;
+mod names;
 mod passage;
 mod plans;
 pub(crate) mod reasons;

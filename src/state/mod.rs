@@ -1,5 +1,6 @@
 //! What outlives a snapshot, and what outlives the process.
 
+pub mod private;
 pub mod redis;
 mod store;
 

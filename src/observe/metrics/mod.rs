@@ -1,6 +1,7 @@
 //! Metrics: figures of the process, told in Prometheus's text format. Labels come from the configuration only.
 
 mod exposition;
+mod polled;
 mod series;
 
 use std::collections::BTreeMap;
@@ -8,7 +9,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub use exposition::{Polled, Sample};
+pub use polled::{Polled, Sample};
 pub use series::{Counter, Gauge};
 pub(super) use series::{Latency, Presence, RouteSeries};
 

@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 use super::config::LIFETIME_MAX;
 use super::key::{PublicKey, SigningAlgorithm, SigningKey};
 use crate::config::Secret;
+use crate::state::private;
 
 const FILE: &str = "identity-keys.json";
 const LOCK: &str = "identity-keys.lock";
@@ -292,35 +293,19 @@ pub(super) fn read(directory: &Path) -> Result<Option<Vec<Held>>, Unusable> {
 
 /// Whether there is a file that this user may not read.
 pub(super) fn is_forbidden(directory: &Path) -> bool {
-    plain(&directory.join(FILE)).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
-}
-
-/// Follows no link, and waits for nobody at the other end of a pipe.
-fn plain(path: &Path) -> io::Result<File> {
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
-    OpenOptions::new().read(true).custom_flags(flags).open(path)
+    private::open(&directory.join(FILE), FILE_BYTES_MAX)
+        .is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
 }
 
 fn open(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
-    let file = plain(path)?;
-    let found = file.metadata()?;
-    if !found.is_file() {
-        return Err(io::Error::other("it is no plain file"));
-    }
-    if found.mode() & 0o077 != 0 {
-        return Err(io::Error::other("others than its owner may read or write it"));
-    }
-    if found.len() > FILE_BYTES_MAX {
-        return Err(ErrorKind::FileTooLarge.into());
-    }
+    let file = private::open(path, FILE_BYTES_MAX)?;
     // Whole at once: keys must not leave their beginnings behind in smaller buffers.
     let mut text = Zeroizing::new(Vec::with_capacity(usize::try_from(FILE_BYTES_MAX).unwrap_or(0) + 1));
     file.take(FILE_BYTES_MAX).read_to_end(&mut text)?;
     Ok(text)
 }
 
-/// Writes it beside and renames it. Called under the lock alone, so that one name beside is enough, and what a crash left there goes.
+/// Called under the lock alone, so that one name beside is enough, and what a crash left there goes.
 fn write(directory: &Path, ring: &[Held]) -> io::Result<()> {
     let keys = ring.iter().map(|held| KeptKey {
         public: held.public.clone(),
@@ -331,15 +316,9 @@ fn write(directory: &Path, ring: &[Held]) -> io::Result<()> {
     let kept = Kept { version: VERSION, keys: keys.collect() };
     let mut text = Zeroizing::new(Vec::with_capacity(usize::try_from(FILE_BYTES_MAX).unwrap_or(0)));
     serde_json::to_writer_pretty(&mut *text, &kept)?;
-    let beside = directory.join(format!("{FILE}.new"));
-    match fs::remove_file(&beside) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-    file.write_all(&text)?;
-    file.sync_all()?;
-    fs::rename(&beside, directory.join(FILE))
+    private::replace(&directory.join(FILE), &directory.join(format!("{FILE}.new")), |file| {
+        file.write_all(&text)
+    })
 }
 
 /// Reads the ring, brings it up to date, and writes it where that changed anything: all under a lock, so that of two processes one makes

@@ -11,9 +11,8 @@
 //!
 //! An old file does no harm: what a key owed then and has not got back since, it owes now, or more.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -21,6 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::carry::{self, Bounds, Found, Given, Kept};
 use super::form::Unusable;
+use crate::state::private;
 
 const FILE: &str = "rate-limits.bin";
 /// The largest file that is written or read: 26 million buckets.
@@ -120,51 +120,16 @@ fn read(
     moment: SystemTime,
     until: Instant,
 ) -> io::Result<Option<(Found, Option<Unusable>)>> {
-    let file = match open(path) {
+    let file = match private::open(path, FILE_BYTES_MAX) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         opened => opened?,
     };
     Ok(Some(carry::take(tables, &mut file.take(FILE_BYTES_MAX), moment, until)))
 }
 
-/// Follows no link, and waits for nobody at the other end of a pipe.
-fn open(path: &Path) -> io::Result<File> {
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    let found = file.metadata()?;
-    if !found.is_file() {
-        return Err(io::Error::other("it is no plain file"));
-    }
-    if found.mode() & 0o077 != 0 {
-        return Err(io::Error::other("others than its owner may read or write it"));
-    }
-    if found.len() > FILE_BYTES_MAX {
-        return Err(ErrorKind::FileTooLarge.into());
-    }
-    Ok(file)
-}
-
-/// Writes it beside and renames it: a reader never sees half of it, nor does a crash leave that.
 fn write(path: &Path, tables: &[Kept], moment: SystemTime, bounds: Bounds) -> io::Result<Given> {
-    let directory = path.parent().ok_or(ErrorKind::InvalidInput)?;
     let beside = path.with_extension(format!("new-{}", std::process::id()));
-    match fs::remove_file(&beside) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-    let written = carry::give(tables, &mut file, moment, bounds).and_then(|given| {
-        file.sync_all()?;
-        fs::rename(&beside, path)?;
-        File::open(directory)?.sync_all()?;
-        Ok(given)
-    });
-    if written.is_err() {
-        // A disk that is full shall not stay so by what is of no use.
-        let _ = fs::remove_file(&beside);
-    }
-    written
+    private::replace(path, &beside, |file| carry::give(tables, file, moment, bounds))
 }
 
 /// Removes what processes that were killed while they wrote have left.
