@@ -30,12 +30,13 @@ fn http2_is_told_the_same_as_http1() {
     ));
     let mut client = http2::client(&authority, &gateway);
     let policy = "\"few\";q=2;w=3600, \"heavy\";q=1;qu=\"concurrent-requests\"";
+    let slots = ", \"heavy\";r=0";
     for left in [1, 0] {
         let passed = client.get("/a");
         passed.expect(200);
         assert_eq!(passed.all("ratelimit-policy"), policy);
         let told = passed.all("ratelimit");
-        assert!(told.starts_with(&format!("\"few\";r={left};t=")), "{told}");
+        assert!(told.starts_with(&format!("\"few\";r={left};t=")) && told.ends_with(slots), "{told}");
         assert_eq!(passed.header("retry-after"), None);
     }
     let refused = client.get("/a");
@@ -123,4 +124,34 @@ fn too_many_at_once_is_503_for_every_kind_of_client() {
     let passed = slow.response();
     passed.expect(200);
     assert_eq!(passed.all("ratelimit"), "\"heavy\";r=0");
+}
+
+#[test]
+fn a_limit_of_both_kinds_tells_its_tokens_and_its_slots() {
+    let (origin, go) = Origin::waiting();
+    let gateway = Running::with(&format!(
+        "upstreams: {{o: {{servers: ['{}']}}}}
+policies: {{rate_limits: {{both: {{key: client, limit: 9/1h, concurrent: 1}}}}}}
+routes: [{{name: all, rate_limits: [both], upstream: o}}]
+",
+        origin.address()
+    ));
+    let policies = "\"both\";q=9;w=3600, \"both.concurrent\";q=1;qu=\"concurrent-requests\"";
+    let mut slow = Connection::open(gateway.address());
+    slow.write("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+    gateway.await_metric("portcullis_rate_limit_under_way", &[("policy", "rate_limits.both")], 1.0);
+    let refused = ask(&gateway, "GET", "/", "");
+    refused.expect(503);
+    assert_eq!(refused.all("ratelimit-policy"), policies);
+    assert_eq!(
+        refused.all("ratelimit"),
+        "\"both.concurrent\";r=0, \"both\";r=8;t=0",
+        "what has refused is first"
+    );
+    assert_eq!(refused.json()["violated-policies"], json!(["both.concurrent"]));
+    go.send(()).unwrap();
+    let passed = slow.response();
+    passed.expect(200);
+    assert_eq!(passed.all("ratelimit-policy"), policies);
+    assert_eq!(passed.all("ratelimit"), "\"both\";r=8;t=0, \"both.concurrent\";r=0");
 }

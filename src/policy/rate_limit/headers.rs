@@ -3,6 +3,11 @@
 //! For a bucket `q` is the burst, `w` the seconds in which it is refilled, `r` the whole tokens that are left (a lower bound: some
 //! more may have come since), `t` the seconds until there is one, 0 where there is. What is text is made at the load; a request
 //! writes numbers.
+//!
+//! Of what is under way at once `q` are the slots, in the draft's unit `qu="concurrent-requests"`, and `r` those that are left. No time
+//! brings them back, so there is neither `w` nor `t`. A limit that has both is two policies for its clients, as an item has one `q`:
+//! `"heavy"` and `"heavy.concurrent"`. `RateLimit` tells the most binding of those with tokens, and beside it the most binding of those with
+//! slots; the older fields, which know one, tell what has refused, else tokens before slots.
 
 use std::time::Duration;
 
@@ -12,7 +17,7 @@ use http::{HeaderName, HeaderValue};
 use super::config::Headers;
 use super::limit::RateLimit;
 use super::plan_standing::PlanStanding;
-use super::standing::{Order, Rank, Standing, Told};
+use super::standing::{Of, Order, Standing, Told};
 use crate::request::Fields;
 
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -63,8 +68,14 @@ impl Telling {
         if let Some(policies) = self.policies(limits.clone(), standing, of_plan(Headers::Ietf)) {
             fields.set(RATELIMIT_POLICY, policies);
         }
-        let binds = binding(standing.ietf(), Headers::Ietf);
-        if let Some(value) = binds.and_then(|binding| value(|text| binding.push(text))) {
+        let slots = standing.ietf_slots();
+        let slots = slots
+            .as_ref()
+            .and_then(|told| Some(Binding::of(limits.clone().nth(usize::from(told.index))?, told)));
+        let mut binds = [binding(standing.ietf(), Headers::Ietf), slots];
+        binds.sort_by_key(|binding| binding.map(|binding| binding.order.0));
+        let binds = binds.into_iter().flatten();
+        if let Some(value) = value(|text| binds.for_each(|binding| binding.push(text))) {
             fields.set(RATELIMIT, value);
         }
         if let Some(binding) = binding(standing.legacy(), Headers::Legacy) {
@@ -110,18 +121,16 @@ pub(super) struct Binding<'a> {
 impl<'a> Binding<'a> {
     fn of(limit: &'a RateLimit, told: &Told) -> Self {
         let next = if told.remaining > 0 { 0 } else { seconds(told.next) };
-        Self {
-            name: &limit.label,
-            size: limit.size(told.tier),
-            remaining: told.remaining,
-            times: (told.rank != Rank::Slots).then(|| (next, seconds(told.full))),
-            order: told.order(),
-        }
+        let (name, size, times) = match (told.of, &limit.concurrent) {
+            (Of::Slots, Some(concurrent)) => (&concurrent.label, concurrent.most.into(), None),
+            _ => (&limit.label, limit.size(told.tier), Some((next, seconds(told.full)))),
+        };
+        Self { name, size, remaining: told.remaining, times, order: told.order() }
     }
 
-    /// `"per_user";r=50;t=30`
+    /// `"per_user";r=50;t=30`, behind what is there already.
     fn push(&self, text: &mut Vec<u8>) {
-        push_name(text, self.name);
+        push_item(text, self.name);
         text.extend_from_slice(b";r=");
         push_number(text, self.remaining);
         if let Some((next, _)) = self.times {
@@ -140,25 +149,29 @@ pub(super) fn seconds(time: Duration) -> u64 {
 fn policy<'a>(limits: impl Iterator<Item = (&'a RateLimit, u8)>) -> Option<HeaderValue> {
     value(|text| {
         for (limit, tier) in limits.filter(|(limit, _)| limit.is_told(Headers::Ietf)) {
-            if !text.is_empty() {
-                text.extend_from_slice(b", ");
+            if let Some(tier) = limit.tier(tier) {
+                push_item(text, &limit.label);
+                text.extend_from_slice(b";q=");
+                push_number(text, tier.gcra.burst());
+                text.extend_from_slice(b";w=");
+                push_number(text, seconds(tier.gcra.fill()).max(1));
             }
-            push_name(text, &limit.label);
-            text.extend_from_slice(b";q=");
-            push_number(text, limit.size(tier));
-            match limit.tier(tier) {
-                Some(tier) => {
-                    text.extend_from_slice(b";w=");
-                    push_number(text, seconds(tier.gcra.fill()).max(1));
-                }
-                None => text.extend_from_slice(b";qu=\"concurrent-requests\""),
+            if let Some(concurrent) = &limit.concurrent {
+                push_item(text, &concurrent.label);
+                text.extend_from_slice(b";q=");
+                push_number(text, concurrent.most.into());
+                text.extend_from_slice(b";qu=\"concurrent-requests\"");
             }
         }
     })
 }
 
-/// Names of policies are letters, digits, `_` and `-`: nothing in them needs to be escaped in a string (RFC 9651 §3.3.3).
-pub(super) fn push_name(text: &mut Vec<u8>, name: &str) {
+/// Begins an item of a list (RFC 9651 §3.1). Names of policies are letters, digits, `_` and `-`, and a `.` of ours: nothing in them
+/// needs to be escaped in a string (§3.3.3).
+pub(super) fn push_item(text: &mut Vec<u8>, name: &str) {
+    if !text.is_empty() {
+        text.extend_from_slice(b", ");
+    }
     text.push(b'"');
     text.extend_from_slice(name.as_bytes());
     text.push(b'"');

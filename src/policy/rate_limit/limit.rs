@@ -67,6 +67,8 @@ pub(super) struct Tier {
 /// How many at once.
 #[derive(Debug)]
 pub(super) struct Concurrent {
+    /// What clients know it by: the limit's name, or another beside that where the limit has tokens too.
+    pub(super) label: Arc<str>,
     pub(super) most: u32,
     pub(super) queue: Option<Queue>,
     pub(super) slots: Arc<Slots>,
@@ -147,6 +149,8 @@ impl RateLimit {
                 count: config.count.as_ref().map(|count| count.status.as_slice().into()),
             }),
             concurrent: config.concurrent.as_ref().map(|most| Concurrent {
+                // No policy has a `.` in its name, so this is nobody else's.
+                label: if config.limit.is_some() { format!("{name}.concurrent").into() } else { name.into() },
                 most: most.value,
                 queue,
                 slots: Arc::clone(&table.slots),
@@ -296,10 +300,9 @@ impl RateLimit {
             && self.concurrent.as_ref().is_some_and(|concurrent| concurrent.queue.is_some())
     }
 
-    /// The tokens of a full bucket, else the slots.
+    /// The tokens of a full bucket; nought where there is none.
     pub(super) fn size(&self, tier: u8) -> u64 {
-        let slots = || self.concurrent.as_ref().map_or(0, |concurrent| u64::from(concurrent.most));
-        self.tier(tier).map_or_else(slots, |tier| tier.gcra.burst())
+        self.tier(tier).map_or(0, |tier| tier.gcra.burst())
     }
 }
 

@@ -16,10 +16,10 @@ use super::concurrency::{NoSlot, Slot};
 use super::fleet::Granted;
 use super::headers::{Telling, seconds};
 use super::key::{Facts, Reach};
-use super::limit::{Asked, CONCURRENT, QUEUE_WAIT, RateLimit, SPENT};
+use super::limit::{Asked, CONCURRENT, Concurrent, QUEUE_WAIT, RateLimit, SPENT};
 use super::penalty::PENALTY;
 use super::short::Short;
-use super::standing::{Rank, Standing, Ticket, Told};
+use super::standing::{Of, Rank, Standing, Ticket, Told};
 use super::{LIMITS_MAX, Nanos, Taken};
 use crate::config::Site;
 use crate::config::units::Time;
@@ -203,7 +203,7 @@ impl<'a> Door<'a> {
             let Some((limit, asked)) = self.pair(index) else { continue };
             let Some(concurrent) = &limit.concurrent else { continue };
             let held = concurrent.slots.take(asked.key, concurrent.most);
-            self.held(index, limit, &asked, held, effects)?;
+            self.held(index, (limit, concurrent), held, effects)?;
         }
         Ok(())
     }
@@ -243,7 +243,7 @@ impl<'a> Door<'a> {
                 held = waited.map(|slot| (slot, 0));
                 self.now = Nanos::now();
             }
-            self.held(index, limit, &asked, held, effects)?;
+            self.held(index, (limit, concurrent), held, effects)?;
         }
         self.take(effects)
     }
@@ -287,8 +287,8 @@ impl<'a> Door<'a> {
         effects: &mut Effects,
     ) -> Result<Option<Refused<'a>>, Refusal> {
         let &Short { kind, reason, remaining, next, full, wait } = short;
-        let told =
-            Told { index: self.place(index), tier: asked.tier, rank: Rank::Refused, remaining, next, full };
+        let (index, tier) = (self.place(index), asked.tier);
+        let told = Told { index, tier, rank: Rank::Refused, of: Of::Tokens, remaining, next, full };
         effects.limits.note(limit, told);
         let refused = Refused {
             limit,
@@ -306,33 +306,19 @@ impl<'a> Door<'a> {
     fn held(
         &mut self,
         index: usize,
-        limit: &'a RateLimit,
-        asked: &Asked,
+        (limit, concurrent): (&'a RateLimit, &Concurrent),
         held: Result<(Slot, u32), NoSlot>,
         effects: &mut Effects,
     ) -> Result<(), Refusal> {
-        let told = |rank, remaining| Told {
-            index: self.place(index),
-            tier: asked.tier,
-            rank,
-            remaining,
-            next: Duration::ZERO,
-            full: Duration::ZERO,
-        };
+        let index = self.place(index);
         let reason = match held {
             Ok((slot, left)) => {
                 effects.limits.slots.push(slot);
-                if limit.allowance.is_none() {
-                    effects.limits.note(limit, told(Rank::Slots, u64::from(left)));
-                }
+                effects.limits.note(limit, Told::slots(index, false, left));
                 effects.note(|| {
-                    let queue = limit
-                        .concurrent
-                        .as_ref()
-                        .and_then(|own| own.queue)
-                        .map_or_else(String::new, |queue| {
-                            format!("; {} more wait, {} at most", queue.length, Time(queue.wait))
-                        });
+                    let queue = concurrent.queue.map_or_else(String::new, |queue| {
+                        format!("; {} more wait, {} at most", queue.length, Time(queue.wait))
+                    });
                     step(limit, &limit.site, format!("{left} more at once, by {}{queue}", limit.key()))
                 });
                 return Ok(());
@@ -340,10 +326,8 @@ impl<'a> Door<'a> {
             Err(NoSlot::Full) => CONCURRENT,
             Err(NoSlot::Late) => QUEUE_WAIT,
         };
-        if limit.allowance.is_none() {
-            effects.limits.note(limit, told(Rank::Slots, 0));
-        }
-        let violated = limit.is_visible().then(|| Arc::clone(&limit.label)).into_iter().collect();
+        effects.limits.note(limit, Told::slots(index, true, 0));
+        let violated = limit.is_visible().then(|| Arc::clone(&concurrent.label)).into_iter().collect();
         let refused = Refused { limit, site: &limit.site, kind: Kind::Overloaded, reason, wait: None };
         refused.tell(violated, effects)
     }
@@ -379,6 +363,7 @@ impl<'a> Door<'a> {
             index: self.place(index),
             tier: asked.tier,
             rank,
+            of: Of::Tokens,
             remaining: seen.remaining(),
             next: seen.next_token(),
             full: seen.full(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Taken;
 use super::config::Headers;
-use super::headers::{Binding, push_name, push_number, seconds};
+use super::headers::{Binding, push_item, push_number, seconds};
 use super::plan::Plan;
 use super::quota::{Period, Usage};
 use super::standing::Rank;
@@ -51,10 +51,7 @@ impl PlanStanding {
         let quota = self.quota.as_ref();
         let quota = quota.map(|told| (self.plan.quota_label(), told.usage.allowed, told.period.seconds()));
         for (name, size, window) in throttle.into_iter().chain(quota) {
-            if !text.is_empty() {
-                text.extend_from_slice(b", ");
-            }
-            push_name(text, name);
+            push_item(text, name);
             text.extend_from_slice(b";q=");
             push_number(text, size);
             text.extend_from_slice(b";w=");

@@ -19,6 +19,8 @@ const ALL_MAX: usize = 2 * LIMITS_MAX;
 #[derive(Debug, Default)]
 pub struct Standing {
     ietf: Option<Told>,
+    /// Beside it, what is under way is no matter of time.
+    ietf_slots: Option<SlotsTold>,
     legacy: Option<Told>,
     /// Under which of its limits each policy has judged the request.
     tiers: [u8; ALL_MAX],
@@ -48,12 +50,28 @@ pub(super) struct Told {
     pub(super) index: u8,
     pub(super) tier: u8,
     pub(super) rank: Rank,
+    pub(super) of: Of,
     /// Whole tokens, or slots.
     pub(super) remaining: u64,
     /// Until there is one more token.
     pub(super) next: Duration,
     /// Until there are all.
     pub(super) full: Duration,
+}
+
+/// Of which part of a limit something is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Of {
+    Tokens,
+    Slots,
+}
+
+/// Where a request stands with one limit on how many are under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SlotsTold {
+    index: u8,
+    refused: bool,
+    left: u32,
 }
 
 /// Who comes first.
@@ -68,14 +86,21 @@ pub(super) enum Rank {
 }
 
 impl Standing {
-    /// Notes how it stands with a limit; the most binding one is told.
+    /// Notes how it stands with a limit; the most binding one is told, of tokens and of slots.
     pub(super) fn note(&mut self, limit: &RateLimit, told: Told) {
-        if let Some(tier) = self.tiers.get_mut(usize::from(told.index)) {
+        if let (Of::Tokens, Some(tier)) = (told.of, self.tiers.get_mut(usize::from(told.index))) {
             *tier = told.tier;
         }
         let binding = match limit.headers {
             _ if !limit.is_visible() => return,
             Headers::Hidden => return,
+            Headers::Ietf if told.of == Of::Slots => {
+                let slots = SlotsTold::from(told);
+                if self.ietf_slots.is_none_or(|before| slots.order() < before.order()) {
+                    self.ietf_slots = Some(slots);
+                }
+                return;
+            }
             Headers::Ietf => &mut self.ietf,
             Headers::Legacy => &mut self.legacy,
         };
@@ -99,6 +124,10 @@ impl Standing {
         self.ietf.as_ref()
     }
 
+    pub(super) fn ietf_slots(&self) -> Option<Told> {
+        self.ietf_slots.map(Told::from)
+    }
+
     pub(super) fn legacy(&self) -> Option<&Told> {
         self.legacy.as_ref()
     }
@@ -113,7 +142,40 @@ impl Standing {
     }
 }
 
+impl SlotsTold {
+    /// What has refused first, then what has fewest left.
+    fn order(self) -> (bool, u32) {
+        (!self.refused, self.left)
+    }
+}
+
+impl From<Told> for SlotsTold {
+    fn from(told: Told) -> Self {
+        let left = u32::try_from(told.remaining).unwrap_or(u32::MAX);
+        Self { index: told.index, refused: told.rank == Rank::Refused, left }
+    }
+}
+
+impl From<SlotsTold> for Told {
+    fn from(SlotsTold { index, refused, left }: SlotsTold) -> Self {
+        Self::slots(index, refused, left)
+    }
+}
+
 impl Told {
+    /// So many slots are left.
+    pub(super) fn slots(index: u8, refused: bool, left: u32) -> Self {
+        Self {
+            index,
+            tier: 0,
+            rank: if refused { Rank::Refused } else { Rank::Slots },
+            of: Of::Slots,
+            remaining: left.into(),
+            next: Duration::ZERO,
+            full: Duration::ZERO,
+        }
+    }
+
     /// What is refused first and what takes longest to come back binds most.
     pub(super) fn order(&self) -> Order {
         (self.rank, self.remaining, Reverse(self.next))

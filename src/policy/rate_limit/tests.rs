@@ -339,10 +339,69 @@ fn what_is_told_is_what_binds_most() {
     };
     let effects = ask(&limits, &Asking::of("192.0.2.1")).unwrap();
     let some = |text: &str| Some(text.to_owned());
-    assert_eq!(told(&effects), (Some(policy("q=9;w=3600")), some("\"user\";r=4;t=0"), some("7")));
+    let both = some("\"user\";r=4;t=0, \"slots\";r=2");
+    assert_eq!(told(&effects), (Some(policy("q=9;w=3600")), both, some("7")));
     assert_eq!(told(&Effects::default()), (Some(policy("q=9;w=3600")), None, None));
     let effects = ask(&limits, &Asking::of("10.0.0.1")).unwrap();
     assert_eq!(told(&effects).0, Some(policy("q=20;w=10")));
+}
+
+#[test]
+fn slots_are_told_beside_tokens_and_what_has_refused_comes_first() {
+    // Of a limit, beside one with tokens: what is told of the policies, and with none, one and two requests under way.
+    let rows = [
+        (
+            "concurrent: 2",
+            "\"few\";q=2;qu=\"concurrent-requests\"",
+            ["\"few\";r=1", "\"few\";r=0", "\"few\";r=0"],
+        ),
+        (
+            "limit: 9/1h, concurrent: 2",
+            "\"few\";q=9;w=3600, \"few.concurrent\";q=2;qu=\"concurrent-requests\"",
+            [
+                "\"few\";r=8;t=0, \"few.concurrent\";r=1",
+                "\"few\";r=7;t=0, \"few.concurrent\";r=0",
+                "\"few.concurrent\";r=0, \"few\";r=7;t=0",
+            ],
+        ),
+        ("limit: 9/1h", "\"few\";q=9;w=3600", ["\"few\";r=8;t=0", "\"few\";r=7;t=0", "\"few\";r=6;t=0"]),
+        (
+            "limit: 1/1h, concurrent: 2",
+            "\"few\";q=1;w=3600, \"few.concurrent\";q=2;qu=\"concurrent-requests\"",
+            ["\"few\";r=0;t=3600, \"few.concurrent\";r=1", "\"few\";r=0;t=3600", "\"few\";r=0;t=3600"],
+        ),
+    ];
+    for (text, policies, expected) in rows {
+        let limits = one(&limit(&format!("{{key: client, {text}}}")));
+        let mut held = Vec::new();
+        for (under_way, expected) in expected.into_iter().enumerate() {
+            let asked = ask(&limits, &Asking::of("192.0.2.1"));
+            let effects = asked.unwrap_or_else(|refused| {
+                let (refusal, effects) = *refused;
+                let violated = refusal.violated.unwrap().0.remove(0);
+                assert!(expected.starts_with(&format!("\"{violated}\";r=0")), "{violated}: {text}");
+                effects
+            });
+            let mut fields = HeaderMap::new();
+            assert!(limits.tell(&effects.limits, &mut fields));
+            assert_eq!(fields["ratelimit-policy"], policies, "{text}");
+            assert_eq!(fields["ratelimit"], expected, "{under_way} under way: {text}");
+            held.push(effects);
+        }
+    }
+    // The older fields have room for one: what has refused, else the tokens.
+    let limits = one(&limit("{key: client, limit: 9/1h, concurrent: 1, headers: legacy}"));
+    let told = |effects: &Effects| {
+        let mut fields = HeaderMap::new();
+        limits.tell(&effects.limits, &mut fields);
+        let text = |name: &str| fields.get(name).map(|value| value.to_str().unwrap().to_owned());
+        ["x-ratelimit-limit", "x-ratelimit-remaining"].map(text)
+    };
+    let some = |text: &str| Some(text.to_owned());
+    let held = ask(&limits, &Asking::of("192.0.2.1")).unwrap();
+    assert_eq!(told(&held), [some("9"), some("8")]);
+    let (_, refused) = *ask(&limits, &Asking::of("192.0.2.1")).unwrap_err();
+    assert_eq!(told(&refused), [some("1"), some("0")]);
 }
 
 #[test]
