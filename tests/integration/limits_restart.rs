@@ -152,7 +152,7 @@ fn a_rate_that_has_changed_is_scaled_and_a_limit_that_is_gone_is_forgotten() {
     let gateway = restart(gateway, &with("limit: 10/1h"));
     assert!((3..5).contains(&left(&gateway)), "and half of ten, and one more");
     let gateway = restart(gateway, &with("limit: 10/1h, memory: 16MiB"));
-    assert_eq!(left(&gateway), 9, "another table");
+    assert!((2..4).contains(&left(&gateway)), "another memory forgives nothing");
     let none = "routes: [{name: all, respond: {}}]\n";
     let gateway = restart(gateway, none);
     let gateway = restart(gateway, none);

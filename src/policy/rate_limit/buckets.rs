@@ -46,6 +46,7 @@
 //! reading the clock and deciding); an earlier one means that the clock was set back: then no time has passed, debts
 //! stay as they were, and time goes on from there.
 
+mod carry;
 mod set;
 
 use std::fmt;
@@ -112,10 +113,17 @@ impl Buckets {
     ///
     /// `slowest` is the limit, of those that hold for some key, whose bucket takes longest to fill.
     pub fn new(bytes: usize, slowest: &Gcra) -> Self {
-        let (fewest, most) = SCREEN_SLOTS;
-        let slots = (bytes / SCREEN_SHARE / Screen::bytes_each()).clamp(fewest, most);
-        let sets = bytes.saturating_sub(slots * Screen::bytes_each()) / size_of::<Line>();
-        Self::of(sets, slots, slowest)
+        Self::of(Self::sets_in(bytes), slots_in(bytes), slowest)
+    }
+
+    /// How many sets a table of so many bytes has.
+    pub(super) fn sets_in(bytes: usize) -> usize {
+        (bytes.saturating_sub(slots_in(bytes) * Screen::bytes_each()) / size_of::<Line>()).max(1)
+    }
+
+    /// With so many sets, and the smallest sketch: to hold what there is.
+    pub(super) fn with_sets(sets: usize, slowest: &Gcra) -> Self {
+        Self::of(sets, SCREEN_SLOTS.0, slowest)
     }
 
     pub(super) fn of(sets: usize, slots: usize, slowest: &Gcra) -> Self {
@@ -364,6 +372,12 @@ impl fmt::Debug for Buckets {
             .field("screen", &self.screen)
             .finish_non_exhaustive()
     }
+}
+
+/// The estimator's counters a row, in a table of so many bytes.
+fn slots_in(bytes: usize) -> usize {
+    let (fewest, most) = SCREEN_SLOTS;
+    (bytes / SCREEN_SHARE / Screen::bytes_each()).clamp(fewest, most)
 }
 
 fn add(counter: &AtomicU64) {

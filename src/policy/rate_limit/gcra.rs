@@ -157,9 +157,12 @@ impl Gcra {
     /// Takes `cost` tokens, whether they are there or not: the bucket owes what it did not hold, up to another burst. So whatever is
     /// charged, there is a token again after the time that brings a burst and one more.
     pub(super) fn charge(&self, debt: u64, cost: u32) -> Taken {
-        let most = self.capacity.saturating_mul(2).min(FILL_MAX);
-        let after = debt.saturating_add(self.time(cost)).min(most);
-        Taken { passed: true, debt: after, cost, gcra: *self }
+        Taken { passed: true, debt: self.owing(debt, self.time(cost)), cost, gcra: *self }
+    }
+
+    /// Both debts together, as far as a bucket may owe them: two bursts.
+    pub(super) fn owing(&self, debt: u64, more: u64) -> u64 {
+        debt.saturating_add(more).min(self.capacity.saturating_mul(2).min(FILL_MAX))
     }
 
     /// What a debt under this limit is under another: as large a part of the bucket. So who has spent 10 of 10 has spent 1000 of 1000

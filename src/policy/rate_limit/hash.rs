@@ -87,6 +87,11 @@ impl KeyHash {
         Self { fingerprint, place }
     }
 
+    /// Which class of keys it is of: those that share a [`Gcra`](super::Gcra).
+    pub const fn class(self) -> u8 {
+        self.fingerprint.to_le_bytes()[0]
+    }
+
     /// Both halves, as [`KeyHash::from_bits`] takes them.
     pub const fn bits(self) -> (u64, u64) {
         (self.fingerprint, self.place)

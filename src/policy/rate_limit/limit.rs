@@ -18,7 +18,9 @@ use crate::policy::Mode;
 use crate::state::Live;
 
 /// What a table may take.
-const MEMORY: (u64, u64) = (64 << 10, 1 << 30);
+const MEMORY: (u64, u64) = (64 << 10, MEMORY_MAX as u64);
+/// The most of it.
+pub(super) const MEMORY_MAX: usize = 1 << 30;
 /// The longest period, and the longest time that a bucket may take to be full.
 const LONGEST: Duration = Duration::from_secs(366 * 86_400);
 /// The fastest rate: above it, whole nanoseconds would tell in it.
@@ -40,6 +42,8 @@ pub struct RateLimit {
     /// None where nobody is cooled off.
     pub(super) penalty: Option<Rules>,
     pub(super) table: Arc<Table>,
+    /// The memory of the table.
+    bytes: usize,
     /// None where each node counts by itself.
     pub(super) fleet: Option<FleetLimit>,
 }
@@ -118,8 +122,7 @@ impl RateLimit {
             );
         }
         let mut key = key.filter(|_| build.errors.errors().len() == errors_before)?;
-        let bytes = if config.limit.is_some() { bytes } else { 0 };
-        let table = find_table(name, &key, bytes, config, live, build)?;
+        let table = find_table(name, &key, config, live, build)?;
         let ids = table.classes(config.overrides.keys());
         let class = |(index, id): (u8, u8)| Class { tier: index, id };
         let classes: Vec<_> = (1..=u8::MAX).zip(ids).map(class).collect();
@@ -157,6 +160,7 @@ impl RateLimit {
             }),
             penalty,
             table,
+            bytes,
             fleet: None,
         })
     }
@@ -201,10 +205,12 @@ impl RateLimit {
         self.key.definition() == other.key.definition() && own.burst() <= others.burst() && slower
     }
 
-    /// Its limits are in force from now on: buckets that another configuration has filled are brought under them.
+    /// Its limits are in force from now on: buckets that another configuration has filled are brought under them. Those of a `limit` that
+    /// is left out beside `concurrent` stay, for when it comes back.
     pub fn put_in_force(&self) {
         if let Some(allowance) = &self.allowance {
-            self.table.put_in_force(&allowance.tiers.iter().map(|tier| (tier.class.id, tier.gcra)).collect());
+            let limits = allowance.tiers.iter().map(|tier| (tier.class.id, tier.gcra)).collect();
+            self.table.put_in_force(&limits, self.bytes);
             if self.penalty.is_some() {
                 self.table.penalise();
             }
@@ -236,9 +242,9 @@ impl RateLimit {
     pub fn reasons(config: &Config) -> Vec<&'static str> {
         let rate = config.limit.as_ref().map(|_| if config.count.is_some() { SPENT } else { RATE });
         let concurrent = config.concurrent.as_ref().map(|_| CONCURRENT);
-        let late = config.queue.as_ref().map(|_| QUEUE_WAIT);
+        let queue = config.queue.iter().flat_map(|_| [QUEUE_WAIT, QUEUE_LEFT]);
         let penalty = config.penalty.as_ref().map(|_| PENALTY);
-        [rate, penalty, concurrent, late].into_iter().flatten().collect()
+        [rate, penalty, concurrent].into_iter().flatten().chain(queue).collect()
     }
 
     pub(super) fn ask(&self, facts: &Facts<'_>) -> Asked {
@@ -295,7 +301,7 @@ impl RateLimit {
     }
 
     /// Whether requests may wait for their turn; a shadowed limit keeps nobody waiting.
-    pub(super) fn waits(&self) -> bool {
+    pub fn waits(&self) -> bool {
         self.mode == Mode::Enforce
             && self.concurrent.as_ref().is_some_and(|concurrent| concurrent.queue.is_some())
     }
@@ -311,6 +317,7 @@ pub(super) const RATE: &str = "rate";
 pub(super) const SPENT: &str = "spent";
 pub(super) const CONCURRENT: &str = "concurrent";
 pub(super) const QUEUE_WAIT: &str = "queue_wait";
+pub(super) const QUEUE_LEFT: &str = "queue_left";
 
 /// What belongs to a `limit` or to `concurrent` and stands there without.
 fn only_with_limit(config: &Spanned<Config>, build: &mut Build) {
@@ -391,7 +398,6 @@ pub(super) fn gcra(
 fn find_table(
     name: &str,
     key: &Key,
-    bytes: usize,
     config: &Spanned<Config>,
     live: &Live,
     build: &mut Build,
@@ -401,7 +407,7 @@ fn find_table(
         build.errors.push(&config.site, &*config.path, cause, "look at its random device");
         return None;
     };
-    let definition = format!("{name} {bytes} {}", key.definition());
-    let table = || Table::new(&format!("rate_limit {definition}"), secret, bytes);
+    let definition = format!("{name} {}", key.definition());
+    let table = || Table::new(&format!("rate_limit {definition}"), secret, live.runtime().cloned());
     Some(live.find_or("rate_limit", &definition, table))
 }

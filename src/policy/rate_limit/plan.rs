@@ -44,6 +44,7 @@ pub struct Plan {
     /// Routes with a throttle of their own, or with none.
     routes: HashMap<Box<str>, Option<Throttle>, FixedState>,
     table: Arc<Table>,
+    bytes: usize,
     quota: Option<Quota>,
 }
 
@@ -121,9 +122,8 @@ impl Plan {
         if build.errors.errors().len() > errors_before {
             return None;
         }
-        let definition = format!("{name} {bytes}");
-        let table = || Table::new(&format!("plan_throttle {definition}"), secret, bytes);
-        let table = live.find_or("plan_throttle", &definition, table);
+        let table = || Table::new(&format!("plan_throttle {name}"), secret, live.runtime().cloned());
+        let table = live.find_or("plan_throttle", name, table);
         let routes = routes.into_iter().zip(table.classes(config.routes.keys()));
         let routes = routes.map(|((route, own), class)| {
             (
@@ -149,6 +149,7 @@ impl Plan {
             }),
             routes: routes.collect(),
             table,
+            bytes,
             quota,
         })
     }
@@ -213,8 +214,11 @@ impl Plan {
 
     /// Its throttles are in force from now on: buckets that another configuration has filled are brought under them.
     pub fn put_in_force(&self) {
-        let own = self.throttle.iter().chain(self.routes.values().flatten());
-        self.table.put_in_force(&own.map(|throttle| (throttle.class, throttle.gcra)).collect::<Limits>());
+        if self.throttles() {
+            let own = self.throttle.iter().chain(self.routes.values().flatten());
+            let limits = own.map(|throttle| (throttle.class, throttle.gcra)).collect::<Limits>();
+            self.table.put_in_force(&limits, self.bytes);
+        }
     }
 
     /// What its table of throttled keys tells of itself; none where it throttles nobody.

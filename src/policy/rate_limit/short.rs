@@ -41,7 +41,7 @@ impl RateLimit {
         if asked.cost == 0 || self.allowance.is_none() {
             return None;
         }
-        let rest = self.table.penalties()?.rest(asked.key, now)?;
+        let rest = self.table.cooled_off(asked.key, now)?;
         Some(Short::cooled_off(rest, Duration::ZERO))
     }
 
@@ -55,11 +55,8 @@ impl RateLimit {
             full: seen.full(),
             wait: seen.wait(),
         };
-        let Some(((rules, wait), penalties)) =
-            self.penalty.as_ref().zip(short.wait).zip(self.table.penalties())
-        else {
-            return short;
-        };
+        let Some((rules, wait)) = self.penalty.as_ref().zip(short.wait) else { return short };
+        let Some(penalties) = self.table.penalties() else { return short };
         let word = penalties.refused(rules, asked.key, wait, now);
         let wait = Duration::from_nanos(word.wait);
         if word.cooled_off {

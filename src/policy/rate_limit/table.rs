@@ -1,20 +1,35 @@
 //! What of a limit outlives a snapshot: its buckets, the secret that its keys are hashed with, its slots.
 //!
-//! A table is found again by the limit's name, its key and its memory. So a reload that changes neither keeps every bucket, also
+//! A table is found again by the limit's name and its key. So a reload that changes neither keeps every bucket and every slot, also
 //! one that goes back to what was. Where the rate or the burst has changed, buckets are brought under the new limits when these
 //! come into force and not before: a configuration that is refused changes nothing. What is spent in the milliseconds that this takes is
 //! forgiven.
+//!
+//! # Another memory
+//! A bucket knows its set and not its key, so it cannot be put into a table of another size by itself. Its key can: where `memory` has changed
+//! the former table stays behind the new one, and what a key owes there comes along when the key is next decided about, under the locks of its
+//! new sets, so that no thread finds it in neither. That costs a decision one look into the former table, for as long as anybody owes
+//! anything there; a task in the back office looks for that and lets it go. A change back makes the former table the present one again.
+//! Three former sizes are kept at the most: of more, the oldest is forgotten, which is told.
+
+mod heir;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
+use tokio::runtime::Handle;
+
+pub(super) use heir::Heir;
 
 use super::concurrency::Slots;
-use super::penalty::{Penalties, SavedPenalty};
+use super::penalty::Penalties;
 use super::saved::{ClassHead, Head};
-use super::{Buckets, Figures, Gcra, HashKey, KeyHash, Nanos, Saved, Taken};
+use super::{Buckets, Figures, Gcra, HashKey, KeyHash, Nanos, Taken};
 
 /// The limits of a table's keys, by class.
 pub(super) type Limits = BTreeMap<u8, Gcra>;
@@ -24,6 +39,10 @@ pub(super) const VALUES_MAX: usize = 255;
 
 /// Records of refused keys have an eighth as much memory as buckets, beside them.
 const PENALTY_SHARE: usize = 8;
+/// Former sizes whose buckets are kept.
+const FORMER_MAX: usize = 3;
+/// How often it is looked whether anybody owes anything in a former table.
+const LOOKS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// What of a limit outlives a snapshot.
 #[derive(Debug)]
@@ -34,33 +53,51 @@ pub(super) struct Table {
     /// The secret of the process before, whose buckets it has.
     inherited: OnceLock<HashKey>,
     pub(super) slots: Arc<Slots>,
-    bytes: usize,
     current: ArcSwap<Current>,
-    /// Keys that were refused; made when a limit with a penalty first comes into force.
-    penalties: OnceLock<Penalties>,
+    /// Held by whoever puts another in its place.
+    changing: Mutex<()>,
+    /// Where it is looked whether former tables are needed; none in `check` and `explain`.
+    runtime: Option<Handle>,
+    is_looked_at: AtomicBool,
     /// The classes of values with limits of their own.
     classes: Mutex<BTreeMap<String, u8>>,
 }
 
 /// Buckets, and the limits that they are under.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Current {
+    buckets: Arc<Buckets>,
+    limits: Limits,
+    /// The memory that was asked for.
+    bytes: usize,
+    /// What the limit had before, the latest first.
+    former: Arc<[Former]>,
+    /// Keys that were refused; made when a limit with a penalty first comes into force.
+    penalties: Option<Arc<Penalties>>,
+}
+
+/// Buckets of another memory, whose keys have not come again.
+#[derive(Clone, Debug)]
+struct Former {
     buckets: Arc<Buckets>,
     limits: Limits,
 }
 
 impl Table {
-    /// With buckets of so many bytes, which are taken when limits first come into force: `check` and `explain` need one set.
-    pub(super) fn new(definition: &str, hash: HashKey, bytes: usize) -> Self {
-        let current = Current { buckets: Arc::new(buckets(0, &Limits::new())), limits: Limits::new() };
+    /// With buckets of a set, until limits first come into force: `check` and `explain` need no more.
+    pub(super) fn new(definition: &str, hash: HashKey, runtime: Option<Handle>) -> Self {
+        let limits = Limits::new();
+        let buckets = Arc::new(buckets(0, &limits));
+        let current = Current { buckets, limits, bytes: 0, former: Arc::default(), penalties: None };
         Self {
             definition: definition.into(),
             hash,
             inherited: OnceLock::new(),
             slots: Arc::default(),
-            bytes,
             current: ArcSwap::from_pointee(current),
-            penalties: OnceLock::new(),
+            changing: Mutex::default(),
+            runtime,
+            is_looked_at: AtomicBool::new(false),
             classes: Mutex::default(),
         }
     }
@@ -96,128 +133,200 @@ impl Table {
         values.iter().map(of).collect()
     }
 
-    /// These limits are in force from now on: what keys owe is brought under them, where theirs has changed. Takes some
-    /// milliseconds then, and the table's memory twice for as long.
-    pub(super) fn put_in_force(&self, limits: &Limits) {
+    /// These limits are in force from now on, in so much memory: what keys owe is brought under them, where theirs has changed. Takes some
+    /// milliseconds then, and the table's memory twice for as long; where the memory has changed, for as long as keys owe what they do.
+    pub(super) fn put_in_force(self: &Arc<Self>, limits: &Limits, bytes: usize) {
+        let changing = self.changing();
         let current = self.current.load_full();
-        if current.limits == *limits {
+        if current.limits == *limits && current.bytes == bytes {
             return;
         }
-        let changed = |(class, new): (&u8, &Gcra)| current.limits.get(class).is_some_and(|old| old != new);
-        let fill = |limits| slowest(limits).map(Gcra::fill);
-        let kept = fill(&current.limits) == fill(limits) && !limits.iter().any(changed);
-        let buckets = if kept {
-            Arc::clone(&current.buckets)
+        let sets = Buckets::sets_in(bytes);
+        let next = if current.buckets.sets() == sets {
+            let buckets = under(&current.buckets, &current.limits, limits, bytes);
+            Current { buckets, limits: limits.clone(), bytes, ..Current::clone(&current) }
         } else {
-            let (new, now) = (buckets(self.bytes, limits), Nanos::now());
-            if current.buckets.sets() == new.sets() {
-                let owed = current.buckets.saved(now).filter_map(|owed| {
-                    let class = owed.class();
-                    Some(owed.scaled(current.limits.get(&class)?, limits.get(&class)?))
-                });
-                new.restore(owed, Duration::ZERO, now);
-            }
-            Arc::new(new)
+            self.resized(&current, limits, bytes)
         };
-        self.current.store(Arc::new(Current { buckets, limits: limits.clone() }));
+        let has_former = !next.former.is_empty();
+        self.current.store(Arc::new(next));
+        drop(changing);
+        if has_former {
+            self.look_after_former();
+        }
     }
 
-    /// Keys may be cooled off from now on. What is known of them stays, also while a configuration has no penalty.
+    fn resized(&self, current: &Current, limits: &Limits, bytes: usize) -> Current {
+        let sets = Buckets::sets_in(bytes);
+        let (again, others): (Vec<_>, Vec<_>) =
+            current.former.iter().cloned().partition(|former| former.buckets.sets() == sets);
+        let buckets = match again.first() {
+            Some(former) => under(&former.buckets, &former.limits, limits, bytes),
+            None => Arc::new(buckets(bytes, limits)),
+        };
+        let last = Former { buckets: Arc::clone(&current.buckets), limits: current.limits.clone() };
+        // The one that it was made with was never asked.
+        let mut former: Vec<_> =
+            Some(last).filter(|_| !current.limits.is_empty()).into_iter().chain(others).collect();
+        if former.len() > FORMER_MAX {
+            former.truncate(FORMER_MAX);
+            log::warn!(
+                "{}: its `memory` has changed again and again; what keys owe from before the last {FORMER_MAX} changes is forgotten",
+                self.definition
+            );
+        }
+        Current { buckets, limits: limits.clone(), bytes, former: former.into(), ..current.clone() }
+    }
+
+    /// Lets former tables go in which nobody owes anything. How long it takes the others to come to that, at the most; none where
+    /// there is no other.
+    fn forget_settled(&self, now: Nanos) -> Option<Duration> {
+        let _changing = self.changing();
+        let current = self.current.load_full();
+        let longest = |former: &Former| former.buckets.saved(now).map(|saved| saved.debt()).max();
+        let kept: Vec<_> =
+            current.former.iter().filter_map(|former| Some((former, longest(former)?))).collect();
+        let rest = kept.iter().map(|(_, debt)| *debt).max();
+        if kept.len() < current.former.len() {
+            let former = kept.into_iter().map(|(former, _)| former.clone()).collect();
+            self.current.store(Arc::new(Current { former, ..Current::clone(&current) }));
+        }
+        if rest.is_none() {
+            self.is_looked_at.store(false, Ordering::Release);
+        }
+        rest.map(Duration::from_nanos)
+    }
+
+    fn look_after_former(self: &Arc<Self>) {
+        let Some(runtime) = &self.runtime else { return };
+        if !self.is_looked_at.swap(true, Ordering::AcqRel) {
+            runtime.spawn(look_after(Arc::downgrade(self)));
+        }
+    }
+
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keys may be cooled off from now on. What is known of them stays, also while a configuration has no penalty, but for breaches of the
+    /// moment in which the memory changes.
     pub(super) fn penalise(&self) {
-        self.penalties.get_or_init(|| Penalties::new(self.bytes / PENALTY_SHARE));
+        let _changing = self.changing();
+        let current = self.current.load_full();
+        let bytes = current.bytes / PENALTY_SHARE;
+        let penalties = match &current.penalties {
+            Some(known) if known.fills(bytes) => return,
+            Some(known) => known.resized(bytes, Nanos::now()),
+            None => Penalties::new(bytes),
+        };
+        let penalties = Some(Arc::new(penalties));
+        self.current.store(Arc::new(Current { penalties, ..Current::clone(&current) }));
     }
 
-    pub(super) fn penalties(&self) -> Option<&Penalties> {
-        self.penalties.get()
+    pub(super) fn penalties(&self) -> Option<Arc<Penalties>> {
+        self.current.load().penalties.clone()
     }
 
-    /// What outlives the process: what there is to say of the buckets, and these.
-    pub(super) fn kept(&self) -> (Head, Arc<Buckets>) {
+    /// How long a key is cooled off yet; none where it is not.
+    pub(super) fn cooled_off(&self, key: KeyHash, now: Nanos) -> Option<Duration> {
+        self.current.load().penalties.as_ref()?.rest(key, now)
+    }
+
+    /// What outlives the process: what there is to say of the buckets, and these; then the former ones likewise.
+    pub(super) fn kept(&self) -> Vec<(Head, Arc<Buckets>)> {
         let current = self.current.load_full();
         let known = self.classes.lock().unwrap_or_else(PoisonError::into_inner);
         let value = |class: u8| known.iter().find(|(_, id)| **id == class).map(|(value, _)| &**value);
-        let classes = current.limits.iter().map(|(class, gcra)| ClassHead {
-            class: *class,
-            value: value(*class).unwrap_or_default().into(),
-            gcra: *gcra,
-        });
-        let head = Head {
-            definition: self.definition.clone(),
-            hash: self.hash().clone(),
-            sets: u32::try_from(current.buckets.sets()).unwrap_or(u32::MAX),
-            classes: classes.collect(),
+        let kept = |buckets: &Arc<Buckets>, limits: &Limits| {
+            let classes = limits.iter().map(|(class, gcra)| ClassHead {
+                class: *class,
+                value: value(*class).unwrap_or_default().into(),
+                gcra: *gcra,
+            });
+            let head = Head {
+                definition: self.definition.clone(),
+                hash: self.hash().clone(),
+                sets: u32::try_from(buckets.sets()).unwrap_or(u32::MAX),
+                classes: classes.collect(),
+            };
+            (head, Arc::clone(buckets))
         };
-        (head, Arc::clone(&current.buckets))
-    }
-
-    /// Takes over from a table of this definition that another process had: hashes keys as that did from now on, so nothing may
-    /// have been hashed yet. None where its buckets have no place here, or another's have come before.
-    pub(super) fn inherit(self: &Arc<Self>, head: &Head) -> Option<Heir> {
-        let current = self.current.load_full();
-        let is_like = u32::try_from(current.buckets.sets()) == Ok(head.sets);
-        if !is_like || self.inherited.set(head.hash.clone()).is_err() {
-            return None;
-        }
-        let known = self.classes.lock().unwrap_or_else(PoisonError::into_inner);
-        let rates = head.classes.iter().filter_map(|ClassHead { class, value, gcra }| {
-            let now = if *class == 0 { 0 } else { *known.get(&**value)? };
-            Some((*class, (now, *gcra, *current.limits.get(&now)?)))
-        });
-        let rates = rates.collect();
-        drop(known);
-        Some(Heir { table: Arc::clone(self), buckets: Arc::clone(&current.buckets), rates })
+        let former = current.former.iter().map(|former| kept(&former.buckets, &former.limits));
+        std::iter::once(kept(&current.buckets, &current.limits)).chain(former).collect()
     }
 
     pub(super) fn take(&self, key: KeyHash, gcra: &Gcra, cost: u32, now: Nanos) -> Taken {
-        self.current.load().buckets.take(key, gcra, cost, now)
+        self.of(key, gcra, now).buckets.take(key, gcra, cost, now)
     }
 
     pub(super) fn look(&self, key: KeyHash, gcra: &Gcra, cost: u32, now: Nanos) -> Taken {
-        self.current.load().buckets.look(key, gcra, cost, now)
+        self.of(key, gcra, now).buckets.look(key, gcra, cost, now)
     }
 
     pub(super) fn charge(&self, key: KeyHash, gcra: &Gcra, cost: u32, now: Nanos) {
-        let _ = self.current.load().buckets.charge(key, gcra, cost, now);
+        let _ = self.of(key, gcra, now).buckets.charge(key, gcra, cost, now);
+    }
+
+    /// The buckets, in which the key has whatever it owes.
+    fn of(&self, key: KeyHash, gcra: &Gcra, now: Nanos) -> Guard<Arc<Current>> {
+        let current = self.current.load();
+        if !current.former.is_empty() {
+            current.carry(key, gcra, now);
+        }
+        current
     }
 
     pub(super) fn figures(&self) -> Figures {
-        self.current.load().buckets.figures(Nanos::now())
+        let (current, now) = (self.current.load_full(), Nanos::now());
+        let own = current.buckets.figures(now);
+        let former = current.former.iter().map(|former| former.buckets.figures(now));
+        former.fold(own, |sum, former| Figures {
+            entries: sum.entries + former.entries,
+            memory: sum.memory + former.memory,
+            ..sum
+        })
     }
 }
 
-/// Who takes over what another process has saved of a table.
-#[derive(Debug)]
-pub(super) struct Heir {
-    table: Arc<Table>,
-    buckets: Arc<Buckets>,
-    /// By class: which it is here, and the limit that held and the one that holds.
-    rates: BTreeMap<u8, (u8, Gcra, Gcra)>,
-}
-
-impl Heir {
-    /// Brings buckets under the limits that hold now, and keeps those of classes that there are.
-    pub(super) fn restore(&self, saved: impl Iterator<Item = Saved>, age: Duration, now: Nanos) {
-        let owed = saved.filter_map(|saved| {
-            let (class, old, new) = self.rates.get(&saved.class())?;
-            Some(saved.aged(age).scaled(old, new).in_class(*class))
-        });
-        self.buckets.restore(owed, Duration::ZERO, now);
-    }
-
-    /// Keeps the penalties of classes that there are, where there are penalties.
-    pub(super) fn restore_penalties(
-        &self,
-        saved: impl Iterator<Item = SavedPenalty>,
-        age: Duration,
-        now: Nanos,
-    ) {
-        let Some(penalties) = self.table.penalties() else { return };
-        for saved in saved.filter_map(|saved| saved.aged(age)) {
-            if let Some((class, ..)) = self.rates.get(&saved.class()) {
-                penalties.restore(&saved.in_class(*class), now);
-            }
+impl Current {
+    /// What a key owes in former tables comes along. Its class says under which limit that was.
+    #[cold]
+    fn carry(&self, key: KeyHash, gcra: &Gcra, now: Nanos) {
+        let new = self.limits.get(&key.class()).unwrap_or(gcra);
+        for former in self.former.iter().filter(|former| former.buckets.owes(key, now)) {
+            let old = former.limits.get(&key.class());
+            let scale = |debt| old.map_or(debt, |old| old.scaled(debt, new));
+            self.buckets.carry(key, &former.buckets, new, scale, now);
         }
     }
+}
+
+async fn look_after(table: Weak<Table>) {
+    let (mut next, longest) = LOOKS;
+    loop {
+        tokio::time::sleep(next).await;
+        let Some(table) = table.upgrade() else { return };
+        // Up to a second, where there is a GiB to look through.
+        let looked = tokio::task::spawn_blocking(move || table.forget_settled(Nanos::now()));
+        let Ok(Some(rest)) = looked.await else { return };
+        next = rest.clamp(LOOKS.0, longest);
+    }
+}
+
+/// What these buckets hold, under the limits that hold now: themselves, where nothing has changed for them.
+fn under(held: &Arc<Buckets>, old: &Limits, limits: &Limits, bytes: usize) -> Arc<Buckets> {
+    let changed = |(class, new): (&u8, &Gcra)| old.get(class).is_some_and(|old| old != new);
+    let fill = |limits| slowest(limits).map(Gcra::fill);
+    if fill(old) == fill(limits) && !limits.iter().any(changed) {
+        return Arc::clone(held);
+    }
+    let (new, now) = (buckets(bytes, limits), Nanos::now());
+    let owed = held.saved(now).filter_map(|owed| {
+        let class = owed.class();
+        Some(owed.scaled(old.get(&class)?, limits.get(&class)?))
+    });
+    new.restore(owed, Duration::ZERO, now);
+    Arc::new(new)
 }
 
 fn slowest(limits: &Limits) -> Option<&Gcra> {
@@ -227,68 +336,4 @@ fn slowest(limits: &Limits) -> Option<&Gcra> {
 fn buckets(bytes: usize, limits: &Limits) -> Buckets {
     let none = Gcra::new(1, Duration::from_secs(1), 1);
     Buckets::new(bytes, slowest(limits).unwrap_or(&none))
-}
-
-#[cfg(test)]
-mod tests {
-    use zeroize::Zeroizing;
-
-    use super::*;
-
-    fn table() -> Table {
-        Table::new("few", HashKey::from_bytes(Zeroizing::new([7; 16])), 64 << 10)
-    }
-
-    fn key(table: &Table, name: &str, class: u8) -> KeyHash {
-        let mut hasher = table.hash().hasher();
-        hasher.part(name.as_bytes());
-        hasher.finish(class)
-    }
-
-    fn hourly(count: u32) -> Gcra {
-        Gcra::new(u64::from(count), Duration::from_secs(3600), u64::from(count))
-    }
-
-    #[test]
-    fn buckets_stay_while_limits_are_what_they_were_and_are_scaled_where_they_change() {
-        let (table, now) = (table(), Nanos::now());
-        let (slow, fast) = (hourly(10), hourly(1000));
-        let (one, own) = (key(&table, "one", 0), key(&table, "own", 1));
-        let left = |key, gcra: &Gcra| table.look(key, gcra, 1, Nanos::now()).remaining();
-        table.put_in_force(&[(0, slow), (1, hourly(4))].into());
-        table.charge(one, &slow, 10, now);
-        table.charge(own, &hourly(4), 3, now);
-        assert_eq!((left(one, &slow), left(own, &hourly(4))), (0, 1));
-        let before = Arc::as_ptr(&table.current.load().buckets);
-        table.put_in_force(&[(0, slow), (1, hourly(4))].into());
-        table.put_in_force(&[(0, slow), (1, hourly(4)), (2, hourly(5))].into());
-        assert_eq!(
-            before,
-            Arc::as_ptr(&table.current.load().buckets),
-            "nothing is copied for a limit that is new"
-        );
-        table.put_in_force(&[(0, fast), (1, hourly(4))].into());
-        assert_eq!((left(one, &fast), left(own, &hourly(4))), (0, 1), "another class keeps what it owes");
-        table.put_in_force(&[(0, slow), (1, hourly(4))].into());
-        assert_eq!(left(one, &slow), 0, "a limit that is changed and changed back gives nothing");
-        table.put_in_force(&[(0, hourly(0)), (1, hourly(4))].into());
-        table.put_in_force(&[(0, slow), (1, hourly(4))].into());
-        assert_eq!(left(one, &slow), 0, "nor does one that was closed");
-    }
-
-    #[test]
-    fn a_value_keeps_its_class() {
-        let table = table();
-        let classes = |values: &[&str]| {
-            let values: Vec<_> = values.iter().map(|value| (*value).to_owned()).collect();
-            table.classes(values.iter())
-        };
-        assert_eq!(classes(&["gold", "silver"]), [1, 2]);
-        assert_eq!(classes(&["bronze", "gold", "silver"]), [3, 1, 2]);
-        assert_eq!(classes(&["silver"]), [2]);
-        let many: Vec<_> = (0..VALUES_MAX).map(|number| format!("v{number}")).collect();
-        let given: std::collections::BTreeSet<_> = table.classes(many.iter()).into_iter().collect();
-        assert_eq!(given.len(), VALUES_MAX);
-        assert!(!given.contains(&0));
-    }
 }

@@ -21,10 +21,14 @@ fn limit(text: &str) -> Arc<RateLimit> {
 }
 
 fn limit_of(text: &str, live: &Live) -> Arc<RateLimit> {
+    named("few", text, live)
+}
+
+fn named(name: &str, text: &str, live: &Live) -> Arc<RateLimit> {
     let mut build = Build::default();
     let config: Spanned<Config> = load_text("t.yaml", text, &|_| None, &mut build)
         .unwrap_or_else(|| panic!("{}", build.errors.render(&build.sources)));
-    let limit = RateLimit::compile("few", &config, live, &mut build);
+    let limit = RateLimit::compile(name, &config, live, &mut build);
     let limit = limit.unwrap_or_else(|| panic!("{}", build.errors.render(&build.sources)));
     limit.put_in_force();
     Arc::new(limit)
@@ -347,6 +351,43 @@ fn what_is_told_is_what_binds_most() {
 }
 
 #[test]
+fn a_reload_keeps_tokens_and_slots_whatever_of_memory_limit_and_concurrent_comes_or_goes() {
+    let steps = [
+        "concurrent: 2",
+        "limit: 9/1h, concurrent: 2",
+        "limit: 9/1h, concurrent: 2, memory: 1MiB",
+        "limit: 9/1h, memory: 1MiB",
+        "concurrent: 2, memory: 1MiB",
+        "limit: 9/1h, concurrent: 2, memory: 64KiB",
+    ];
+    let (live, asking) = (Live::default(), Asking::of("192.0.2.1"));
+    let first = limit_of(&format!("{{key: client, {}}}", steps[0]), &live);
+    let held: Vec<_> = (0..2).map(|_| ask(&one(&first), &asking).unwrap()).collect();
+    let mut spent = 0;
+    for text in &steps[1..] {
+        let limit = limit_of(&format!("{{key: client, {text}}}"), &live);
+        if limit.concurrent.is_some() {
+            assert_eq!(limit.under_way(), Some(2), "{text}");
+            assert_eq!(ask(&one(&limit), &asking).unwrap_err().0.reason, "concurrent", "{text}");
+        }
+        if limit.allowance.is_some() {
+            let left = || limit.look(&limit.ask(&asking.facts()), Nanos::now()).unwrap().remaining();
+            assert_eq!(left(), 9 - spent, "{text}");
+            let _ = limit.take(&limit.ask(&asking.facts()), Nanos::now());
+            spent += 1;
+        }
+        live.sweep();
+    }
+    drop(held);
+    assert_eq!(first.under_way(), Some(0), "given back to where they are counted");
+    let last = limit_of(&format!("{{key: client, {}}}", steps[5]), &live);
+    assert_eq!(
+        (last.under_way(), passes(&one(&last), &asking, 9)),
+        (Some(0), 9 - usize::try_from(spent).unwrap())
+    );
+}
+
+#[test]
 fn slots_are_told_beside_tokens_and_what_has_refused_comes_first() {
     // Of a limit, beside one with tokens: what is told of the policies, and with none, one and two requests under way.
     let rows = [
@@ -409,7 +450,7 @@ fn a_key_that_is_cooled_off_is_refused_though_it_has_tokens() {
     let penalty = "penalty: {after: 3, first: 100s, max: 200s}";
     let live = Live::default();
     let tight = limit_of(&format!("{{key: client, limit: 10/1s, {penalty}}}"), &live);
-    let wide = limit_of("{key: client, limit: 100/1h, memory: 64KiB}", &live);
+    let wide = named("wide", "{key: client, limit: 100/1h}", &live);
     let limits = Limits::new(&[], vec![Arc::clone(&wide), Arc::clone(&tight)]).unwrap();
     let asking = Asking::of("192.0.2.1");
     hammer(&tight, &asking);

@@ -60,6 +60,39 @@ impl Penalties {
         Self::of(bytes / size_of::<Line>())
     }
 
+    /// Whether it is as large as one of so many bytes.
+    pub(in super::super) const fn fills(&self, bytes: usize) -> bool {
+        let sets = bytes / size_of::<Line>();
+        self.sets.len() + 1 == if sets > 0 { sets } else { 1 }
+    }
+
+    /// What it knows, in so much memory. Where that has no room for all, those that are cooled off come first.
+    pub(in super::super) fn resized(&self, bytes: usize, now: Nanos) -> Self {
+        let new = Self::new(bytes);
+        for cooled_off in [true, false] {
+            for line in self.lines() {
+                let (fingerprints, records) = {
+                    let set = line.lock();
+                    (set.fingerprints, set.records)
+                };
+                let both = fingerprints.into_iter().zip(records);
+                let is_meant = |conduct: &Conduct| {
+                    conduct.since > 0 && conduct.rest(now.as_nanos()).is_some() == cooled_off
+                };
+                both.filter(|(_, record)| is_meant(&record.conduct))
+                    .for_each(|(own, record)| new.put(KeyHash::from_bits(own, record.place), record.conduct));
+            }
+        }
+        for (to, from) in [(&new.begun, &self.begun), (&new.missed, &self.missed)] {
+            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        new
+    }
+
+    fn lines(&self) -> impl Iterator<Item = &Line> {
+        self.sets.iter().chain(std::iter::once(&self.last))
+    }
+
     pub(super) fn of(sets: usize) -> Self {
         Self {
             sets: (1..sets).map(|_| Line::new()).collect(),
@@ -104,8 +137,7 @@ impl Penalties {
         let now = now.as_nanos();
         let total = self.sets.len() + 1;
         let stride = total.div_ceil(SAMPLE).max(1);
-        let lines = self.sets.iter().chain(std::iter::once(&self.last)).step_by(stride);
-        let (seen, held) = lines.fold((0_usize, 0_usize), |(seen, held), line| {
+        let (seen, held) = self.lines().step_by(stride).fold((0_usize, 0_usize), |(seen, held), line| {
             let set = line.lock();
             let cooled_off = |record: &&Record| record.conduct.rest(now).is_some();
             (seen + 1, held + set.records.iter().filter(cooled_off).count())
@@ -120,7 +152,7 @@ impl Penalties {
     /// What of it outlives the process.
     pub(in super::super) fn saved(&self, now: Nanos) -> impl Iterator<Item = SavedPenalty> + '_ {
         let now = now.as_nanos();
-        self.sets.iter().chain(std::iter::once(&self.last)).flat_map(move |line| {
+        self.lines().flat_map(move |line| {
             let (fingerprints, records) = {
                 let set = line.lock();
                 (set.fingerprints, set.records)
@@ -133,18 +165,22 @@ impl Penalties {
     /// Puts back what another process has saved; before anybody is refused. What has no room is forgotten.
     pub(in super::super) fn restore(&self, saved: &SavedPenalty, now: Nanos) {
         let SavedPenalty { fingerprint, place, .. } = *saved;
-        let mut set = self.set(KeyHash::from_bits(fingerprint, place));
+        self.put(KeyHash::from_bits(fingerprint, place), saved.conduct(now.as_nanos()));
+    }
+
+    /// Gives a record to a key that has none. What has no room is forgotten.
+    fn put(&self, key: KeyHash, conduct: Conduct) {
+        let mut set = self.set(key);
         let Some(at) = set.records.iter().position(|record| record.conduct.since == 0) else { return };
-        let (own, record) = (set.fingerprints.get_mut(at), saved.conduct(now.as_nanos()));
-        if let Some(own) = own {
-            *own = fingerprint;
+        if let Some(own) = set.fingerprints.get_mut(at) {
+            *own = key.fingerprint;
         }
         if let Some(free) = set.records.get_mut(at) {
-            *free = Record { place, conduct: record };
+            *free = Record { place: key.place, conduct };
         }
         drop(set);
-        if record.cooled_off {
-            self.latest.fetch_max(record.until, Ordering::Relaxed);
+        if conduct.cooled_off {
+            self.latest.fetch_max(conduct.until, Ordering::Relaxed);
         }
     }
 

@@ -1,8 +1,9 @@
 //! What tables give away and take over.
 //!
-//! A table is found again by its kind, its limit's name, its key and its memory, as by a reload. What keys owe is brought under
+//! A table is found again by its kind, its limit's name and its key, as by a reload. What keys owe is brought under
 //! the rates that hold now, and is less by the time between. Where a value has no limit of its own any more, and where the limit is
-//! gone or has another key or memory, it is forgotten. Keys that a penalty has cooled off stay so until their time. Slots of `concurrent` are not carried: when a process has ended nothing of
+//! gone or has another key, it is forgotten. Where it has another memory now, what was saved is a former table (`table.rs`), and former
+//! tables are saved behind the present one. Keys that a penalty has cooled off stay so until their time. Slots of `concurrent` are not carried: when a process has ended nothing of
 //! its is under way.
 //!
 //! The secret that keys are hashed with goes with the buckets: without it nobody would find them. A table takes it over before
@@ -67,24 +68,27 @@ pub(super) fn give(
     };
     let mut all = true;
     for (_, table) in tables {
-        let (head, buckets) = table.kept();
-        if !has_room(&writer) || !writer.table(&head)? {
-            all = false;
-            continue;
-        }
-        let mut saved = buckets.saved(now);
-        let mut more = true;
-        while more && has_room(&writer) {
-            more = writer.some_buckets(&mut saved)?;
-        }
-        all &= !more;
-        if let Some(penalties) = table.penalties() {
-            let mut saved = penalties.saved(now);
+        // Once, behind the present one.
+        let mut penalties = table.penalties();
+        for (head, buckets) in table.kept() {
+            if !has_room(&writer) || !writer.table(&head)? {
+                all = false;
+                break;
+            }
+            let mut saved = buckets.saved(now);
             let mut more = true;
             while more && has_room(&writer) {
-                more = writer.some_penalties(&mut saved)?;
+                more = writer.some_buckets(&mut saved)?;
             }
             all &= !more;
+            if let Some(penalties) = penalties.take() {
+                let mut saved = penalties.saved(now);
+                let mut more = true;
+                while more && has_room(&writer) {
+                    more = writer.some_penalties(&mut saved)?;
+                }
+                all &= !more;
+            }
         }
     }
     Ok(Given { buckets: writer.end()?, all })
@@ -116,6 +120,8 @@ fn read(
     // A clock that was set back: no time has passed, as far as one can know.
     let age = Duration::from_nanos(age.unwrap_or_default());
     let mut heir: Option<Heir> = None;
+    // Former tables stand behind the present one, and are no more tables.
+    let mut last: Box<str> = Box::default();
     loop {
         if Instant::now() >= until {
             return Err(Unusable::Late);
@@ -130,7 +136,8 @@ fn read(
             Frame::Table(head) => {
                 let own = tables.iter().find(|Kept(table)| *table.definition() == *head.definition);
                 heir = own.and_then(|Kept(table)| table.inherit(&head));
-                found.tables += u64::from(heir.is_some());
+                found.tables += u64::from(heir.is_some() && head.definition != last);
+                last = head.definition;
             }
             Frame::Buckets(buckets) => {
                 if let Some(heir) = &heir {

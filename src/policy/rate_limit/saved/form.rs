@@ -42,7 +42,7 @@ const PENALTIES: u8 = 5;
 /// What is said of a table before its buckets.
 #[derive(Clone, Debug)]
 pub(in crate::policy::rate_limit) struct Head {
-    /// By which it is found: kind, name, memory, key.
+    /// By which it is found: kind, name, key.
     pub(in crate::policy::rate_limit) definition: Box<str>,
     pub(in crate::policy::rate_limit) hash: HashKey,
     pub(in crate::policy::rate_limit) sets: u32,

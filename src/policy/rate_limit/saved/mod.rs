@@ -34,6 +34,11 @@ impl Saved {
         self.fingerprint.to_le_bytes()[0]
     }
 
+    /// In nanoseconds from when it was saved.
+    pub(super) const fn debt(&self) -> u64 {
+        self.debt
+    }
+
     /// The same bucket when this time has passed.
     #[must_use]
     pub fn aged(self, age: Duration) -> Self {

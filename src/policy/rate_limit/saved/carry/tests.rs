@@ -17,11 +17,15 @@ fn hourly(count: u64) -> Gcra {
 
 /// A table of a process whose secret is this byte, with this limit for all and others for these values.
 fn table(definition: &str, secret: u8, limit: Gcra, own: &[(&str, Gcra)]) -> Kept {
-    let table = Table::new(definition, HashKey::from_bytes(Zeroizing::new([secret; 16])), 1 << 20);
+    sized(definition, secret, limit, own, 1 << 20)
+}
+
+fn sized(definition: &str, secret: u8, limit: Gcra, own: &[(&str, Gcra)], bytes: usize) -> Kept {
+    let table = Arc::new(Table::new(definition, HashKey::from_bytes(Zeroizing::new([secret; 16])), None));
     let values: Vec<_> = own.iter().map(|(value, _)| (*value).to_owned()).collect();
     let classes = table.classes(values.iter()).into_iter().zip(own.iter().map(|(_, gcra)| *gcra));
-    table.put_in_force(&classes.chain([(0, limit)]).collect());
-    Kept(Arc::new(table))
+    table.put_in_force(&classes.chain([(0, limit)]).collect(), bytes);
+    Kept(table)
 }
 
 fn key(Kept(table): &Kept, name: &str, value: Option<&str>) -> KeyHash {
@@ -136,13 +140,35 @@ fn what_is_gone_is_forgotten_and_what_is_new_begins_empty() {
     let before = [table("one", 1, limit, &[]), table("two", 2, limit, &[]), table("three", 3, limit, &[])];
     before.iter().for_each(|kept| spend(kept, "a", None, &limit, 9));
     let bytes = given(&before, 9);
-    let other = Table::new("three", HashKey::from_bytes(Zeroizing::new([9; 16])), 64 << 10);
-    other.put_in_force(&[(0, limit)].into());
-    let after = [table("new", 4, limit, &[]), table("two", 5, limit, &[]), Kept(Arc::new(other))];
+    let after = [table("new", 4, limit, &[]), table("two", 5, limit, &[])];
     let (found, unusable) = found(&after, &bytes, 9);
     assert_eq!((found, unusable), (Found { tables: 1, buckets: 1, early: false }, None));
     let left: Vec<_> = after.iter().map(|kept| left(kept, "a", None, &limit)).collect();
-    assert_eq!(left, [10, 1, 10], "a table of another size has no place for the buckets");
+    assert_eq!(left, [10, 1]);
+}
+
+#[test]
+fn another_memory_after_a_restart_forgives_nobody() {
+    let (limit, gold) = (hourly(10), hourly(100));
+    let own = [("gold", gold)];
+    let before = sized("few", 1, limit, &own, 1 << 20);
+    (0..MANY).for_each(|number| spend(&before, &number.to_string(), None, &limit, 1 + number % 9));
+    spend(&before, "a", Some("gold"), &gold, 60);
+    let mut bytes = given(std::slice::from_ref(&before), 9);
+    // Smaller, larger, and at last with other rates: who came again was carried, and who did not waits in a former table.
+    for (memory, limit, part) in [(256 << 10, limit, 0), (4 << 20, limit, 1), (2 << 20, hourly(1000), 2)] {
+        let after = sized("few", 2, limit, &own, memory);
+        assert_eq!(found(std::slice::from_ref(&after), &bytes, 9).1, None);
+        for number in (part..MANY).step_by(37) {
+            let tenths = 9 - u64::from(number % 9);
+            let tokens = limit.burst() / 10 * tenths;
+            let left = left(&after, &number.to_string(), None, &limit);
+            assert!((tokens..=tokens + 1).contains(&left), "{number} has {left} in {memory}");
+        }
+        assert_eq!(left(&after, "a", Some("gold"), &gold), 40);
+        assert_eq!(left(&after, "another", None, &limit), limit.burst());
+        bytes = given(std::slice::from_ref(&after), 9);
+    }
 }
 
 #[test]
@@ -194,7 +220,7 @@ fn a_table_whose_description_is_too_long_is_left_out() {
 fn who_is_cooled_off_stays_so_until_the_time_that_was_told() {
     let (limit, rules) = (hourly(1), Rules::of(1, 60, 100, 1000));
     let cooled = |kept: &Kept, name: &str, value: Option<&str>| {
-        let rest = kept.0.penalties().unwrap().rest(key(kept, name, value), Nanos::now());
+        let rest = kept.0.cooled_off(key(kept, name, value), Nanos::now());
         rest.map(|rest| rest.as_secs_f64().ceil())
     };
     let before = table("few", 1, limit, &[("gold", limit)]);

@@ -14,9 +14,9 @@ fn limit() -> Gcra {
 }
 
 fn table(secret: u8) -> Kept {
-    let table = Table::new("few", HashKey::from_bytes(Zeroizing::new([secret; 16])), 64 << 10);
-    table.put_in_force(&[(0, limit())].into());
-    Kept(Arc::new(table))
+    let table = Arc::new(Table::new("few", HashKey::from_bytes(Zeroizing::new([secret; 16])), None));
+    table.put_in_force(&[(0, limit())].into(), 64 << 10);
+    Kept(table)
 }
 
 /// What a key has left once it has spent so much.

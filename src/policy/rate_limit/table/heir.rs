@@ -1,0 +1,82 @@
+//! What another process has saved of a table, put back.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use super::{Current, FORMER_MAX, Former, Table, slowest};
+use crate::policy::rate_limit::limit::MEMORY_MAX;
+use crate::policy::rate_limit::penalty::SavedPenalty;
+use crate::policy::rate_limit::saved::{ClassHead, Head};
+use crate::policy::rate_limit::{Buckets, Gcra, Nanos, Saved};
+
+impl Table {
+    /// Takes over from a table of this definition that another process had: hashes keys as that did from now on, so nothing may
+    /// have been hashed yet. Where that had another memory, its buckets become a former table. None where another's have come before,
+    /// and where there are as many former tables as may be.
+    pub(in super::super) fn inherit(self: &Arc<Self>, head: &Head) -> Option<Heir> {
+        let sets = usize::try_from(head.sets).ok()?;
+        if sets > Buckets::sets_in(MEMORY_MAX)
+            || self.inherited.get_or_init(|| head.hash.clone()).bytes() != head.hash.bytes()
+        {
+            return None;
+        }
+        let changing = self.changing();
+        let current = self.current.load_full();
+        let known = self.classes.lock().unwrap_or_else(PoisonError::into_inner);
+        let rates = head.classes.iter().filter_map(|ClassHead { class, value, gcra }| {
+            let now = if *class == 0 { 0 } else { *known.get(&**value)? };
+            Some((*class, (now, *gcra, *current.limits.get(&now)?)))
+        });
+        let rates = rates.collect();
+        drop(known);
+        let buckets = if sets == current.buckets.sets() {
+            Arc::clone(&current.buckets)
+        } else {
+            let slowest = slowest(&current.limits).filter(|_| current.former.len() < FORMER_MAX)?;
+            let buckets = Arc::new(Buckets::with_sets(sets, slowest));
+            let added = Former { buckets: Arc::clone(&buckets), limits: current.limits.clone() };
+            let former = current.former.iter().cloned().chain([added]).collect();
+            self.current.store(Arc::new(Current { former, ..Current::clone(&current) }));
+            buckets
+        };
+        drop(changing);
+        self.look_after_former();
+        Some(Heir { table: Arc::clone(self), buckets, rates })
+    }
+}
+
+/// Who takes over what another process has saved of a table.
+#[derive(Debug)]
+pub(in super::super) struct Heir {
+    table: Arc<Table>,
+    buckets: Arc<Buckets>,
+    /// By class: which it is here, and the limit that held and the one that holds.
+    rates: BTreeMap<u8, (u8, Gcra, Gcra)>,
+}
+
+impl Heir {
+    /// Brings buckets under the limits that hold now, and keeps those of classes that there are.
+    pub(in super::super) fn restore(&self, saved: impl Iterator<Item = Saved>, age: Duration, now: Nanos) {
+        let owed = saved.filter_map(|saved| {
+            let (class, old, new) = self.rates.get(&saved.class())?;
+            Some(saved.aged(age).scaled(old, new).in_class(*class))
+        });
+        self.buckets.restore(owed, Duration::ZERO, now);
+    }
+
+    /// Keeps the penalties of classes that there are, where there are penalties.
+    pub(in super::super) fn restore_penalties(
+        &self,
+        saved: impl Iterator<Item = SavedPenalty>,
+        age: Duration,
+        now: Nanos,
+    ) {
+        let Some(penalties) = self.table.penalties() else { return };
+        for saved in saved.filter_map(|saved| saved.aged(age)) {
+            if let Some((class, ..)) = self.rates.get(&saved.class()) {
+                penalties.restore(&saved.in_class(*class), now);
+            }
+        }
+    }
+}
