@@ -40,7 +40,7 @@ const PINGORA: &[(&str, &[&str])] = &[
 ];
 
 /// Policies do not know each other; these files of `policy` are what they share.
-const POLICY_SHARED: &[&str] = &["mod", "verdict"];
+const POLICY_SHARED: &[&str] = &["mod", "turn", "verdict"];
 
 #[test]
 fn imports_run_one_way() {

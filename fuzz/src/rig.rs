@@ -8,7 +8,7 @@ use portcullis::config::{Build, load_text};
 use portcullis::gateway::document::Document;
 use portcullis::gateway::{Gateway, ListenAddress};
 use portcullis::proxy::Gate;
-use portcullis::server::{BackOffice, Counts, Options, Refused, Server};
+use portcullis::server::{BackOffice, Counts, Options, Refused, Server, left};
 use portcullis::state::Live;
 
 use super::origin::{self, Recorded};
@@ -94,7 +94,7 @@ routes:
     let Some(ListenAddress::Tcp(address)) = addresses.values().next() else { panic!("no address") };
     let address = *address;
     std::thread::spawn(move || {
-        let served = server.run(Gate::app);
+        let served = server.run(|snapshots, worker| Gate::app(snapshots, worker, left));
         panic!("the gateway has ended: {served:?}");
     });
     address

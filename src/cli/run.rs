@@ -18,7 +18,9 @@ use crate::policy::auth::api_key::Keys;
 use crate::policy::auth::identity_token::TokenFigures;
 use crate::policy::rate_limit::{FleetFigures, LeaseFigures, LimitsFile, Quotas};
 use crate::proxy::Gate;
-use crate::server::{BackOffice, Closed, Counts, Loaded, Options, Refused, Server, Unserved, privileges};
+use crate::server::{
+    BackOffice, Closed, Counts, Loaded, Options, Refused, Server, Unserved, left, privileges,
+};
 use crate::state::Live;
 use crate::upstream::RetryOn;
 
@@ -112,7 +114,7 @@ fn serve(
         if let Some(url) = &asked.to {
             log::info!("forwarding http://127.0.0.1:8080 to {url}");
         }
-        server.run(Gate::app)
+        server.run(|snapshots, worker| Gate::app(snapshots, worker, left))
     });
     if let Some(fleet) = &in_force(&current).fleet {
         fleet.leave();

@@ -105,6 +105,7 @@ pub(super) fn compile(
         hash: build.files.hash(),
         settings: settings?,
         listeners,
+        has_queues: shelf.rate_limits.values().any(|limit| limit.waits()),
         limits: shelf.rate_limits.into_values().collect(),
         plans: Arc::new(plans),
         fleet: shelf.fleet,

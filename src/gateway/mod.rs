@@ -143,6 +143,8 @@ pub struct Gateway {
     pub plans: Arc<Plans>,
     /// The nodes that count together with this one.
     pub fleet: Option<Arc<Fleet>>,
+    /// Whether some limit lets requests wait for their turn: then it is looked whether their clients leave meanwhile.
+    pub has_queues: bool,
     edge_access: Option<Arc<Access>>,
     edge_limits: Option<Arc<Limits>>,
     replies: Arc<Replies>,

@@ -5,6 +5,8 @@ pub mod auth;
 pub mod cors;
 pub mod headers;
 pub mod rate_limit;
+mod turn;
 mod verdict;
 
+pub use turn::{Turn, Waiting};
 pub use verdict::{Effects, Mode, Outcome, Step, Verdict};

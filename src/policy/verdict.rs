@@ -6,6 +6,7 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Turn;
 use super::rate_limit::Standing;
 use crate::config::Site;
 use crate::identity::Identity;
@@ -74,6 +75,8 @@ pub struct Effects {
     pub key: Option<Arc<Identity>>,
     /// What limits have made of it.
     pub limits: Standing,
+    /// Where a policy says that the request waits for its turn; none where nobody watches its client.
+    pub turn: Option<Turn>,
     /// The way so far; none in traffic, so that nothing is built there.
     pub steps: Option<Vec<Step>>,
 }

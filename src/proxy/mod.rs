@@ -3,6 +3,7 @@
 mod attempt;
 mod body;
 mod ctx;
+mod departure;
 mod failures;
 mod fence;
 mod hop;
@@ -26,6 +27,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, Session, http_proxy};
 
 pub use ctx::Ctx;
+pub use departure::{Left, Watch};
 pub use pace::watch;
 pub use stream::stream;
 
@@ -45,18 +47,20 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub struct Gate {
     snapshots: Snapshots,
     worker: usize,
+    /// None where no connection can be watched.
+    watch: Option<Watch>,
 }
 
 impl Gate {
     /// For this worker.
     pub fn new(snapshots: Snapshots, worker: usize) -> Self {
-        Self { snapshots, worker }
+        Self { snapshots, worker, watch: None }
     }
 
-    /// The application of one worker, as the rim runs it.
-    pub fn app(snapshots: Snapshots, worker: usize) -> HttpProxy<Self> {
+    /// The application of one worker, as the rim runs it; `watch` is how that sees a client leave.
+    pub fn app(snapshots: Snapshots, worker: usize, watch: Watch) -> HttpProxy<Self> {
         let conf = Arc::new(ServerConf::default());
-        http_proxy(&conf, Self::new(snapshots, worker))
+        http_proxy(&conf, Self { watch: Some(watch), ..Self::new(snapshots, worker) })
     }
 
     /// Answers from here, whole.
@@ -128,9 +132,20 @@ impl ProxyHttp for Gate {
         downstream.set_ignore_info_resp(true);
         downstream.set_total_drain_timeout(Some(DRAIN));
         let gateway = self.snapshots.load();
+        let has_queues = gateway.has_queues;
         let started = ctx.started;
         let stage = ctx.enter(gateway, connection);
-        let admission = {
+        let admission = if has_queues {
+            // Boxed, so that requests of others are no larger for it.
+            match Box::pin(departure::admit(stage, session, self.watch)).await {
+                Ok(admission) => admission,
+                Err(left) => {
+                    stage.passage.record.error = Some(left);
+                    let error = Error::explain(ErrorType::ConnectionClosed, "the client left a queue");
+                    return Err(error.into_down());
+                }
+            }
+        } else {
             let arrival = view::arrival(session.req_header(), &stage.connection);
             stage.passage.admit(&arrival).await
         };

@@ -26,6 +26,7 @@ use super::fence::Fence;
 use super::io::Io;
 use super::linger;
 use crate::framing::Body;
+use crate::proxy::Left;
 use crate::request::Connection;
 
 /// What a read takes from the socket at most.
@@ -55,6 +56,13 @@ pub(super) struct Conn {
     failed: bool,
     clocks: Clocks,
     open: Option<OpenConnection>,
+}
+
+/// Ends when the client of a connection of HTTP/1 has left, as far as the system tells: for [`crate::proxy::Gate::app`]. None where this is no
+/// connection of ours.
+pub fn left(connection: &dyn Any) -> Option<Left<'_>> {
+    let sock = connection.downcast_ref::<Conn>()?.io.sock()?;
+    Some(Box::pin(sock.closed()))
 }
 
 impl Conn {

@@ -43,6 +43,7 @@ use std::thread;
 use pingora_core::apps::HttpServerApp;
 use tokio::sync::{mpsc, oneshot};
 
+pub use conn::left;
 pub use counts::{Closed, Counts, Expiry, ListenerCounts, Unserved};
 pub use error::Error;
 pub use reload::{Adopted, Loaded, Refused, Reload};

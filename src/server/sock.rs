@@ -17,7 +17,7 @@ use pingora_core::protocols::{
     UniqueID, UniqueIDType,
 };
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// A connected socket.
@@ -100,6 +100,21 @@ impl Sock {
         if let Transport::Tcp(stream) = &self.stream {
             // A socket that is reset already refuses.
             let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+impl Sock {
+    /// Ends when the peer has closed its direction of the connection, or all of it. Reads nothing. Does not say it for what was given back.
+    pub(super) async fn closed(&self) {
+        // Tokio knows of a close as soon as the system tells, whatever is there to be read; who asks for what never comes, urgent data of a
+        // socket that is not asked for it, is told of the close alone.
+        let ready = match &self.stream {
+            Transport::Tcp(stream) => stream.ready(Interest::PRIORITY).await,
+            Transport::Unix(stream) => stream.ready(Interest::PRIORITY).await,
+        };
+        if !ready.is_ok_and(|ready| ready.is_read_closed()) {
+            std::future::pending::<()>().await;
         }
     }
 }

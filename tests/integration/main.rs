@@ -46,6 +46,7 @@ mod jwt;
 mod leaks;
 mod limit_answers;
 mod limit_ends;
+mod limit_queues;
 mod limits;
 mod limits_restart;
 mod mutual_tls;

@@ -134,7 +134,8 @@ pub struct CountConfig {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct QueueConfig {
-    /// How many requests of one key may wait. One whose client has gone keeps its turn until it comes.
+    /// How many requests of one key may wait. One whose client goes meanwhile leaves at once: on HTTP/1 that is a client that has closed its
+    /// connection, or only its own direction of it, which looks the same; on HTTP/2 one that has reset the stream.
     #[schemars(range(min = 1, max = 1_000))]
     pub length: u32,
     /// For how long; then it is 503.

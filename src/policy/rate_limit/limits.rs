@@ -16,7 +16,7 @@ use super::concurrency::{NoSlot, Slot};
 use super::fleet::Granted;
 use super::headers::{Telling, seconds};
 use super::key::{Facts, Reach};
-use super::limit::{Asked, CONCURRENT, Concurrent, QUEUE_WAIT, RateLimit, SPENT};
+use super::limit::{Asked, CONCURRENT, Concurrent, QUEUE_LEFT, QUEUE_WAIT, RateLimit, SPENT};
 use super::penalty::PENALTY;
 use super::short::Short;
 use super::standing::{Of, Rank, Standing, Ticket, Told};
@@ -24,6 +24,7 @@ use super::{LIMITS_MAX, Nanos, Taken};
 use crate::config::Site;
 use crate::config::units::Time;
 use crate::policy::{Effects, Mode, Outcome, Step, Verdict};
+use crate::record::ErrorFacts;
 use crate::reply::{Kind, Refusal, Violated};
 use crate::request::Fields;
 
@@ -238,6 +239,7 @@ impl<'a> Door<'a> {
             let Some(concurrent) = &limit.concurrent else { continue };
             let mut held = concurrent.slots.take(asked.key, concurrent.most);
             if let (Err(_), Some(queue), true) = (&held, concurrent.queue, limit.waits()) {
+                let _waiting = effects.turn.as_ref().map(|turn| turn.waits(has_left(limit)));
                 let waited =
                     concurrent.slots.wait(asked.key, concurrent.most, queue.length, queue.wait).await;
                 held = waited.map(|slot| (slot, 0));
@@ -408,6 +410,17 @@ impl Refused<'_> {
             refusal.violated = Some(Box::new(Violated(violated)));
             refusal
         })
+    }
+}
+
+/// What is noted of a request whose client leaves while it waits in a queue.
+fn has_left(limit: &RateLimit) -> ErrorFacts {
+    ErrorFacts {
+        response_type: "CLIENT_CLOSED",
+        reason: QUEUE_LEFT,
+        message: "the client left while its request waited in `queue` for its turn".into(),
+        policy: Some(Arc::clone(limit.name())),
+        site: Some(limit.site.clone()),
     }
 }
 
