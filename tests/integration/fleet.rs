@@ -295,6 +295,59 @@ fn leases_outlive_a_reload_and_go_back_when_a_gateway_ends() {
 }
 
 #[test]
+fn a_key_that_is_cooled_off_is_refused_without_asking_the_store() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let penalty = "penalty: {after: 3, within: 1m, first: 10m, max: 1h}";
+    let rest = format!(
+        "policies:
+  rate_limits:
+    all: {{key: {{header: x-tenant}}, scope: fleet, limit: 1/1h, strict: true, {penalty}}}
+    more: {{key: {{header: x-tenant}}, scope: fleet, limit: 100000/1h, strict: true}}
+    trial: {{key: host, scope: fleet, limit: 1/1h, strict: true, mode: shadow, {penalty}}}
+routes:
+  - {{name: all, match: {{path: /}}, rate_limits: [all, more], respond: {{body: hello}}}}
+  - {{name: trial, match: {{path: /trial}}, rate_limits: [trial, more], respond: {{body: hello}}}}
+"
+    );
+    let fleet = format!("server: {{fleet: {{redis: '{}'}}, ", redis.url());
+    let gateway = Place::new().start_whole(&Place::with_base(&rest).replace("server: {", &fleet));
+    gateway.await_metric("portcullis_fleet_nodes", &[], 1.0);
+    let questions = |name: &str| {
+        let policy = format!("rate_limits.{name}");
+        gateway.metrics().of("portcullis_fleet_questions_total", &[("policy", &policy)])
+    };
+    passes(&gateway, "a");
+    eventually("a cool-off", || {
+        let refused = gateway.send(request("a"));
+        refused.text().contains("abnormal-usage-detected").then_some(())
+    });
+    let before = ["all", "more"].map(questions);
+    assert!(before.iter().all(|asked| *asked > 0.0), "{before:?}");
+    for _ in 0..30 {
+        let refused = gateway.send(request("a"));
+        refused.expect(429);
+        assert!(refused.all("retry-after").parse::<u64>().unwrap() > 500, "{refused:?}");
+    }
+    assert_eq!(["all", "more"].map(questions), before, "the store was asked for a key that is cooled off");
+    // Others are asked about, as ever.
+    assert!(passes(&gateway, "b"));
+    assert!(questions("all") > before[0] && questions("more") > before[1]);
+    // A shadowed limit that has cooled the key off refuses nobody and need not be asked; the one beside it is.
+    let trial = || gateway.send(request("c").replace("GET / ", "GET /trial ")).expect(200).status;
+    let labels = [("policy", "rate_limits.trial")];
+    eventually("a cool-off in shadow", || {
+        trial();
+        (gateway.metrics().of("portcullis_rate_limit_cooled_off", &labels) > 0.0).then_some(())
+    });
+    let before = ["trial", "more"].map(questions);
+    for _ in 0..10 {
+        trial();
+    }
+    assert_eq!(questions("trial"), before[0]);
+    assert!(questions("more") >= before[1] + 10.0);
+}
+
+#[test]
 fn a_wrong_password_is_told_and_never_shown() {
     let users = Place::new();
     let file = users.write("users.acl", "user default off\nuser gate on >sesame-17 ~portcullis:* +@all\n");

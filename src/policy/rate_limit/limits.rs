@@ -142,8 +142,11 @@ struct Door<'a> {
     now: Nanos,
     /// Whether looking has taken already: one limit alone need not be asked twice.
     taken: bool,
-    /// What limits of the fleet's have decided; empty where there is none. What is not spent is given back.
+    /// What limits of the fleet's have decided; empty where none was asked. What is not spent is given back.
     granted: Vec<Option<Granted<'a>>>,
+    /// Those of a place with limits of the fleet's that have cooled the key off, and what they say; empty where there are none. It was
+    /// looked for before the store was asked, and holds also where the cool-off has ended meanwhile.
+    cooled_off: Vec<Option<Short>>,
 }
 
 /// A refusal that is not told yet: another limit may take longer.
@@ -160,7 +163,7 @@ impl<'a> Door<'a> {
         let mut asked = [None; LIMITS_MAX];
         asked.iter_mut().zip(limits).for_each(|(asked, limit)| *asked = Some(limit.ask(facts)));
         let taken = matches!(limits, [only] if only.concurrent.is_none() && !only.counts_ends());
-        Self { limits, first, asked, now: Nanos::now(), taken, granted: Vec::new() }
+        Self { limits, first, asked, now: Nanos::now(), taken, granted: Vec::new(), cooled_off: Vec::new() }
     }
 
     /// Whether all of them have tokens.
@@ -169,12 +172,15 @@ impl<'a> Door<'a> {
         let mut violated = Vec::new();
         for index in 0..self.limits.len() {
             let Some((limit, asked)) = self.pair(index) else { continue };
-            let short = match limit.cooled_off(&asked, self.now) {
+            let known = self.cooled_off.get(index).copied().flatten();
+            let short = match known.or_else(|| limit.cooled_off(&asked, self.now)) {
                 Some(short) => short,
                 None => {
                     let granted = self.granted.get(index).and_then(Option::as_ref);
                     let seen = match granted {
                         Some(granted) => Some(*granted.taken()),
+                        // Another has cooled the key off: nobody was asked.
+                        None if limit.is_of_fleet() => continue,
                         None if self.taken => limit.take(&asked, self.now),
                         None => limit.look(&asked, self.now),
                     };
@@ -209,19 +215,39 @@ impl<'a> Door<'a> {
         Ok(())
     }
 
-    /// Asks those that are of the fleet's.
+    /// Asks those that are of the fleet's; none where some limit of this place has cooled the key off, so that a client which hammers costs
+    /// the store nothing.
     async fn reserve(&mut self, effects: &mut Effects) {
         if !self.limits.iter().any(|limit| limit.is_of_fleet()) {
             return;
         }
+        if self.is_cooled_off() {
+            return;
+        }
         for index in 0..self.limits.len() {
             let granted = match self.pair(index) {
-                Some((limit, asked)) => limit.reserve(&asked, &mut effects.limits.waited).await,
-                None => None,
+                Some((limit, asked)) if !self.cooled_off.get(index).is_some_and(Option::is_some) => {
+                    limit.reserve(&asked, &mut effects.limits.waited).await
+                }
+                _ => None,
             };
             self.granted.push(granted);
         }
         self.now = Nanos::now();
+    }
+
+    /// Whether an enforced limit of this place refuses whatever the key sends. What shadowed ones say is kept too: they need not be asked
+    /// any more.
+    fn is_cooled_off(&mut self) -> bool {
+        let rest = |own: &Self, index: usize| {
+            let (limit, asked) = own.pair(index)?;
+            Some((limit, limit.cooled_off(&asked, own.now)?))
+        };
+        let found: [_; LIMITS_MAX] = std::array::from_fn(|index| rest(&*self, index));
+        if found.iter().any(Option::is_some) {
+            self.cooled_off = found.iter().map(|found| found.as_ref().map(|(_, short)| *short)).collect();
+        }
+        found.iter().flatten().any(|(limit, _)| limit.mode == Mode::Enforce)
     }
 
     /// As [`Door::check_waiting`], for requests that go no further: they need no slot.
