@@ -8,7 +8,7 @@ use super::document::{Document, Route as RouteConfig};
 use crate::config::units::Size;
 use crate::config::{Build, OrNone, Spanned};
 use crate::policy::auth::{Requirement, RouteAuth};
-use crate::policy::rate_limit::{Config, LIMITS_MAX, RateLimit, Reach};
+use crate::policy::rate_limit::{LIMITS_MAX, RateLimit, Reach};
 
 /// What the tables of all limits may take before it is told: 64 limits as they are without a word on it.
 const TABLES_BYTES_USUAL: u64 = 512 << 20;
@@ -161,26 +161,24 @@ fn identities_are_known(
     }
 }
 
-/// Each limit takes its table whole, whoever comes: what all of them take is worth a word where it is much.
+/// Each limit takes its table whole, whoever comes, and leases of a fleet with the keys that ask: what all of them may take is worth a word
+/// where it is much.
 pub(super) fn tables_are_small(document: &Document, build: &mut Build) {
     let policies = &document.policies;
     let limits = policies.rate_limits.values().filter(|limit| limit.limit.is_some());
-    let plans = policies.plans.values().filter(|plan| plan.throttles());
-    // Records of penalties take an eighth more.
-    let all = |limit: &Config| {
-        limit.memory.value.0 + limit.penalty.as_ref().map_or(0, |_| limit.memory.value.0 / 8)
-    };
-    let tables = limits.map(|limit| (all(limit), &limit.memory, &limit.site, &limit.path));
-    let tables = tables.chain(plans.map(|plan| (plan.memory.value.0, &plan.memory, &plan.site, &plan.path)));
+    let plans = policies.plans.values().map(|plan| (plan, plan.bytes_most())).filter(|(_, most)| *most > 0);
+    let tables = limits.map(|limit| (limit.bytes_most(), &limit.memory, &limit.site, &limit.path));
+    let tables = tables.chain(plans.map(|(plan, most)| (most, &plan.memory, &plan.site, &plan.path)));
     let tables: Vec<_> = tables.collect();
     let sum = tables.iter().fold(0_u64, |sum, (all, ..)| sum.saturating_add(*all));
     let largest = tables.iter().min_by_key(|(all, ..)| Reverse(*all));
-    let Some((_, memory, site, path)) = largest.filter(|_| sum > TABLES_BYTES_USUAL) else { return };
+    let Some((most, memory, site, path)) = largest.filter(|_| sum > TABLES_BYTES_USUAL) else { return };
     let cause = format!(
-        "the tables of {} limits and plans take {} from the load on, the largest {}",
+        "{} limits and plans take up to {}, with the leases of a fleet and the records of keys that were refused; the \
+         largest {}",
         tables.len(),
         Size(sum),
-        memory.value
+        Size(*most),
     );
     let cure = "a key takes about 18 bytes while it has spent tokens: write as much `memory` as those need that come \
                 within a fill of their buckets";

@@ -77,6 +77,14 @@ pub struct Config {
 }
 
 impl Config {
+    /// The memory that a `limit` takes at the most, in bytes: its table, records of refused keys, and leases.
+    pub fn bytes_most(&self) -> u64 {
+        let table = self.memory.value.0;
+        let penalties = self.penalty.as_ref().map_or(0, |_| table / 8);
+        let leases = if self.scope == Scope::Fleet { table } else { 0 };
+        table.saturating_add(penalties).saturating_add(leases)
+    }
+
     /// Whether its key has a part that clients choose freely: whoever changes that has a bucket of his own.
     pub fn is_evaded(&self) -> bool {
         let chosen = |part: &KeyPart| matches!(part, KeyPart::Named(name) if name.header.is_some() || name.cookie.is_some());

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::config::{Headers, Scope};
+use super::plan_quota::LEASES_MIN;
 use super::quota::Per;
 use crate::config::units::{Rate, Size, Time};
 use crate::config::{OrNone, Spanned};
@@ -60,6 +61,19 @@ impl Config {
         let is_some = |throttle: &OrNone<_>| throttle.as_option().is_some();
         self.throttle.as_ref().is_some_and(is_some)
             || self.routes.values().any(|route| is_some(&route.throttle))
+    }
+
+    /// The memory that it takes at the most, in bytes: the table of throttled keys, and leases of each throttle and of the quota that is the
+    /// fleet's.
+    pub fn bytes_most(&self) -> u64 {
+        let throttles = self.throttle.iter().chain(self.routes.values().map(|route| &route.throttle));
+        let throttles = throttles.filter_map(OrNone::as_option);
+        let leased = throttles.filter(|throttle| throttle.scope == Scope::Fleet).count() as u64;
+        let quota = self.quota.as_ref().and_then(OrNone::as_option);
+        let quota = quota.filter(|quota| quota.scope == Scope::Fleet);
+        let quota = quota.map_or(0, |_| self.memory.value.0.max(LEASES_MIN as u64));
+        let tables = u64::from(self.throttles()).saturating_add(leased);
+        self.memory.value.0.saturating_mul(tables).saturating_add(quota)
     }
 
     /// What clients know the plan `name` by.

@@ -19,7 +19,7 @@ const FLUSH: (Duration, Duration) = (Duration::from_millis(10), Duration::from_s
 /// How long a request may wait for the store.
 const WAIT: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(10));
 /// What leases of the fleet's may take at least: 26,000 keys that ask within two seconds.
-const LEASES_MIN: usize = 8 << 20;
+pub(super) const LEASES_MIN: usize = 8 << 20;
 /// Both, and how many requests may stay unwritten, where nothing is said.
 const USUAL: Duration = Duration::from_secs(1);
 const USUAL_REQUESTS: u32 = 1_000;
