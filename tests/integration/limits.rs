@@ -97,6 +97,15 @@ fn a_log_in_another_form_is_told_to_be_so() {
         "{said}"
     );
     assert_eq!(run(&["--log", "gone.log"]).0, Some(1));
+    std::fs::write(place.path("old.log.1.gz"), b"\x1f\x8b\x08\x00\x00\x00\x00\x00").unwrap();
+    let (status, said) = run(&["--log", "old.log.1.gz"]);
+    assert_eq!(status, Some(1));
+    assert!(said.contains("`old.log.1.gz` cannot be read: it is compressed; `zcat FILE | "), "{said}");
+    let (status, said) = run(&["--log", "old.log", "--log", "./old.log"]);
+    assert_eq!(status, Some(1));
+    assert!(said.contains("`./old.log` cannot be read: it is named twice"), "{said}");
+    let (status, said) = run(&["--log", "."]);
+    assert!(status == Some(1) && said.contains("`.` cannot be read: "), "{said}");
     assert_eq!(run(&["--log", "old.log", "--per", "1ms"]).0, Some(64));
     assert_eq!(run(&["--log", "old.log", "--key", "cookie"]).0, Some(64));
 }

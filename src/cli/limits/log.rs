@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -12,6 +13,12 @@ use serde::Deserialize;
 const LINE_BYTES_MAX: usize = 1 << 20;
 /// Milliseconds since 1970: what is later (in the year 2116) is no time of a request's.
 const TIME_MAX: u64 = 4_600_000_000_000;
+/// By how much a log's next line may be later than the one before and still be waited for, in milliseconds. What jumps farther (a clock that
+/// was set, a gap, the beginning of a log) is read at once and held back by the order of requests: else one odd time would keep the rest of
+/// its log until all others have ended.
+const JUMP: u64 = 60_000;
+/// What compressed files begin with: gzip, zstd, xz, bzip2.
+const COMPRESSED: [&[u8]; 4] = [b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"BZh"];
 
 /// What matters here of a line.
 #[derive(Debug, Deserialize)]
@@ -68,6 +75,8 @@ impl<'a> Line<'a> {
 /// Logs that are read side by side: first whichever line is oldest. `T` is what is kept of a line.
 pub(super) struct Logs<T> {
     logs: Vec<Log<T>>,
+    /// Device and number of the files among them.
+    files: Vec<(u64, u64)>,
     pub(super) lines: u64,
     /// Lines that are none of an access log's.
     pub(super) malformed: u64,
@@ -77,14 +86,17 @@ struct Log<T> {
     name: String,
     from: Box<dyn BufRead>,
     line: Vec<u8>,
+    /// The time of the line that was given last.
+    last: u64,
     /// What was read last, and its time; it has not been given yet.
     next: Option<(u64, T)>,
+    begun: bool,
     ended: bool,
 }
 
 impl<T> Logs<T> {
     pub(super) fn new() -> Self {
-        Self { logs: Vec::new(), lines: 0, malformed: 0 }
+        Self { logs: Vec::new(), files: Vec::new(), lines: 0, malformed: 0 }
     }
 
     /// `-` is standard input.
@@ -96,7 +108,18 @@ impl<T> Logs<T> {
         match path.as_os_str().as_encoded_bytes() {
             b"-" => self.add(name, io::stdin()),
             _ => match File::open(path) {
-                Ok(file) => self.add(name, file),
+                Ok(file) => {
+                    let about = file.metadata().map_err(|error| (name.clone(), error))?;
+                    let same = (about.dev(), about.ino());
+                    if about.is_file() && self.files.contains(&same) {
+                        return Err((
+                            name,
+                            io::Error::other("it is named twice, and would be counted twice"),
+                        ));
+                    }
+                    self.files.push(same);
+                    self.add(name, file);
+                }
                 Err(error) => return Err((name, error)),
             },
         }
@@ -105,11 +128,11 @@ impl<T> Logs<T> {
 
     pub(super) fn add(&mut self, name: String, from: impl Read + 'static) {
         let from = Box::new(BufReader::with_capacity(1 << 16, from));
-        self.logs.push(Log { name, from, line: Vec::new(), next: None, ended: false });
+        self.logs.push(Log { name, from, line: Vec::new(), last: 0, next: None, begun: false, ended: false });
     }
 
-    /// What `take` keeps of the oldest line that comes next in any log; none at the end of all. Lines are read, and given to `take`, one
-    /// a log ahead.
+    /// What `take` keeps of the oldest line that comes next in any log, where none jumps ahead; none at the end of all. Lines are read, and
+    /// given to `take`, one a log ahead.
     ///
     /// # Errors
     /// Which log cannot be read any more, and why.
@@ -122,12 +145,21 @@ impl<T> Logs<T> {
             log.advance(&mut take, lines, malformed).map_err(|error| (log.name.clone(), error))?;
         }
         let oldest = self.logs.iter_mut().filter(|log| log.next.is_some());
-        let oldest = oldest.min_by_key(|log| log.next.as_ref().map(|(at, _)| *at));
-        Ok(oldest.and_then(|log| log.next.take()).map(|(_, kept)| kept))
+        let oldest = oldest.min_by_key(|log| log.next.as_ref().map(|(at, _)| log.waits_until(*at)));
+        let Some((log, (at, kept))) = oldest.and_then(|log| log.next.take().map(|next| (log, next))) else {
+            return Ok(None);
+        };
+        log.last = at;
+        Ok(Some(kept))
     }
 }
 
 impl<T> Log<T> {
+    /// Up to which time other logs are read before a line of this time.
+    const fn waits_until(&self, at: u64) -> u64 {
+        if at > self.last.saturating_add(JUMP) { self.last } else { at }
+    }
+
     /// To the next line that is one.
     fn advance(
         &mut self,
@@ -135,6 +167,14 @@ impl<T> Log<T> {
         lines: &mut u64,
         malformed: &mut u64,
     ) -> io::Result<()> {
+        if !std::mem::replace(&mut self.begun, true) {
+            let start = self.from.fill_buf()?;
+            if COMPRESSED.iter().any(|mark| start.starts_with(mark)) {
+                return Err(io::Error::other(
+                    "it is compressed; `zcat FILE | portcullis limits --log -` reads gzip",
+                ));
+            }
+        }
         loop {
             let whole = self.read_line()?;
             if self.line.is_empty() && whole {
@@ -250,5 +290,35 @@ mod tests {
         let of = |times: &[u64]| times.iter().map(|at| line(*at, "::1")).collect::<String>().into_bytes();
         let (times, ..) = read(&[of(&[7, 8, 30]), of(&[]), of(&[1, 2, 9]), of(&[3, 25])]);
         assert_eq!(times, [1, 2, 3, 7, 8, 9, 25, 30]);
+    }
+
+    #[test]
+    fn a_time_that_jumps_ahead_does_not_keep_the_rest_of_its_log() {
+        let of = |times: &[u64]| times.iter().map(|at| line(*at, "::1")).collect::<String>().into_bytes();
+        let minute = 60_000;
+        let far = TIME_MAX;
+        let logs = [of(&[far, 10, far, 30, 50]), of(&[20, 40, 60 + 2 * minute, 61 + 2 * minute])];
+        let (times, ..) = read(&logs);
+        assert_eq!(times, [far, 10, far, 20, 30, 40, 60 + 2 * minute, 50, 61 + 2 * minute]);
+    }
+
+    #[test]
+    fn what_is_compressed_or_named_twice_is_told_to_be_so() {
+        for mark in COMPRESSED {
+            let mut logs = Logs::new();
+            logs.add("log.gz".to_owned(), io::Cursor::new([mark, b"\x08\x00{}\n"].concat()));
+            let (name, error) = logs.next(|_| ()).unwrap_err();
+            assert!(name == "log.gz" && error.to_string().starts_with("it is compressed; `zcat "), "{error}");
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let link = file.path().with_extension("link");
+        std::os::unix::fs::symlink(file.path(), &link).unwrap();
+        let mut logs = Logs::<()>::new();
+        logs.open(file.path()).unwrap();
+        let (_, error) = logs.open(&link).unwrap_err();
+        std::fs::remove_file(&link).unwrap();
+        assert!(error.to_string().starts_with("it is named twice"), "{error}");
+        logs.open(Path::new("/dev/null")).unwrap();
+        logs.open(Path::new("/dev/null")).unwrap();
     }
 }
