@@ -65,7 +65,11 @@ fn who_leaves_a_queue_frees_his_place_at_once_and_never_reaches_the_origin() {
         ("a reset", get.clone(), resets),
         ("a body that has begun", request("POST", "/gone", "Content-Length: 5\r\n\r\nhe"), closes),
         ("a body that is there", whole.clone(), closes),
-        ("a chunked body", request("POST", "/gone", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"), closes),
+        (
+            "a chunked body",
+            request("POST", "/gone", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"),
+            closes,
+        ),
         ("another request behind it", format!("{whole}{get}"), closes),
         ("a hundred of them", get.repeat(100), closes),
         ("and more than is kept of them", get.repeat(20_000), gives_up),
