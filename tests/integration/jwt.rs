@@ -376,7 +376,6 @@ fn a_token_must_say_what_it_is_and_for_whom() {
         ("no-sub", json!({"sub": null}), "claims"),
         ("sub-number", json!({"sub": 1}), "claims"),
         ("jti-number", json!({"jti": 1}), "claims"),
-        ("id-token", json!({"nonce": "n-0S6_WzA2Mj", "auth_time": now}), "token_type"),
         ("id-token-hash", json!({"at_hash": "77QmUPtjPfzWtF2AnpK9RQ"}), "token_type"),
         ("cnf", json!({"cnf": {"jwk": key.public()}}), "binding"),
     ];
@@ -388,6 +387,26 @@ fn a_token_must_say_what_it_is_and_for_whom() {
     let other = key.token_with(&header, &claims(&json!({})));
     is_refused(&gateway, "/orders/typ", &ask(&gateway, "/orders/typ", &other), "token_type");
     ask(&gateway, "/orders/good", &key.token(&claims(&json!({"aud": ["x", "orders"]})))).expect(200);
+    // What else issuers sign with the same keys, often with the same header.
+    let header = json!({"alg": "ES256", "kid": "k", "typ": "JWT"});
+    for (name, other, good) in [
+        ("id", json!({"nonce": "n-0S6_WzA2Mj", "auth_time": now}), false),
+        ("id-of-keycloak", json!({"typ": "ID", "azp": "shop"}), false),
+        ("id-of-cognito", json!({"token_use": "id"}), false),
+        ("refresh", json!({"typ": "Refresh"}), false),
+        ("refresh-word", json!({"token_use": "refresh"}), false),
+        ("logout", json!({"events": {"http://schemas.openid.net/event/backchannel-logout": {}}}), false),
+        ("access-of-keycloak-24", json!({"typ": "Bearer", "nonce": "n-0S6_WzA2Mj"}), true),
+        ("access-of-cognito", json!({"token_use": "access"}), true),
+    ] {
+        let path = format!("/orders/{name}");
+        let answer = ask(&gateway, &path, &key.token_with(&header, &claims(&other)));
+        if good {
+            answer.expect(200);
+        } else {
+            is_refused(&gateway, &path, &answer, "token_type");
+        }
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::identity::{Identity, Method};
 use crate::policy::auth::Denial;
 use crate::policy::auth::jwt::binding::Confirmation;
 use crate::policy::auth::jwt::claims::{elements, expired, time, words};
-use crate::policy::auth::jwt::json;
+use crate::policy::auth::jwt::{json, kind};
 
 /// By how much clocks may differ.
 pub(super) const LEEWAY: Duration = Duration::from_secs(30);
@@ -60,6 +60,11 @@ impl Rules {
     }
 
     fn accept(&self, claims: Map<String, Value>, now: f64) -> Result<Verdict, Denial> {
+        // RFC 7662 §2.1: servers speak of refresh tokens too, which are for themselves alone.
+        if kind::says_another(&claims) {
+            let why = "the server says that it is a token to refresh by, an ID token or another kind";
+            return Err(Denial::invalid("token_type", why));
+        }
         if let Some(issuer) = &self.issuer
             && claims.get("iss").and_then(Value::as_str) != Some(issuer)
         {
@@ -165,6 +170,14 @@ mod tests {
             (r#", "iss": "https://a.example", "aud": "orders", "sub": 7"#, "claims"),
             (r#", "iss": "https://a.example", "aud": "orders", "sub": "a", "scope": ["x"]"#, "claims"),
             (r#", "iss": "https://a.example", "aud": "orders", "sub": "a", "cnf": {"x5t": "AA"}"#, "binding"),
+            (
+                r#", "iss": "https://a.example", "aud": "orders", "sub": "a", "token_type": "Refresh""#,
+                "token_type",
+            ),
+            (
+                r#", "iss": "https://a.example", "aud": "orders", "sub": "a", "token_type": "Bearer", "typ": "ID""#,
+                "token_type",
+            ),
         ] {
             match read(&rules(), &format!("{{\"active\": true{members}}}")) {
                 Ok(Verdict::Refused(denial)) => assert_eq!(denial.reason, reason, "{members}"),

@@ -26,6 +26,7 @@ use server::Server;
 /// Why a token may be refused.
 pub(super) const REASONS: &[&str] = &[
     "token_size",
+    "token_type",
     "inactive",
     "issuer",
     "audience",

@@ -7,18 +7,13 @@ use serde_json::{Map, Value};
 
 use super::binding::Confirmation;
 use super::config::{AudienceClaim, TokenKind};
+use super::kind;
 use crate::identity::{Identity, Method};
 use crate::policy::auth::Denial;
 use crate::reply::Kind;
 
 /// The last second of the year 9999. Whoever means milliseconds, or for ever, is beyond.
 const LATEST: f64 = 253_402_300_799.0;
-/// Claims that ID tokens have and access tokens do not (OpenID Connect Core 1.0 §2, §3.3.2.11).
-const OF_ID_TOKENS: [&str; 4] = ["nonce", "at_hash", "c_hash", "s_hash"];
-/// What issuers write into other tokens of theirs, in claims of their own.
-const OTHER_KINDS: [(&str, &[&str]); 2] =
-    [("token_use", &["id"]), ("typ", &["ID", "Refresh", "Offline", "Logout", "Registration"])];
-
 /// What tokens must say.
 #[derive(Debug)]
 pub(super) struct Rules {
@@ -74,13 +69,13 @@ impl Rules {
         Ok(Accepted { identity: self.identity(claims)?, until, jti, confirmation })
     }
 
-    fn is_of_kind(&self, kind: Option<&str>, claims: &Map<String, Value>) -> Result<(), Denial> {
-        let is = |wanted: &str| kind.is_some_and(|kind| kind.eq_ignore_ascii_case(wanted));
+    fn is_of_kind(&self, typ: Option<&str>, claims: &Map<String, Value>) -> Result<(), Denial> {
+        let is = |wanted: &str| typ.is_some_and(|typ| typ.eq_ignore_ascii_case(wanted));
         let good = match self.kind {
             TokenKind::Any => return Ok(()),
             TokenKind::AtJwt => is("at+jwt"),
             TokenKind::IdentityToken => is(crate::policy::auth::identity_token::TYPE),
-            TokenKind::AccessToken => kind.is_none() || is("at+jwt") || is("jwt"),
+            TokenKind::AccessToken => typ.is_none() || is("at+jwt") || is("jwt"),
         };
         if !good {
             return Err(Denial::invalid(
@@ -88,11 +83,9 @@ impl Rules {
                 "the token's `typ` is not one that the policy's `type` takes",
             ));
         }
-        let foreign = OTHER_KINDS.iter().any(|(name, words)| {
-            claims.get(*name).and_then(Value::as_str).is_some_and(|word| words.contains(&word))
-        });
-        if foreign || OF_ID_TOKENS.iter().any(|name| claims.contains_key(*name)) {
-            let why = "it is an ID token or another kind, by its claims, and no access token";
+        let is_said = is("at+jwt") || self.kind == TokenKind::IdentityToken;
+        if kind::is_of_another(is_said, claims) {
+            let why = "it is an ID token, one to refresh or to log out by, or another kind, by its claims, and no access token";
             return Err(Denial::invalid("token_type", why));
         }
         Ok(())
@@ -356,10 +349,19 @@ mod tests {
             json!({"token_use": "id"}),
             json!({"typ": "ID"}),
             json!({"typ": "Refresh"}),
+            json!({"token_use": "refresh"}),
+            json!({"events": {"http://schemas.openid.net/event/backchannel-logout": {}}}),
         ] {
             assert_eq!(told_by(&rules(), Some("JWT"), &id_token), "token_type", "{id_token}");
         }
         assert_eq!(told(&json!({"token_use": "access", "typ": "Bearer"})), "good");
+        // What says that it is one may have a `nonce` too: by its header, or by a word of its issuer's.
+        assert_eq!(told(&json!({"nonce": "n"})), "good");
+        assert_eq!(told_by(&rules(), Some("JWT"), &json!({"nonce": "n", "typ": "Bearer"})), "good");
+        assert_eq!(
+            told_by(&Rules { kind: TokenKind::Any, ..rules() }, Some("JWT"), &json!({"typ": "ID"})),
+            "good"
+        );
     }
 
     #[test]

@@ -26,8 +26,9 @@ pub struct Config {
     pub keys: Spanned<KeysConfig>,
     /// Where the token stands.
     pub from: From,
-    /// Which tokens are taken: `access_token` (`typ` is `at+jwt`, `JWT` or absent, and nothing in it says that it is an ID token),
-    /// `at+jwt` (`typ` must say so, RFC 9068), or `any`.
+    /// Which tokens are taken: `access_token` (`typ` is `at+jwt`, `JWT` or absent, and no claim says that it is an ID token, or one to
+    /// refresh or to log out by: `nonce` without a word for an access token, `at_hash`, `events`, `token_use: id`, `typ: Refresh` and the
+    /// like), `at+jwt` (`typ` must say so too, RFC 9068), or `any`.
     #[serde(rename = "type")]
     pub kind: TokenKind,
     /// By how much clocks may differ. At most `60s`.

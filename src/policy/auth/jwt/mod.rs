@@ -19,6 +19,7 @@ mod jwks;
 mod keeper;
 mod key;
 mod keys;
+pub(super) mod kind;
 mod revoked;
 mod token;
 
