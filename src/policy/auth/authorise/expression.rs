@@ -2,7 +2,7 @@
 //!
 //! An expression is a pure function of an identity and its request. What would cost more than its length says has no place in it: it is
 //! short, it has no regular expressions of its own (`claims` has `matches`), and lists are gone through once, not within each
-//! other. An error while it is evaluated, such as a claim that is not there, refuses.
+//! other; what is made of each element is bounded (`work`). An error while it is evaluated, such as a claim that is not there, refuses.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,6 +14,7 @@ use cel::objects::{Key, Map};
 use cel::{Context, Env, IdedExpr, Program, Value};
 
 use super::super::Asked;
+use super::work::{self, Amount, Each};
 use crate::config::{Build, Spanned};
 use crate::identity::Identity;
 
@@ -44,6 +45,8 @@ pub(super) struct Expression {
     program: Program,
     /// Which of [`VARIABLES`] it speaks of: only these are made for a request.
     uses: Vec<&'static str>,
+    /// What its loops do for each element.
+    each: Each,
 }
 
 impl fmt::Debug for Expression {
@@ -79,8 +82,19 @@ impl Expression {
     /// What went wrong, for the log.
     pub(super) fn holds(&self, identity: &Identity, asked: &Asked<'_>) -> Result<bool, String> {
         let mut context = Context::with_env(Arc::clone(&LANGUAGE));
+        let mut amount = Amount::default();
         for name in &self.uses {
-            context.add_variable_from_value(*name, variable(name, identity, asked));
+            let value = variable(name, identity, asked);
+            if self.each != Each::Itself {
+                amount.add(&value);
+            }
+            context.add_variable_from_value(*name, value);
+        }
+        if !amount.is_within(self.each) {
+            return Err(
+                "for each element of a list it would go through so much else that it would take too long"
+                    .to_owned(),
+            );
         }
         match self.program.execute(&context) {
             Ok(Value::Bool(holds)) => Ok(holds),
@@ -151,10 +165,11 @@ fn parse(text: &str) -> Result<Expression, Fault> {
             }
         }
     }
-    Ok(Expression { text: text.into(), program, uses })
+    let each = work::each(program.expression());
+    Ok(Expression { text: text.into(), program, uses, each })
 }
 
-fn children(expression: &Expr) -> Vec<&IdedExpr> {
+pub(super) fn children(expression: &Expr) -> Vec<&IdedExpr> {
     match expression {
         Expr::Call(call) => call.target.as_deref().into_iter().chain(&call.args).collect(),
         Expr::Comprehension(of) => {

@@ -4,6 +4,7 @@ mod expression;
 #[cfg(test)]
 mod tests;
 mod times;
+mod work;
 
 use std::net::IpAddr;
 

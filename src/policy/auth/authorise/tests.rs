@@ -161,3 +161,26 @@ fn an_expression_ends_soon() {
     assert_eq!(refused, Some("expression"));
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }
+
+/// Nor must one that makes much of each element, whatever a token or a client sends.
+#[test]
+fn what_would_be_made_of_each_element_is_bounded() {
+    let roles: Vec<_> = (0..4000).map(|n| format!("{n}")).collect();
+    let many = identity(json!({ "roles": roles, "tenant": "acme" }));
+    let few = identity(json!({ "roles": ["3", "4"], "allowed": ["4", "5"], "tenant": "acme" }));
+    let began = Instant::now();
+    for (when, of_few, of_many) in [
+        ("jwt.claims.roles.exists(r, r in jwt.claims.allowed)", None, Some("expression")),
+        ("jwt.claims.roles.exists(r, r in jwt.claims.roles)", None, Some("expression")),
+        ("jwt.claims.roles.map(r, jwt.claims.roles).size() > 0", None, Some("expression")),
+        ("jwt.claims.roles.exists(r, [r] + jwt.claims.roles == [])", Some("expression"), Some("expression")),
+        ("jwt.claims.roles.exists(r, r == '4')", None, None),
+        ("jwt.claims.roles.all(r, r != route.tenant + jwt.claims.tenant)", None, Some("expression")),
+        ("jwt.claims.roles.all(r, r != route.tenant + 'x')", None, None),
+        ("'4' in jwt.claims.roles", None, None),
+    ] {
+        assert_eq!(check(&format!("when: \"{when}\""), &few), of_few, "{when}");
+        assert_eq!(check(&format!("when: \"{when}\""), &many), of_many, "{when}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
