@@ -330,6 +330,11 @@ pub(crate) fn is_forwarding(name: &str) -> bool {
     is_spelt(name, is_of_forwarding)
 }
 
+/// Whether a field tells who somebody is by the word of a proxy or gateway, so that no client's word passes in it.
+pub(crate) fn is_identity(name: &str) -> bool {
+    is_spelt(name, is_of_identity)
+}
+
 /// Whether a name is such a one however it is spelt, or has a `_`.
 fn is_spelt(name: &str, is_one: impl Fn(&str) -> bool) -> bool {
     // CGI, WSGI and their kin read `_` and `-` as one: `x_client` would speak for the `x-client` that a header rule sets.

@@ -11,7 +11,7 @@ use http::HeaderMap;
 use ipnet::IpNet;
 
 pub use fields::{Upgrade, forward, remove_twins, request_id, strip_hop_by_hop};
-pub(crate) use fields::{is_forwarding, is_protected};
+pub(crate) use fields::{is_forwarding, is_identity, is_protected};
 
 use crate::config::{Build, Spanned};
 

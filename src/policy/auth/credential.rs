@@ -76,6 +76,12 @@ impl Place {
                     build.errors.push(&name.site, &*name.path, cause, "write such as `x-api-key`");
                     None
                 }
+                Ok(header) if !header.as_str().bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') => {
+                    let cause =
+                        format!("`{header}` is another field to servers that take its punctuation for `-`");
+                    build.errors.push(&name.site, &*name.path, cause, "use letters, digits and `-`");
+                    None
+                }
                 Ok(header) => Some(Self::Header(header)),
                 Err(_) => {
                     let cause = format!("`{}` is not the name of a header field", name.value);

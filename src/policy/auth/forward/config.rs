@@ -7,6 +7,7 @@ use http::header::{AUTHORIZATION, COOKIE};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::client::{is_forwarding, is_identity};
 use crate::config::units::Time;
 use crate::config::{Build, OrNone, Spanned};
 use crate::egress;
@@ -27,9 +28,14 @@ const IN_FLIGHT_MAX: usize = 10_000;
 pub struct Config {
     /// Its address. What is not public, or plain http, must stand in `server.egress.allow`.
     pub url: Spanned<String>,
-    /// Fields of the request that it is sent, and no others. Default: `authorization` and `cookie`.
+    /// Fields of the request that it is sent, and no others; without the keys and passwords that are for the gateway alone. Default:
+    /// `authorization` and `cookie`. Beside other kinds of credentials (`any_of`) the service is asked only about requests of which none
+    /// of these knows whose they are: what it could know somebody by, a cookie for instance, may be no credential at all, so it refuses
+    /// nobody who bears another that is good. A credential that another kind reads is that kind's to judge. A request without any of these
+    /// fields is asked about where nothing else is presented, so that the service's login is the answer; not where `anonymous` lets it pass.
     pub headers: Option<Vec<Spanned<String>>>,
-    /// Fields of its answer that the upstream gets. From a client they never pass.
+    /// Fields of its answer that the upstream gets, each by its name: letters, digits and `-`. From a client they never pass, however
+    /// they are spelt.
     pub pass: Vec<Spanned<String>>,
     /// The field of its answer that names the identity; a yes without it is 503. Default: the first of `pass`, where it is there.
     pub identity_header: Option<Spanned<String>>,
@@ -129,7 +135,7 @@ pub(super) fn check(config: &Spanned<Config>, egress: &egress::Policy, build: &m
     );
     let headers: Vec<_> = match &config.headers {
         None => vec![AUTHORIZATION, COOKIE],
-        Some(names) => fields(names, build),
+        Some(names) => fields(names, asked_about, build),
     };
     if config.headers.as_ref().is_some_and(Vec::is_empty) {
         let cause = "the service is sent nothing that it could know anybody by";
@@ -137,7 +143,7 @@ pub(super) fn check(config: &Spanned<Config>, egress: &egress::Policy, build: &m
             "list what it knows clients by, such as `[cookie]`; left out, it is `[authorization, cookie]`";
         build.errors.push(&config.site, format!("{}.headers", config.path), cause, cure);
     }
-    let pass = fields(&config.pass, build);
+    let pass = fields(&config.pass, passed_on, build);
     let identity = match &config.identity_header {
         Some(name) => field(name, build).map(|name| (name, true)),
         None => pass.first().cloned().map(|name| (name, false)),
@@ -147,12 +153,21 @@ pub(super) fn check(config: &Spanned<Config>, egress: &egress::Policy, build: &m
     sound.then(|| Checked { headers: headers.into(), pass: pass.into(), identity, cache })
 }
 
+/// Why a field cannot be meant, and what to write instead.
+type Fault = (&'static str, &'static str);
+
 /// Each of them once: a field that is sent twice is no credential.
-fn fields(names: &[Spanned<String>], build: &mut Build) -> Vec<HeaderName> {
+fn fields(
+    names: &[Spanned<String>],
+    fault: impl Fn(&str) -> Option<Fault>,
+    build: &mut Build,
+) -> Vec<HeaderName> {
     let mut found = Vec::new();
     for name in names {
         let Some(field) = field(name, build) else { continue };
-        if found.contains(&field) {
+        if let Some((cause, cure)) = fault(field.as_str()) {
+            build.errors.push(&name.site, &*name.path, format!("`{field}` {cause}"), cure);
+        } else if found.contains(&field) {
             let cause = format!("`{field}` is named twice");
             build.errors.push(&name.site, &*name.path, cause, "remove one of the two");
         } else {
@@ -162,9 +177,59 @@ fn fields(names: &[Spanned<String>], build: &mut Build) -> Vec<HeaderName> {
     found
 }
 
-/// A field that is neither the connection's nor the gateway's own word.
+/// The service would believe a client what proxies tell of it.
+fn asked_about(name: &str) -> Option<Fault> {
+    if is_forwarding(name) || is_identity(name) {
+        let cause = "tells what a proxy knows of a client; here it would be the client's own word";
+        return Some((
+            cause,
+            "leave it out: the service is told `X-Forwarded-For` and the like by the gateway",
+        ));
+    }
+    is_of_hop(name).then_some(("ends at the gateway", "name a field that clients send to servers"))
+}
+
+fn passed_on(name: &str) -> Option<Fault> {
+    if is_forwarding(name) {
+        return Some((
+            "tells whose request it is, which is the gateway's own word",
+            "have the service answer with a field of its own, such as `x-user`",
+        ));
+    }
+    if matches!(name, "set-cookie" | "www-authenticate" | "location") {
+        let cure = "leave it out: clients get it with a no";
+        return Some(("is a field of answers, which means nothing to an upstream", cure));
+    }
+    is_of_hop(name).then_some(("ends at the gateway", "name a field that servers know somebody by"))
+}
+
+/// What is no end's word to the other (RFC 9110 §7.6.1, §11.7), beside what is reserved.
+fn is_of_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "http2-settings" | "proxy-authenticate" | "proxy-authorization" | "proxy-authentication-info"
+    )
+}
+
+/// A field that is neither the connection's nor the gateway's own word, and is the same to every server: CGI and its kin take `_`, `.` and
+/// the like for `-`, and a field whose name has a `_` is not taken from clients.
 fn field(name: &Spanned<String>, build: &mut Build) -> Option<HeaderName> {
+    let plain = |field: &HeaderName| field.as_str().bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     match name.parse::<HeaderName>() {
+        Ok(field) if !plain(&field) && field.as_str().contains('*') => {
+            let cause = format!("`{field}` stands for no other names");
+            let cure = "list each field by its name, such as `x-user`";
+            build.errors.push(&name.site, &*name.path, cause, cure);
+            None
+        }
+        Ok(field) if !plain(&field) => {
+            let cause =
+                format!("`{field}` is another field to other servers, which take its punctuation for `-`");
+            let cure =
+                format!("write `{}`", field.as_str().replace(|c: char| !c.is_ascii_alphanumeric(), "-"));
+            build.errors.push(&name.site, &*name.path, cause, cure);
+            None
+        }
         Ok(field) if !is_reserved(&field) => Some(field),
         Ok(field) => {
             let cause = format!("`{field}` is the connection's, or the gateway's own word");
