@@ -25,7 +25,7 @@ use portcullis::client::Client;
 use portcullis::config::{Build, Site, Spanned, load_text};
 use portcullis::egress;
 use portcullis::policy::Effects;
-use portcullis::policy::auth::{Asked, Auth, Config, Context, Judgement, Quantity, Requirement, Rules};
+use portcullis::policy::auth::{Asked, Auth, Config, Context, Judgement, Kept, Quantity, Requirement, Rules};
 use portcullis::record::RouteFacts;
 use portcullis::request::{Connection, Protocol, Request};
 use portcullis::state::Live;
@@ -186,6 +186,7 @@ fn first(bencher: Bencher<'_, '_>, algorithm: &str) {
         route: &bearing.route,
         parameters: &[],
         query: None,
+        kept: Kept::default(),
         now: SystemTime::now(),
     };
     assert!(matches!(now(auth.judge(&asked)), Judgement::Known(..)));
@@ -245,6 +246,7 @@ fn cached(bencher: Bencher<'_, '_>, bytes: usize) {
         route: &bearing.route,
         parameters: &[],
         query: None,
+        kept: Kept::default(),
         now: SystemTime::now(),
     };
     assert!(matches!(now(auth.judge(&asked)), Judgement::Known(..)));
@@ -271,6 +273,7 @@ fn decide_cached(bencher: Bencher<'_, '_>, issuers: usize) {
         route: &bearing.route,
         parameters: &[],
         query: None,
+        kept: Kept::default(),
         now: SystemTime::now(),
     };
     let mut effects = Effects::default();
@@ -319,6 +322,7 @@ fn introspection_cached(bencher: Bencher<'_, '_>) {
         route: &bearing.route,
         parameters: &[],
         query: None,
+        kept: Kept::default(),
         now: SystemTime::now(),
     };
     assert!(matches!(office.block_on(auth.judge(&asked)), Judgement::Known(..)));

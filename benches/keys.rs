@@ -18,7 +18,7 @@ use portcullis::canonical::{self, Target};
 use portcullis::client::Client;
 use portcullis::config::{Build, Site, Spanned, load_text};
 use portcullis::policy::auth::api_key::{self, Description, Foreign, Keys};
-use portcullis::policy::auth::{Asked, Auth, Config, Context, Judgement};
+use portcullis::policy::auth::{Asked, Auth, Config, Context, Judgement, Kept};
 use portcullis::record::RouteFacts;
 use portcullis::request::{Connection, Protocol, Request};
 use portcullis::state::{Access, Live, Store};
@@ -114,7 +114,14 @@ impl Room {
     fn judge(&self, auth: &Auth, headers: &HeaderMap) -> Judgement {
         let request = self.request(headers);
         let now = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000);
-        let asked = Asked { request: &request, route: &self.route, parameters: &[], query: None, now };
+        let asked = Asked {
+            request: &request,
+            route: &self.route,
+            parameters: &[],
+            query: None,
+            kept: Kept::default(),
+            now,
+        };
         auth.judge(&asked).now_or_never().unwrap()
     }
 }
@@ -171,8 +178,14 @@ fn a_remembered_password(bencher: Bencher<'_, '_>) {
 
 fn prove(room: &Room, auth: &Auth, headers: &HeaderMap) {
     let request = room.request(headers);
-    let asked =
-        Asked { request: &request, route: &room.route, parameters: &[], query: None, now: SystemTime::now() };
+    let asked = Asked {
+        request: &request,
+        route: &room.route,
+        parameters: &[],
+        query: None,
+        kept: Kept::default(),
+        now: SystemTime::now(),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     assert!(matches!(runtime.block_on(auth.judge(&asked)), Judgement::Known(..)));
 }

@@ -21,7 +21,7 @@ use portcullis::config::{Build, Site, Spanned, load_text};
 use portcullis::egress;
 use portcullis::policy::Effects;
 use portcullis::policy::auth::api_key::{self, Description, Foreign};
-use portcullis::policy::auth::{Asked, Auth, Config, Context, Quantity, Requirement, Rules};
+use portcullis::policy::auth::{Asked, Auth, Config, Context, Kept, Quantity, Requirement, Rules};
 use portcullis::record::RouteFacts;
 use portcullis::request::{Connection, Protocol, Request};
 use portcullis::state::{Access, Live, Store};
@@ -90,6 +90,7 @@ fn allocations(requirement: &Requirement, field: (&str, &str)) -> u64 {
             route: &route,
             parameters: &parameters,
             query: query.as_deref(),
+            kept: Kept::default(),
             now: SystemTime::now(),
         };
         let decision = now(requirement.decide(&asked, &mut effects)).unwrap();

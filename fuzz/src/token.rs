@@ -14,7 +14,7 @@ use portcullis::canonical::Target;
 use portcullis::client::Client;
 use portcullis::config::{Build, Site, Spanned, load_text};
 use portcullis::policy::auth::jwt::{Algorithm, KeySet, verify};
-use portcullis::policy::auth::{Asked, Auth, Config, Context, Judgement};
+use portcullis::policy::auth::{Asked, Auth, Config, Context, Judgement, Kept};
 use portcullis::record::RouteFacts;
 use portcullis::request::{Connection, Protocol, Request};
 use portcullis::state::Live;
@@ -132,8 +132,14 @@ fn passes(policy: &Auth, token: &str) -> bool {
         labels: BTreeMap::new(),
         site: Site::default_value(),
     };
-    let asked =
-        Asked { request: &request, route: &route, parameters: &[], query: None, now: SystemTime::now() };
+    let asked = Asked {
+        request: &request,
+        route: &route,
+        parameters: &[],
+        query: None,
+        kept: Kept::default(),
+        now: SystemTime::now(),
+    };
     match pin!(policy.judge(&asked)).poll(&mut TaskContext::from_waker(Waker::noop())) {
         Poll::Ready(judgement) => matches!(judgement, Judgement::Known(..)),
         Poll::Pending => panic!("it waits"),

@@ -20,7 +20,7 @@ use super::answers::redirect_reply;
 use super::route::{Action, Route};
 use crate::canonical::Target;
 use crate::client::{self, Client, Upgrade};
-use crate::policy::auth::{Asked, Refused, Requirement};
+use crate::policy::auth::{Asked, Kept, Refused, Requirement};
 use crate::policy::cors::Preflight;
 use crate::policy::rate_limit::{Limits, Place, UnknownPlan};
 use crate::policy::{Effects, Step};
@@ -294,8 +294,9 @@ impl Passage {
         let parameters = &self.record.parameters;
         let places = &self.gateway.key_places;
         let query = request.target.query().map(|query| places.scrub_query(auth.scrub_query(query)));
-        let asked =
-            Asked { request, route, parameters, query: query.as_deref(), now: self.record.started_at };
+        let kept = Kept { requirement: Some(auth), places: Some(places) };
+        let now = self.record.started_at;
+        let asked = Asked { request, route, parameters, query: query.as_deref(), kept, now };
         let decided = auth.decide(&asked, &mut self.effects).await;
         let mut phase = Phase { status: Some(200), latency: Some(began.elapsed()), error: None };
         let (identity, refusal) = match decided {

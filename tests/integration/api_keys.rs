@@ -217,6 +217,33 @@ routes:
             assert!(!gateway.place.read("access.log").contains(key.as_str()));
         }
     }
+    // Nor dressed up, as one server or another would read it all the same; nor where clients send tokens.
+    let escaped = |text: &str| text.bytes().map(|byte| format!("%{byte:02x}")).collect::<String>();
+    let secret = |key: &str| key.rsplit('_').next().unwrap().to_owned();
+    for key in [&key, &never] {
+        for value in [
+            format!("\"{key}\""),
+            format!("Bearer {key}"),
+            format!("bearer \"{key}\""),
+            format!("x, {key}"),
+            escaped(key),
+            escaped(&escaped(key)),
+            format!("\u{fc} {key}"),
+        ] {
+            let fields = format!(
+                "X-Other-Key: {value}\r\nX-Api-Key: {value}\r\nAuthorization: {value}\r\nCookie: a=1; key={value}\r\n"
+            );
+            let query = escaped(&value);
+            let text = send(&format!("/free?key={query}&c=3"), &fields).expect(200).text();
+            assert!(text.contains("?c=3 ") && text.contains("a=1"), "{value}: {text}");
+            for form in [secret(key), escaped(key), escaped(&escaped(key))] {
+                assert!(!text.contains(&form), "{value}: {text}");
+                assert!(!gateway.place.read("access.log").contains(&form), "{value}");
+            }
+        }
+    }
+    let token = send("/free", "Authorization: Bearer eyJhbGciOiJFUzI1NiJ9.e30.c2ln\r\n").text();
+    assert!(token.contains("eyJhbGciOiJFUzI1NiJ9.e30.c2ln"), "{token}");
     // What is no key of ours may be the upstream's.
     let text = send("/free?key=mine", "X-Other-Key: mine\r\nX-Api-Key: mine\r\nCookie: key=mine\r\n").text();
     assert_eq!(text.matches("mine").count(), 4, "{text}");

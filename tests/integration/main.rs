@@ -33,6 +33,7 @@ mod explain;
 mod faults;
 mod fleet;
 mod forward_auth;
+mod forward_beside;
 mod forwarding;
 mod header_rules;
 mod heads;

@@ -58,3 +58,37 @@ fn description(error: &str) -> &'static str {
         _ => "The token is not valid",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reply::Kind;
+
+    #[test]
+    fn a_challenge_says_how_and_never_what_was_wrong() {
+        let of = |scheme| Challenge { scheme, parameters: "realm=\"staff\"".to_owned() };
+        let none = Denial::new(Kind::MissingAuthenticationToken, "missing", "");
+        let bad = Denial::invalid("signature", "the key does not sign this");
+        let proof = Denial::new(Kind::Unauthorized, "proof", "").with_error("invalid_dpop_proof");
+        let told = |scheme, denial: &Denial, scopes, metadata| {
+            of(scheme).render(denial, scopes, metadata).unwrap().to_str().unwrap().to_owned()
+        };
+        assert_eq!(told("Bearer", &none, None, None), "Bearer realm=\"staff\"");
+        assert_eq!(
+            told("Bearer", &bad, Some("a b"), Some("https://a/b")),
+            "Bearer realm=\"staff\", error=\"invalid_token\", error_description=\"The token is not valid\", scope=\"a b\", \
+             resource_metadata=\"https://a/b\""
+        );
+        // What is no quoted string is left out (RFC 9110 §5.6.4).
+        assert_eq!(
+            told("Bearer", &none, None, Some("https://a/\"b\\\r\n\u{e9}")),
+            "Bearer realm=\"staff\", resource_metadata=\"https://a/b\""
+        );
+        assert_eq!(told("Bearer", &proof, None, None), "Bearer realm=\"staff\"");
+        assert!(told("DPoP", &proof, None, None).contains("error=\"invalid_dpop_proof\""));
+        // Other schemes have no word for it.
+        for scheme in ["Basic", "ApiKey", "Token"] {
+            assert_eq!(told(scheme, &bad, Some("a"), Some("https://a")), format!("{scheme} realm=\"staff\""));
+        }
+    }
+}

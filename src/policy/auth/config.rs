@@ -67,7 +67,8 @@ pub enum RouteAuth {
 #[serde(deny_unknown_fields, default)]
 pub struct Rules {
     /// Policies of `policies.auth`, one of which must know the client. A credential that is presented and not valid refuses: it never
-    /// falls through to the next kind. A request bears one token: two in two places refuse too (RFC 6750 §2).
+    /// falls through to the next kind. A request bears one token: two in two places refuse too (RFC 6750 §2). The service of `forward` is
+    /// asked last, and only while nobody is known by another of them: what it could read may be no credential at all.
     pub any_of: Vec<Spanned<String>>,
     /// Policies of `policies.auth`, each of which must know the client. The first one's identity is the request's.
     pub all_of: Vec<Spanned<String>>,
@@ -88,7 +89,8 @@ pub struct Rules {
     /// Times of which one must be now: `Mon-Fri 08:00-18:00 UTC`.
     #[schemars(length(min = 1))]
     pub times: Vec<Spanned<String>>,
-    /// An expression in CEL that must be true, such as `jwt.claims.tenant == route.tenant && method in ["GET"]`.
+    /// An expression in CEL that must be true, such as `jwt.claims.tenant == route.tenant && method in ["GET"]`. It goes through a list once;
+    /// where it would make too much of each element (a list of thousands looked for in another one), it is not true.
     pub when: Option<Spanned<String>>,
 }
 

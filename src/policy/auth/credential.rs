@@ -130,9 +130,7 @@ impl Place {
                 Some(_) => Scheme::Variant,
                 None => Scheme::Other,
             }),
-            Self::Basic => authorization(request.headers, |scheme| {
-                if scheme.eq_ignore_ascii_case("basic") { Scheme::Meant } else { Scheme::Other }
-            }),
+            Self::Basic => authorization(request.headers, basic_scheme),
             Self::Header(name) => only(request.headers, name, |value| Some(Cow::Borrowed(value))),
             Self::Cookie(name) => cookie(request.headers, name),
             Self::Query(name) => query(request.target.query().unwrap_or_default(), name),
@@ -147,7 +145,10 @@ impl Place {
     /// Takes the credential out of what goes on. The query is not among the fields: see [`Place::scrub_query`].
     pub fn scrub(&self, fields: &mut impl Fields) {
         match self {
-            Self::Bearer | Self::Basic => fields.remove(&AUTHORIZATION),
+            Self::Bearer => fields.remove(&AUTHORIZATION),
+            // What another scheme says is another kind's, or the upstream's own.
+            Self::Basic if authorization(fields.fields(), basic_scheme) == Presented::Absent => {}
+            Self::Basic => fields.remove(&AUTHORIZATION),
             Self::Header(name) => fields.remove(name),
             Self::Cookie(name) => scrub_cookie(name, fields, |_| true),
             Self::Query(_) => {}
@@ -165,7 +166,7 @@ impl Place {
             Self::Bearer | Self::Basic | Self::Query(_) => {}
             Self::Header(name) => {
                 let mut values = fields.fields().get_all(name).iter();
-                if values.any(|value| value.to_str().is_ok_and(|value| is_meant(value.trim()))) {
+                if values.any(|value| is_meant(String::from_utf8_lossy(value.as_bytes()).trim())) {
                     fields.remove(name);
                 }
             }
@@ -223,6 +224,10 @@ enum Scheme {
     Variant,
     /// Another kind of credential.
     Other,
+}
+
+fn basic_scheme(scheme: &str) -> Scheme {
+    if scheme.eq_ignore_ascii_case("basic") { Scheme::Meant } else { Scheme::Other }
 }
 
 enum TokenScheme {
@@ -420,6 +425,26 @@ mod tests {
                 assert!(matches!(found, Presented::Malformed(_)), "{value}: {found:?}");
             });
         }
+    }
+
+    #[test]
+    fn a_password_is_taken_out_and_a_token_stays() {
+        for (value, stays) in [
+            ("Basic YTpi", false),
+            ("bASIC YTpi", false),
+            ("Basic", false),
+            ("Basic\tYTpi", false),
+            ("YTpi", false),
+            ("Bearer abc", true),
+            ("DPoP abc", true),
+        ] {
+            let mut map = headers(&[("authorization", value)]);
+            Place::Basic.scrub(&mut map);
+            assert_eq!(map.contains_key(AUTHORIZATION), stays, "{value}");
+        }
+        let mut twice = headers(&[("authorization", "Bearer abc"), ("authorization", "Basic YTpi")]);
+        Place::Basic.scrub(&mut twice);
+        assert!(twice.is_empty());
     }
 
     #[test]

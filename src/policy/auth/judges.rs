@@ -36,11 +36,13 @@ impl Judges {
         matches!(self, Self::One(policy) if policy.as_forward().is_some())
     }
 
-    /// The policy that would ask a service about a request that bears nothing for it.
-    pub(super) fn forward_without_credential(&self, asked: &Asked<'_>) -> Option<&Arc<Auth>> {
+    /// Where a service is asked: by which policy, and whether the request bears something that the service could know somebody by.
+    pub(super) fn asks(&self, asked: &Asked<'_>) -> Option<(&Arc<Auth>, bool)> {
         match self {
-            Self::One(policy) => Some(policy)
-                .filter(|policy| policy.as_forward().is_some_and(|f| f.is_absent(asked.request.headers))),
+            Self::One(policy) => {
+                let forward = policy.as_forward()?;
+                Some((policy, !forward.is_absent(asked.request.headers)))
+            }
             Self::Tokens { .. } => None,
         }
     }
@@ -157,6 +159,29 @@ pub(super) fn each_is_asked(policies: &[Arc<Auth>], rules: &Spanned<Rules>, buil
                 &*rules.path,
                 format!("nothing in a token says whether `{}` or `{}` judges it", twin.name(), policy.name()),
                 "keep one of them, or let one read elsewhere (`from`)",
+            );
+        }
+    }
+}
+
+/// A service is asked where the request has one of its fields, and its no refuses: of two that look at the same field the second would
+/// never be asked.
+pub(super) fn each_service_is_asked(policies: &[Arc<Auth>], rules: &Spanned<Rules>, build: &mut Build) {
+    for (at, policy) in policies.iter().enumerate() {
+        let Some(forward) = policy.as_forward() else { continue };
+        for (other, name) in policies.iter().take(at).filter_map(|other| {
+            let name = other.as_forward()?.asks_by().iter().find(|name| forward.asks_by().contains(name))?;
+            Some((other, name))
+        }) {
+            build.errors.push(
+                &rules.site,
+                &*rules.path,
+                format!(
+                    "nothing in `{name}` says whether `{}` or `{}` is asked about it",
+                    other.name(),
+                    policy.name()
+                ),
+                "keep one of them, list different `headers`, or write `all_of` if both must say yes",
             );
         }
     }

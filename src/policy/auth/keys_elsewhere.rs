@@ -3,13 +3,39 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use http::header::AUTHORIZATION;
+
 use super::api_key::Keys;
-use super::{Auth, Place};
+use super::{Auth, Place, Requirement};
 use crate::client;
 use crate::request::Fields;
 
-/// The places in which some policy of the configuration reads API keys, and the keys. What stands there and is no key of ours may be the
-/// upstream's own, and stays.
+/// The longest key, with a scheme and more.
+const SHORT: usize = 256;
+
+/// What is for the gateway alone of a request: the keys and passwords that its route asks for, and API keys wherever they stand.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Kept<'a> {
+    /// What the route asks.
+    pub requirement: Option<&'a Requirement>,
+    /// Where keys stand.
+    pub places: Option<&'a KeyPlaces>,
+}
+
+impl Kept<'_> {
+    /// Takes it out of fields that somebody else is to see before it is decided who it is.
+    pub(super) fn scrub(&self, fields: &mut impl Fields) {
+        if let Some(requirement) = self.requirement {
+            requirement.scrub_credentials(fields);
+        }
+        if let Some(places) = self.places {
+            places.scrub(fields);
+        }
+    }
+}
+
+/// The places in which some policy of the configuration reads API keys, and the keys. What stands there and neither is nor holds a key of ours
+/// may be the upstream's own, and stays.
 #[derive(Clone, Debug, Default)]
 pub struct KeyPlaces {
     places: Arc<[Place]>,
@@ -32,12 +58,15 @@ impl KeyPlaces {
         found
     }
 
-    /// Takes keys out of the fields that go on. Costs a look-up a place, and a hash where something stands there.
+    /// Takes keys out of the fields that go on. Costs a look-up a place, and a hash where something stands there. `Authorization` is a
+    /// place too: many a client sends there what it knows for a key.
     pub fn scrub(&self, fields: &mut impl Fields) {
         let Some(keys) = &self.keys else { return };
         for place in self.places.iter() {
-            place.scrub_where(fields, |value| keys.may_be_one(value));
+            place.scrub_where(fields, |value| keys.are_in(value));
         }
+        let authorization = Place::Header(AUTHORIZATION);
+        authorization.scrub_where(fields, |value| may_hold_keys(value) && keys.are_in(value));
         // CGI and its kin would take `x.api-key` for it.
         client::remove_twins(fields, |name| self.places.iter().any(|place| place.is_header(name)));
     }
@@ -46,10 +75,15 @@ impl KeyPlaces {
     pub fn scrub_query<'q>(&self, query: Cow<'q, str>) -> Cow<'q, str> {
         let Some(keys) = &self.keys else { return query };
         self.places.iter().fold(query, |query, place| {
-            match place.scrub_query_where(&query, |value| keys.may_be_one(value)) {
+            match place.scrub_query_where(&query, |value| keys.are_in(value)) {
                 Cow::Borrowed(_) => query,
                 Cow::Owned(rest) => Cow::Owned(rest),
             }
         })
     }
+}
+
+/// Whether a value of `Authorization` is worth the search: most are tokens, long and of one piece.
+fn may_hold_keys(value: &str) -> bool {
+    value.len() <= SHORT || value.contains('%') || value.contains("pk_")
 }

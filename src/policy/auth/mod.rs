@@ -34,7 +34,7 @@ pub use config::{ClaimCondition, Config, RouteAuth, Rules};
 pub use credential::{Place, Presented};
 pub use figures::Figure;
 pub use jwt::proof_algorithms;
-pub use keys_elsewhere::KeyPlaces;
+pub use keys_elsewhere::{Kept, KeyPlaces};
 pub use requirement::{Decision, Quantity, Refused, Requirement, Tokens, WELL_KNOWN};
 
 use super::Mode;
@@ -97,6 +97,8 @@ pub struct Asked<'a> {
     pub parameters: &'a [(Arc<str>, Box<str>)],
     /// The query as the upstream will see it: without credentials that are for the gateway alone.
     pub query: Option<&'a str>,
+    /// What else of it is for the gateway alone.
+    pub kept: Kept<'a>,
     /// By the wall clock: what tokens speak of.
     pub now: SystemTime,
 }

@@ -175,7 +175,10 @@ impl Requirement {
             }
         }
         match quantity {
-            Quantity::One => judges::each_is_asked(&policies, rules, build),
+            Quantity::One => {
+                judges::each_is_asked(&policies, rules, build);
+                judges::each_service_is_asked(&policies, rules, build);
+            }
             Quantity::All => judges::each_has_its_place(&policies, rules, build),
         }
         let conditions = Conditions::compile(rules, build);
@@ -185,7 +188,7 @@ impl Requirement {
         let shadowed = policies.iter().all(|policy| policy.mode() == Mode::Shadow);
         let mut kinds = judges::group(policies);
         if quantity == Quantity::One {
-            // Who is known by what the request bears need not be asked about.
+            // Who is known by what the request bears is not asked about.
             kinds.sort_by_key(Judges::is_forward);
         }
         Some(Self {
@@ -206,6 +209,10 @@ impl Requirement {
     /// Decides: every credential that is presented must be valid, the first one's identity is the request's, and every condition
     /// must hold for it.
     ///
+    /// Of one that a service alone can read nobody knows whether it is one: a cookie may be anybody's. So where one of several kinds is
+    /// wanted, a service is asked only while nobody is known by another (a shadowed policy's word does not count); and last about a
+    /// request that has nothing for it, so that its login can be the answer.
+    ///
     /// # Errors
     /// The refusal, with its challenges; none where shadowed policies alone refuse, which are noted in `effects`.
     pub async fn decide(&self, asked: &Asked<'_>, effects: &mut Effects) -> Result<Decision, Refused> {
@@ -214,13 +221,18 @@ impl Requirement {
         let mut lacking = Vec::new();
         let mut noted = false;
         let mut token: Option<&Arc<Auth>> = None;
-        for kind in &self.kinds {
-            // Nobody is asked about what is not there, where somebody is known already or nobody needs to be.
-            if (known.is_some() && !self.all || self.anonymous)
-                && let Some(by) = kind.forward_without_credential(asked)
-            {
-                absent = absent.or(Some(by));
-                continue;
+        let turns = self.kinds.iter().map(|kind| (kind, false));
+        let last = self.kinds.iter().filter(|kind| kind.is_forward() && !self.all).map(|kind| (kind, true));
+        for (kind, is_last) in turns.chain(last) {
+            if let (Some((by, presented)), false) = (kind.asks(asked), self.all) {
+                if presented == is_last {
+                    continue; // It has its turn before, or after.
+                }
+                let unknown = known.as_ref().is_none_or(|(_, of)| of.mode() == Mode::Shadow);
+                if !unknown || is_last && (known.is_some() || self.anonymous) {
+                    absent = absent.or(Some(by));
+                    continue;
+                }
             }
             let (by, judgement) = kind.judge(asked).await;
             match judgement {
@@ -382,9 +394,7 @@ impl Requirement {
     /// Takes credentials out of what the upstream sees: those that are for the gateway alone. So go fields that only an external service
     /// may set.
     pub fn scrub(&self, fields: &mut impl Fields) {
-        for place in self.scrubbed() {
-            place.scrub(fields);
-        }
+        self.scrub_credentials(fields);
         // What CGI and its kin would take for a credential that was judged (`x.token` for `x-token`) was not.
         crate::client::remove_twins(fields, |name| {
             self.policies().filter_map(|policy| policy.place()).any(|place| place.is_header(name))
@@ -394,6 +404,13 @@ impl Requirement {
                 fields.remove(name);
             }
             crate::client::remove_twins(fields, |name| forward.passes().iter().any(|own| own == name));
+        }
+    }
+
+    /// Takes out those that are for the gateway alone: what the service of `forward` sees neither.
+    pub(super) fn scrub_credentials(&self, fields: &mut impl Fields) {
+        for place in self.scrubbed() {
+            place.scrub(fields);
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
-use super::Asked;
+use super::{Asked, Kept};
 use crate::canonical;
 use crate::client::Client;
 use crate::config::Site;
@@ -71,6 +71,7 @@ pub(crate) fn asked<T>(
         route: &route,
         parameters: &parameters,
         query: target.query(),
+        kept: Kept::default(),
         now: now(),
     })
 }

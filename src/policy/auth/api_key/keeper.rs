@@ -70,10 +70,9 @@ impl Keys {
         self.table.find(hash)
     }
 
-    /// Whether a text is a key of ours, good or not, or has the form of one.
-    pub(in crate::policy::auth) fn may_be_one(&self, key: &str) -> bool {
-        text::LENGTHS.contains(&key.len())
-            && (text::has_our_form(key) || self.find(&text::hash(key.as_bytes())).is_some())
+    /// Whether a value is a key of ours, good or not, or has the form of one; or holds such a thing ([`text::is_in`]).
+    pub(in crate::policy::auth) fn are_in(&self, value: &str) -> bool {
+        text::is_in(value, |key| text::has_our_form(key) || self.find(&text::hash(key.as_bytes())).is_some())
     }
 
     /// Tells one reading of the whole store from the next.

@@ -1,5 +1,8 @@
 //! What a key looks like: `pk_ID_SECRET`, with an id that may be told to anybody and 256 bits that may not.
 
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
 use zeroize::Zeroizing;
 
 use super::table::Hash;
@@ -13,6 +16,8 @@ const SECRET_DIGITS: usize = 43;
 const ID_DIGITS: usize = 12;
 /// The lengths that a key may have, those made elsewhere included (AWS: 20–128 characters).
 pub(super) const LENGTHS: std::ops::RangeInclusive<usize> = 20..=128;
+/// How often a value is decoded: once by a gateway, once by a server behind it.
+const DECODED_MAX: usize = 2;
 
 /// A new id: twelve lower-case letters and digits.
 ///
@@ -55,6 +60,31 @@ pub(super) fn has_our_form(text: &str) -> bool {
     parts.is_some_and(|(id, secret)| {
         (id.len(), secret.len()) == (ID_DIGITS, SECRET_DIGITS) && is_plain(id) && is_plain(secret)
     })
+}
+
+/// Whether a value is a key by `is_one`, or holds one that somebody has dressed up: in quotes, behind a scheme (`Bearer …`), in a list, as the
+/// value of a name, with percent signs for some of its bytes, or for the percent signs of these. One server or another reads the key in
+/// it all the same. Costs a pass over the value, and a question a part of it that is as long as a key.
+pub(super) fn is_in(value: &str, is_one: impl Fn(&str) -> bool) -> bool {
+    let mut text = Cow::Borrowed(value);
+    for _ in 0..=DECODED_MAX {
+        if text.len() < *LENGTHS.start() {
+            return false;
+        }
+        let is_wide = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | ',' | ';');
+        let is_narrow = |c: char| {
+            is_wide(c) || matches!(c, '=' | ':' | '&' | '<' | '>' | '(' | ')' | '[' | ']' | '{' | '}')
+        };
+        let parts = text.split(is_wide).chain(text.split(is_narrow));
+        if std::iter::once(&*text).chain(parts).any(|part| LENGTHS.contains(&part.len()) && is_one(part)) {
+            return true;
+        }
+        if !text.contains('%') {
+            return false;
+        }
+        text = Cow::Owned(percent_decode_str(&text).decode_utf8_lossy().into_owned());
+    }
+    false
 }
 
 /// Divides a number (the greatest byte first) by 62, and gives the digit that is left.
@@ -102,6 +132,54 @@ mod tests {
             );
             assert!(seen.insert(id) && seen.insert(key.to_string()));
         }
+    }
+
+    #[test]
+    fn a_key_is_found_however_it_is_dressed_up() {
+        let key = format!("pk_{}_{}", "a".repeat(12), "B".repeat(43));
+        let foreign = "c2VjcmV0IG9mIGFub3RoZXIgZ2F0ZXdheQ==";
+        let is_one = |text: &str| has_our_form(text) || text == foreign;
+        let escaped = |text: &str| text.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
+        for key in [&key, foreign] {
+            for value in [
+                key.to_owned(),
+                format!("\"{key}\""),
+                format!("'{key}'"),
+                format!("Bearer {key}"),
+                format!("ApiKey  \"{key}\" "),
+                format!("{key}, {key}"),
+                format!("x, {key}"),
+                format!("other\t{key}"),
+                escaped(key),
+                escaped(&escaped(key)),
+                escaped(&format!("Bearer {key}")),
+                format!("\"{}\"", escaped(key)),
+                key.replacen('c', "%63", 1).replacen('p', "%70", 1),
+            ] {
+                assert!(is_in(&value, is_one), "{value}");
+            }
+            for value in [
+                format!("x{key}"),
+                format!("{key}.{key}"),
+                key.to_uppercase(),
+                "Bearer eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln".to_owned(),
+                "100%".repeat(10),
+                String::new(),
+            ] {
+                assert!(!is_in(&value, is_one), "{value}");
+            }
+        }
+        for value in [format!("key={key}"), format!("{{\"key\":\"{key}\"}}"), format!("ApiKey:{key}")] {
+            assert!(is_in(&value, is_one), "{value}");
+        }
+        // Bounded, whatever stands there.
+        let asked = std::cell::Cell::new(0);
+        let long = "aaaaaaaaaaaaaaaaaaaa ".repeat(3000);
+        is_in(&long, |_| {
+            asked.set(asked.get() + 1);
+            false
+        });
+        assert_eq!(asked.get(), 6000);
     }
 
     #[test]

@@ -99,6 +99,11 @@ impl Forward {
         &self.pass
     }
 
+    /// The fields of a request that it is sent.
+    pub(super) fn asks_by(&self) -> &[HeaderName] {
+        &self.headers
+    }
+
     /// Whether the request bears nothing that the service could know somebody by.
     pub(super) fn is_absent(&self, headers: &HeaderMap) -> bool {
         !self.headers.iter().any(|name| headers.contains_key(name))
@@ -171,10 +176,15 @@ impl Forward {
                 question = question.with_header(HeaderName::from_static(name), value);
             }
         }
+        let mut own = HeaderMap::new();
         for name in &self.headers {
             for value in request.headers.get_all(name) {
-                question = question.with_header(name.clone(), value.clone());
+                own.append(name.clone(), value.clone());
             }
+        }
+        asked.kept.scrub(&mut own);
+        for (name, value) in &own {
+            question = question.with_header(name.clone(), value.clone());
         }
         question
     }

@@ -1,11 +1,16 @@
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use http::StatusCode;
+use serde_json::json;
 
 use super::service::key;
 use super::*;
-use crate::config::{Build, Site};
+use crate::config::{Build, Site, load_text};
+use crate::policy::Effects;
+use crate::policy::auth::jwt::tokens::{ISSUER, SigningKey, claims};
 use crate::policy::auth::testing::asked;
+use crate::policy::auth::{self, Auth, Quantity, Requirement, Rules};
 use crate::state::Live;
 
 fn spanned<T>(value: T) -> Spanned<T> {
@@ -131,4 +136,62 @@ fn nobody_is_asked_without_a_running_gateway() {
         runtime.block_on(forward.judge(asked))
     });
     assert!(matches!(judged, Judgement::Refused(denial) if denial.reason == "forward_unavailable"));
+}
+
+/// What becomes of a request at a route of these policies: who it is, or the reason of the refusal. `forward_unavailable`: the service
+/// would have been asked.
+fn became(policies: &[Arc<Auth>], rules: Rules, fields: &[(&str, &str)]) -> Result<String, &'static str> {
+    let mut build = Build::default();
+    let made = Requirement::compile(policies.to_vec(), Quantity::One, &Spanned::unwritten(rules), &mut build);
+    let requirement = made.unwrap();
+    asked("GET", "/", fields, |asked| {
+        let asked = Asked { now: std::time::SystemTime::now(), ..*asked };
+        let decided = requirement.decide(&asked, &mut Effects::default()).now_or_never().unwrap();
+        match decided {
+            Ok(decision) => Ok(decision.identity().map_or_else(String::new, |known| known.id.to_string())),
+            Err(refused) => Err(refused.refusal.reason),
+        }
+    })
+}
+
+#[test]
+fn beside_a_token_the_service_is_asked_only_where_nobody_is_known() {
+    let (live, egress) = (Live::default(), Arc::default());
+    let policy = |name: &str, text: &str| {
+        let mut build = Build::default();
+        let config: auth::Config = load_text("a.yaml", text, &|_| None, &mut build).unwrap();
+        let mut context = Context { live: &live, egress: &egress, build: &mut build };
+        Arc::new(Auth::compile(name, &Spanned::unwritten(config), &mut context).unwrap())
+    };
+    const SECRET: &str = "a secret of the issuer that has at least 32 bytes";
+    let jwt = format!(
+        "jwt: {{issuer: '{ISSUER}', audiences: [orders], algorithms: [HS256], keys: {{secret: '{SECRET}'}}}}"
+    );
+    let token = policy("staff", &jwt);
+    let shadowed = policy("trial", &format!("{jwt}\nmode: shadow\nauth_shadow_is_public: true"));
+    let service = policy("sso", "forward: {url: 'https://auth.example.com/check', pass: [x-user]}");
+    let good =
+        format!("Bearer {}", SigningKey::secret("HS256", SECRET.as_bytes()).token(&claims(&json!({}))));
+    let bad = format!("{good}x");
+    let (known, refused, unasked) = (Ok("alice".to_owned()), Err("signature"), Err("forward_unavailable"));
+    let anonymous = || Rules { anonymous: true, ..Rules::default() };
+    let cookie = ("cookie", "_ga=GA1.2.3");
+    for (fields, beside, open) in [
+        (vec![("authorization", &*good)], &known, &known),
+        (vec![("authorization", &*good), cookie], &known, &known),
+        (vec![("authorization", &*bad)], &refused, &refused),
+        (vec![("authorization", &*bad), cookie], &refused, &refused),
+        (vec![("authorization", "Digest x")], &unasked, &unasked),
+        (vec![cookie], &unasked, &unasked),
+        (vec![], &unasked, &Ok(String::new())),
+    ] {
+        for policies in [[&token, &service], [&service, &token]] {
+            let policies = policies.map(Arc::clone);
+            assert_eq!(became(&policies, Rules::default(), &fields), *beside, "{fields:?}");
+            assert_eq!(became(&policies, anonymous(), &fields), *open, "{fields:?}");
+        }
+        // A shadowed policy's word keeps nobody from being asked about.
+        let policies = [Arc::clone(&shadowed), Arc::clone(&service)];
+        assert_eq!(became(&policies, Rules::default(), &fields), unasked, "{fields:?}");
+    }
 }

@@ -312,7 +312,7 @@ mod tests {
     use crate::canonical::Target;
     use crate::client::Client;
     use crate::config::Site;
-    use crate::policy::auth::testing;
+    use crate::policy::auth::{self, testing};
     use crate::record::RouteFacts;
 
     const URL: &str = "https://api.example.com/orders";
@@ -363,8 +363,14 @@ mod tests {
             labels: BTreeMap::new(),
             site: Site::default_value(),
         };
-        let asked =
-            Asked { request: &request, route: &route, parameters: &[], query: None, now: SystemTime::now() };
+        let asked = Asked {
+            request: &request,
+            route: &route,
+            parameters: &[],
+            query: None,
+            kept: auth::Kept::default(),
+            now: SystemTime::now(),
+        };
         let next = proofs.check(&key.thumbprint(), token, &asked)?;
         Ok(next.map(|(name, nonce)| {
             assert_eq!(name, DPOP_NONCE);

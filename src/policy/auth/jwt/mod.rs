@@ -319,7 +319,7 @@ fn check(config: &Spanned<Config>, build: &mut Build) {
 
 #[cfg(test)]
 #[path = "../../../../tests/integration/harness/tokens.rs"]
-mod tokens;
+pub(super) mod tokens;
 
 #[cfg(test)]
 mod tests {
