@@ -12,8 +12,8 @@ use crate::config::{OrNone, Spanned};
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// `error`, `warn`, `info`, `debug`, `trace`, `off`, or a list such as `portcullis=debug,pingora=warn`; a level without a name
-    /// is for all others, which else are at `warn`. Pingora's own messages, one a failed request and with its query, are off unless
-    /// the list names it.
+    /// is for all others, which else are at `warn`. Pingora's own messages, one a failed request and with its query, and those of the
+    /// client of a fleet's store (`redis`) are off unless the list names them.
     pub level: Spanned<String>,
     /// The operational log's form: `text` or `json`.
     pub format: Format,

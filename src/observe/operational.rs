@@ -4,7 +4,7 @@
 //! the last ones before an end matter most.
 //!
 //! Pingora says something for each failed request, with its query, which may hold secrets. Our record of that request has the
-//! same facts, so Pingora is silent unless the list of levels names it.
+//! same facts, so Pingora is silent unless the list of levels names it. So is the crate `redis`: it quotes what a store's nodes have said.
 
 use std::io::Write;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -17,6 +17,9 @@ use crate::config::{Build, Spanned};
 use crate::record::Timestamp;
 use crate::template::{Escape, escape, push_json};
 
+/// Whose messages are off unless they are named.
+const LOUD: [&str; 2] = ["pingora", "redis"];
+
 /// What is said, and how; compiled from `log.level` and `log.format`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -28,7 +31,8 @@ pub struct Settings {
 impl Default for Settings {
     /// Until a configuration is known: `info`, as text.
     fn default() -> Self {
-        let levels = vec![("".into(), LevelFilter::Info), ("pingora".into(), LevelFilter::Off)];
+        let loud = LOUD.map(|loud| (loud.into(), LevelFilter::Off));
+        let levels = std::iter::once(("".into(), LevelFilter::Info)).chain(loud).collect();
         Self { format: Format::Text, levels }
     }
 }
@@ -112,8 +116,10 @@ fn parse(text: &str) -> Result<Vec<(Box<str>, LevelFilter)>, String> {
     if !levels.iter().any(|(target, _)| target.is_empty()) {
         levels.push(("".into(), LevelFilter::Warn));
     }
-    if !levels.iter().any(|(target, _)| &**target == "pingora") {
-        levels.push(("pingora".into(), LevelFilter::Off));
+    for loud in LOUD {
+        if !levels.iter().any(|(target, _)| &**target == loud) {
+            levels.push((loud.into(), LevelFilter::Off));
+        }
     }
     Ok(levels)
 }
@@ -168,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn levels_go_by_the_longest_name_and_pingora_is_silent_unless_named() {
+    fn levels_go_by_the_longest_name_and_who_is_loud_is_silent_unless_named() {
         use LevelFilter::{Debug, Error, Info, Off, Trace, Warn};
         for (text, target, level) in [
             ("info", "portcullis::server", Info),
@@ -180,6 +186,9 @@ mod tests {
             ("portcullis=debug,pingora=warn", "portcullis::observe", Debug),
             ("portcullis=debug, portcullis::observe = error", "portcullis::observe::sink", Error),
             ("portcullis=debug", "hickory", Warn),
+            ("trace", "redis::cluster_handling", Off),
+            ("info,redis=debug", "redis::cluster_handling", Debug),
+            ("info", "portcullis::state::redis", Info),
             ("TRACE", "anything", Trace),
             ("off", "portcullis", Off),
         ] {

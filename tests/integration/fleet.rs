@@ -357,7 +357,7 @@ fn a_wrong_password_is_told_and_never_shown() {
     place.write("password", "barley-33");
     let fleet = format!("redis: '{}', user: gate, password: '${{file:password}}'", redis.url());
     let gateway = place.start_whole(&config(&fleet, "limit: 2/1h"));
-    gateway.await_line("WRONGPASS: user or password are wrong");
+    gateway.await_line("does not let us in: user or password are wrong");
     assert_eq!((0..3).filter(|_| passes(&gateway, "a")).count(), 2, "the only node there is");
     assert!(!gateway.said().contains("barley"), "{}", gateway.said());
     gateway.place.write("password", "sesame-17");
@@ -368,15 +368,12 @@ fn a_wrong_password_is_told_and_never_shown() {
     none.await_line("NOAUTH: it wants a password");
 }
 
-#[test]
-fn a_store_is_spoken_to_in_tls_if_its_certificate_is_right() {
-    let (authority, stranger) = (Authority::new(), Authority::named("stranger"));
-    let place = Place::new();
-    let (certificate, key) = authority.issue(&["localhost"]).write(&place, "redis");
-    let ca = authority.write(&place, "ca.pem");
-    let tls = |address: std::net::SocketAddr| {
-        // The plain port is beside it, so that the harness hears when it is up.
-        let port = (address.port() ^ 1).to_string();
+/// A server that speaks TLS too, as `localhost`, at the port that is one beside its own; the plain one tells the harness when it is up.
+fn tls(authority: &Authority, place: &Place, options: &[&str]) -> Option<Redis> {
+    let (certificate, key) = authority.issue(&["localhost"]).write(place, "redis");
+    let ca = authority.write(place, "ca.pem");
+    let options = |address: std::net::SocketAddr| {
+        let port = beside(address).to_string();
         let words = [
             ("--tls-port", port.as_str()),
             ("--tls-cert-file", certificate.to_str().unwrap()),
@@ -384,10 +381,23 @@ fn a_store_is_spoken_to_in_tls_if_its_certificate_is_right() {
             ("--tls-ca-cert-file", ca.to_str().unwrap()),
             ("--tls-auth-clients", "no"),
         ];
-        words.iter().flat_map(|(name, value)| [(*name).to_owned(), (*value).to_owned()]).collect()
+        let words = words.iter().flat_map(|(name, value)| [*name, *value]);
+        words.chain(options.iter().copied()).map(str::to_owned).collect()
     };
-    let Some(redis) = Redis::start_in(Place::new(), tls) else { return };
-    let port = redis.address().port() ^ 1;
+    Redis::start_in(Place::new(), options)
+}
+
+fn beside(address: std::net::SocketAddr) -> u16 {
+    address.port() ^ 1
+}
+
+#[test]
+fn a_store_is_spoken_to_in_tls_if_its_certificate_is_right() {
+    let (authority, stranger) = (Authority::new(), Authority::named("stranger"));
+    let place = Place::new();
+    let Some(redis) = tls(&authority, &place, &[]) else { return };
+    let port = beside(redis.address());
+    let ca = authority.write(&place, "ca.pem");
     let ca = ca.display();
     let right = start(&format!("redis: 'rediss://localhost:{port}', ca: '{ca}'"), "limit: 2/1h");
     right.await_metric("portcullis_fleet_store", &[], 2.0);
@@ -399,6 +409,35 @@ fn a_store_is_spoken_to_in_tls_if_its_certificate_is_right() {
         start(&format!("redis: 'rediss://localhost:{port}', ca: '{}'", strange.display()), "limit: 2/1h");
     unknown.await_line("cannot be spoken to in TLS");
     assert_eq!(unknown.metrics().of("portcullis_fleet_store", &[]), 0.0);
+}
+
+#[test]
+fn a_cluster_is_spoken_to_in_tls_with_an_authority_of_ones_own() {
+    let (authority, stranger) = (Authority::new(), Authority::named("stranger"));
+    let place = Place::new();
+    let bus = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    // With `tls-cluster` it tells the port at which it speaks TLS.
+    let options = ["--cluster-enabled", "yes", "--tls-cluster", "yes", "--cluster-port", &bus];
+    let Some(node) = tls(&authority, &place, &options) else { return };
+    node.ask(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+    await_cluster(&node);
+    let url = format!("cluster: {{urls: ['rediss://localhost:{}']}}", beside(node.address()));
+    let ca = authority.write(&place, "ca.pem");
+    let gateway = start(&format!("{url}, ca: '{}'", ca.display()), "limit: 2/1h, strict: true");
+    gateway.await_metric("portcullis_fleet_store", &[], 2.0);
+    eventually("a key in the cluster", || {
+        passes(&gateway, "a");
+        (!node.ask(&["KEYS", "portcullis:l:*"]).is_empty()).then_some(())
+    });
+    let strange = stranger.write(&place, "strange.pem");
+    let unknown = start(&format!("{url}, ca: '{}'", strange.display()), "limit: 2/1h");
+    unknown.await_line("cannot be spoken to in TLS");
+}
+
+fn await_cluster(node: &Redis) {
+    eventually("the cluster to be whole", || {
+        node.ask(&["CLUSTER", "INFO"])[0].contains("cluster_state:ok").then_some(())
+    });
 }
 
 #[test]
@@ -526,11 +565,8 @@ fn a_cluster_is_one_store() {
     other.ask(&["CLUSTER", "ADDSLOTSRANGE", "8192", "16383"]);
     let port = other.address().port().to_string();
     one.ask(&["CLUSTER", "MEET", "127.0.0.1", &port, &buses[1].to_string()]);
-    for node in [&one, &other] {
-        eventually("the cluster to be whole", || {
-            node.ask(&["CLUSTER", "INFO"])[0].contains("cluster_state:ok").then_some(())
-        });
-    }
+    await_cluster(&one);
+    await_cluster(&other);
     let gateway = start(&format!("cluster: {{urls: ['{}']}}", one.url()), "limit: 2/1h");
     gateway.await_metric("portcullis_fleet_store", &[], 2.0);
     for turn in 0..40 {

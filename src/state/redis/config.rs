@@ -3,10 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use openssl::error::ErrorStack;
-use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode, SslVersion};
 use openssl::x509::X509;
-use openssl::x509::store::X509StoreBuilder;
 use reqwest::Url;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -87,7 +84,8 @@ pub struct ClusterConfig {
 pub struct Endpoint {
     pub(super) way: Way,
     pub(super) login: Login,
-    pub(super) tls: Option<SslConnector>,
+    /// With TLS: those that a certificate may be of, PEM.
+    pub(super) authorities: Option<Vec<u8>>,
     pub(super) database: u32,
     prefix: Box<str>,
     /// Equal for endpoints that make the same connections.
@@ -147,21 +145,13 @@ impl Endpoint {
         let authorities = authorities(config, is_tls, found.is_some(), build);
         let (way, is_tls, database) = found.filter(|_| build.errors.errors().len() == errors_before)?;
         let (authorities, fingerprint) = authorities.unwrap_or_default();
-        let tls = match is_tls.then(|| connector(authorities)) {
-            Some(Err(error)) => {
-                let cause = format!("TLS cannot be prepared: {error}");
-                build.errors.push(&config.site, &*config.path, cause, "look at the file of `ca`");
-                return None;
-            }
-            Some(Ok(connector)) => Some(connector),
-            None => None,
-        };
+        let authorities = is_tls.then(|| pem(&authorities));
         let definition = format!("{way:?} {} {database} {is_tls} {fingerprint} {prefix}", login.definition());
         let definition = match &way {
             Way::Sentinels { login, .. } => format!("{definition} {}", login.definition()),
             Way::Server(_) | Way::Cluster(_) => definition,
         };
-        Some(Self { way, login, tls, database, prefix: prefix.into(), definition })
+        Some(Self { way, login, authorities, database, prefix: prefix.into(), definition })
     }
 
     /// Equal for endpoints that make the same connections; no secret is in it.
@@ -412,17 +402,9 @@ fn system_authorities(config: &Spanned<Config>, build: &mut Build) -> Option<(Ve
     found
 }
 
-fn connector(authorities: Vec<X509>) -> Result<SslConnector, ErrorStack> {
-    let mut builder = SslConnector::builder(SslMethod::tls_client())?;
-    // RFC 9325 §3.1.1: TLS 1.0 and 1.1 must not be negotiated.
-    builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
-    builder.set_verify(SslVerifyMode::PEER);
-    let mut store = X509StoreBuilder::new()?;
-    for authority in authorities {
-        store.add_cert(authority)?;
-    }
-    builder.set_cert_store(store.build());
-    Ok(builder.build())
+/// One after the other, without what else was in the file.
+fn pem(authorities: &[X509]) -> Vec<u8> {
+    authorities.iter().filter_map(|authority| authority.to_pem().ok()).flatten().collect()
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -4,16 +4,15 @@
 //! for, but nobody is kept waiting for the store from then on ([`Status::Late`]) until one is answered within [`SLOW`]; so it is
 //! after some slow ones in a row. After [`PATIENCE`] a batch is given up, and the connection with it.
 
-use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::config::Address;
-use super::connection::{Broken, refused};
-use super::link::Link;
-use super::resp::{self, Value};
+use ::redis::{Cmd, Value, cmd};
+
+use super::broken::Broken;
+use super::link::{Link, Reply};
 use super::{Lost, Question, Shared, Status};
 
 /// The most questions of a batch: 100 KiB, and a millisecond of the store's time.
@@ -29,8 +28,8 @@ const IDLE: Duration = Duration::from_millis(500);
 const PROBE: Duration = Duration::from_millis(50);
 /// Until the next attempt to connect: the first, and the most.
 const WAITS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-/// How often a question is sent on to another node of a cluster.
-const MOVES_MAX: usize = 3;
+/// The most numbers of an answer.
+const NUMBERS_MAX: usize = 16;
 /// A connection that has lasted for so long was a good one.
 const LASTING: Duration = Duration::from_secs(10);
 /// What is wrong is said again after this time, if it still is.
@@ -128,29 +127,14 @@ async fn serve(shared: &Shared, mut link: Link, said: &mut Said) -> Broken {
     }
 }
 
-/// One round, and others for scripts that the store does not know yet and for what another node of a cluster has. A question that is
-/// dropped on the way is unanswered.
+/// One round, and another for scripts that the store does not know yet. A question that is dropped on the way is unanswered.
 async fn ask(shared: &Shared, link: &mut Link, batch: Vec<Question>) -> Result<(), Broken> {
     if batch.is_empty() {
-        let mut sent = Vec::new();
-        resp::push_command(&mut sent, &[b"PING"]);
-        let home = link.home().clone();
-        return match link.round(&shared.endpoint, &home, &sent, 1).await?.first() {
-            Some(Value::Error(word)) => Err(Broken(refused(&home, word))),
-            _ => Ok(()),
-        };
+        return link.ping().await;
     }
-    let mut left = Unanswered::of(shared, batch);
-    for _ in 0..=MOVES_MAX {
-        let (unknown, mut moved) = round(shared, link, left, false).await?;
-        if !unknown.questions.is_empty() {
-            let (_, mut more) = round(shared, link, unknown, true).await?;
-            moved.questions.append(&mut more.questions);
-        }
-        if moved.questions.is_empty() {
-            return Ok(());
-        }
-        left = moved;
+    let unknown = round(shared, link, Unanswered::of(shared, batch), false).await?;
+    if !unknown.questions.is_empty() {
+        round(shared, link, unknown, true).await?;
     }
     Ok(())
 }
@@ -176,87 +160,73 @@ impl Drop for Unanswered<'_> {
     }
 }
 
-/// Asks by the scripts' hashes, or by their texts. Gives back what the store does not know the script of, and what another node has.
+/// Asks by the scripts' hashes, or by their texts. Gives back what the store does not know the script of.
 async fn round<'a>(
     shared: &'a Shared,
     link: &mut Link,
     mut asked: Unanswered<'a>,
     in_full: bool,
-) -> Result<(Unanswered<'a>, Unanswered<'a>), Broken> {
-    let mut parts: HashMap<Address, Unanswered<'a>> = HashMap::new();
-    for question in asked.questions.drain(..) {
-        let address = link.of(key(shared, &question).as_bytes()).clone();
-        let part = parts.entry(address).or_insert_with(|| Unanswered::of(shared, Vec::new()));
-        part.questions.push(question);
-    }
+) -> Result<Unanswered<'a>, Broken> {
+    let commands: Vec<_> =
+        asked.questions.iter().map(|question| command(shared, question, in_full)).collect();
+    let said = link.round(&commands).await?;
     let none = || Unanswered::of(shared, Vec::new());
-    let (mut unknown, mut moved, mut odd) = (none(), none(), none());
+    let (mut unknown, mut odd) = (none(), none());
     let mut broken = None;
-    for (address, mut part) in parts {
-        let sent = commands(shared, &part.questions, in_full);
-        let answers = link.round(&shared.endpoint, &address, &sent, part.questions.len()).await?;
-        for (question, answer) in part.questions.drain(..).zip(answers) {
-            match answer {
-                Value::Error(word) if &*word == "NOSCRIPT" && !in_full => unknown.questions.push(question),
-                Value::Moved { slot, to } => {
-                    if let Err(wrong) = link.learn(slot, &to) {
-                        broken = Some(wrong);
-                    }
-                    moved.questions.push(question);
+    for (question, said) in asked.questions.drain(..).zip(said) {
+        match said {
+            Reply::Refused(word) if &*word == "NOSCRIPT" && !in_full => unknown.questions.push(question),
+            Reply::Refused(word) => {
+                // A key that something else has written, or that is moving, bears on nobody but those who count by it.
+                if !matches!(&*word, "ERR" | "WRONGTYPE" | "ASK" | "TRYAGAIN") {
+                    broken = Some(link.refused(&word));
+                } else if shared.may_say() {
+                    let refused = link.refused(&word);
+                    log::warn!("fleet: {refused}; who is counted by that key is counted by each node");
                 }
-                Value::Error(word) => {
-                    // A key that something else has written, or that is moving, bears on nobody but those who count by it.
-                    if !matches!(&*word, "ERR" | "WRONGTYPE" | "ASK" | "TRYAGAIN") {
-                        broken = Some(Broken(refused(&address, &word)));
-                    } else if shared.may_say() {
-                        log::warn!(
-                            "fleet: {}; who is counted by that key is counted by each node",
-                            refused(&address, &word)
-                        );
-                    }
-                    odd.questions.push(question);
-                }
-                answer => match numbers(answer) {
-                    Some(numbers) => {
-                        shared.counters.answered.fetch_add(1, Ordering::Relaxed);
-                        (question.answer)(Ok(numbers));
-                    }
-                    None => odd.questions.push(question),
-                },
+                odd.questions.push(question);
             }
+            Reply::Lost(lost) => {
+                broken = Some(lost);
+                odd.questions.push(question);
+            }
+            Reply::Answer(answer) => match numbers(answer) {
+                Some(numbers) => {
+                    shared.counters.answered.fetch_add(1, Ordering::Relaxed);
+                    (question.answer)(Ok(numbers));
+                }
+                None => odd.questions.push(question),
+            },
         }
     }
     match broken {
         Some(broken) => Err(broken),
-        None => Ok((unknown, moved)),
+        None => Ok(unknown),
     }
 }
 
-/// What is sent to ask all of these.
-fn commands(shared: &Shared, questions: &[Question], in_full: bool) -> Vec<u8> {
-    let mut sent = Vec::with_capacity(questions.len() * 384);
-    for question in questions {
-        let (key, Question { script, arguments, .. }) = (key(shared, question), question);
-        let (command, script): (&[u8], &[u8]) =
-            if in_full { (b"EVAL", script.text.as_bytes()) } else { (b"EVALSHA", &script.hash) };
-        let mut words = vec![command, script, b"1", key.as_bytes()];
-        words.extend(arguments.iter().map(|argument| argument.as_bytes()));
-        resp::push_command(&mut sent, &words);
-    }
-    sent
+fn command(shared: &Shared, question: &Question, in_full: bool) -> Cmd {
+    let Question { script, arguments, .. } = question;
+    let mut command = match in_full {
+        true => cmd("EVAL").arg(script.text).to_owned(),
+        false => cmd("EVALSHA").arg(&script.hash[..]).to_owned(),
+    };
+    command.arg(1).arg(key(shared, question)).arg(arguments);
+    command
 }
 
 fn key(shared: &Shared, question: &Question) -> String {
     format!("{}:{}", shared.endpoint.prefix(), question.key)
 }
 
+/// What a script gives: a list of numbers and nothing else.
 fn numbers(answer: Value) -> Option<Vec<i64>> {
-    let Value::List(list) = answer else { return None };
+    let Value::Array(list) = answer else { return None };
     let number = |value| match value {
-        Value::Number(number) => Some(number),
+        Value::Int(number) => Some(number),
         _ => None,
     };
-    list.into_iter().map(number).collect()
+    (list.len() <= NUMBERS_MAX).then_some(list)?.into_iter().map(number).collect()
 }
 
 fn refuse(shared: &Shared, questions: Vec<Question>) {

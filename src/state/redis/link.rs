@@ -1,108 +1,294 @@
-//! The connections to a store: one, or one to each node of a cluster that has been needed.
+//! The connection to a store, by the crate `redis`: to a server, to the one that sentinels call master, or to a cluster.
 //!
-//! Which node has a key's slot is learned from what a node says that has it no more (`MOVED`): the first question of a slot may take
-//! two ways. When any node is lost all connections are, and what was learned with them.
+//! Protocol, TLS, login and the ways of a cluster (`MOVED`, `ASK`) are the crate's. Ours are the words that the log says, as the
+//! crate's may quote what a server has said, and which sentinel is asked: the crate's own client of sentinels takes no authority of
+//! the operator's with OpenSSL.
 
-use std::collections::HashMap;
+use std::fmt;
+use std::time::Duration;
 
-use super::config::{Address, Endpoint, Way};
-use super::connection::{Broken, Connection};
-use super::resp::Value;
+use ::redis::aio::{ConnectionLike, MultiplexedConnection};
+use ::redis::cluster::ClusterClientBuilder;
+use ::redis::cluster_async::ClusterConnection;
+use ::redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, Pipeline,
+    RedisConnectionInfo, RedisError, TlsCertificates, TlsMode, Value, cmd,
+};
+use futures_util::future::join_all;
 
-/// The most nodes of a cluster that are spoken to.
-const NODES_MAX: usize = 256;
-/// Slots of a cluster.
-const SLOTS: u16 = 16_384;
+use super::broken::{Broken, lost, refused, unreachable, word, word_of};
+use super::config::{Address, Endpoint, Login, Way};
+use super::node::Node;
 
-/// The connections.
+/// How long one server or sentinel may take to be connected to, and how long a cluster.
+const CONNECT: Duration = Duration::from_secs(1);
+const CONNECT_ALL: Duration = Duration::from_secs(3);
+/// How long a node of a cluster may take to say who the others are.
+const TOPOLOGY: Duration = Duration::from_millis(500);
+/// How often a question is sent on to another node of a cluster, and the milliseconds that are waited where a node asks for it.
+const MOVES_MAX: u32 = 3;
+const MOVES_WAIT: (u64, u64) = (10, 50);
+
+/// A connection. After an error it is of no use any more.
 pub(super) struct Link {
-    /// Who is asked about what no other is known to have.
-    home: Address,
-    connections: HashMap<Address, Connection>,
-    slots: HashMap<u16, Address>,
-    is_cluster: bool,
+    connection: Connection,
+    /// Who is spoken to, as the log says it.
+    name: Box<str>,
+}
+
+enum Connection {
+    Server(MultiplexedConnection),
+    Cluster(ClusterConnection<Node>),
+}
+
+/// What became of a command.
+#[derive(Debug)]
+pub(super) enum Reply {
+    Answer(Value),
+    /// The word that an error begins with: `WRONGTYPE`. What follows is the server's, and goes nowhere.
+    Refused(Box<str>),
+    /// There is no answer.
+    Lost(Broken),
 }
 
 impl Link {
-    /// Connects to one that is there.
+    /// Connects and logs in.
     ///
     /// # Errors
-    /// None is.
+    /// Nobody can be reached, or takes us.
     pub(super) async fn open(endpoint: &Endpoint) -> Result<Self, Broken> {
-        let (connection, home) = Connection::open(endpoint).await?;
-        let connections = HashMap::from([(home.clone(), connection)]);
-        let is_cluster = matches!(endpoint.way, Way::Cluster(_));
-        Ok(Self { home, connections, slots: HashMap::new(), is_cluster })
-    }
-
-    /// Who is asked about what belongs to nobody.
-    pub(super) fn home(&self) -> &Address {
-        &self.home
-    }
-
-    /// Who is asked about this key.
-    pub(super) fn of(&self, key: &[u8]) -> &Address {
-        match self.is_cluster {
-            true => self.slots.get(&slot(key)).unwrap_or(&self.home),
-            false => &self.home,
+        match &endpoint.way {
+            Way::Server(address) => Self::enter(address, endpoint).await,
+            Way::Sentinels { addresses, master, login } => {
+                let mut last = Broken("no sentinel is named".to_owned());
+                for sentinel in addresses {
+                    let asked = ask_sentinel(sentinel, login, master, endpoint);
+                    last = match within(asked, CONNECT, sentinel).await {
+                        Ok(address) => match Self::enter_master(&address, endpoint).await {
+                            Ok(link) => return Ok(link),
+                            Err(broken) => broken,
+                        },
+                        Err(broken) => broken,
+                    };
+                }
+                Err(last)
+            }
+            Way::Cluster(addresses) => {
+                let mut last = Broken("no node is named".to_owned());
+                for address in addresses {
+                    // Says why, where one cannot be entered.
+                    match Self::enter(address, endpoint).await {
+                        Ok(_) => return Self::enter_cluster(addresses, endpoint).await,
+                        Err(broken) => last = broken,
+                    }
+                }
+                Err(last)
+            }
         }
     }
 
-    /// Somebody has said who has a slot.
+    /// Sends all of it at once; gives what became of each, in the same order.
     ///
     /// # Errors
-    /// There is no cluster as far as we know, or it says what cannot be.
-    pub(super) fn learn(&mut self, slot: u16, to: &str) -> Result<(), Broken> {
-        if !self.is_cluster {
-            return Err(Broken(super::connection::refused(&self.home, "MOVED")));
-        }
-        let odd = || Broken("a node of the cluster says of a slot what cannot be".to_owned());
-        let (host, port) = to.rsplit_once(':').ok_or_else(odd)?;
-        let address = Address::said(host.trim_matches(['[', ']']), port).filter(|_| slot < SLOTS);
-        self.slots.insert(slot, address.ok_or_else(odd)?);
-        Ok(())
-    }
-
-    /// As [`Connection::round`], with this server.
-    pub(super) async fn round(
-        &mut self,
-        endpoint: &Endpoint,
-        address: &Address,
-        commands: &[u8],
-        answers: usize,
-    ) -> Result<Vec<Value>, Broken> {
-        if !self.connections.contains_key(address) {
-            if self.connections.len() >= NODES_MAX {
-                return Err(Broken(format!("the cluster has more than {NODES_MAX} nodes")));
+    /// The connection is lost, and any command may have been run.
+    pub(super) async fn round(&mut self, commands: &[Cmd]) -> Result<Vec<Reply>, Broken> {
+        let said: Vec<_> = match &mut self.connection {
+            Connection::Server(connection) => {
+                let mut pipeline = Pipeline::new();
+                pipeline.ignore_errors();
+                commands.iter().for_each(|command| {
+                    pipeline.add_command(command.clone());
+                });
+                let answers: Vec<Value> =
+                    pipeline.query_async(connection).await.map_err(|error| lost(&self.name, &error))?;
+                answers.into_iter().map(|answer| said(Ok(answer), &self.name)).collect()
             }
-            let connection = Connection::enter(address, endpoint).await?;
-            self.connections.insert(address.clone(), connection);
+            // Each goes to the node that has its key; the crate sends what is for one node together.
+            Connection::Cluster(connection) => {
+                let asked = commands.iter().map(|command| {
+                    let mut connection = connection.clone();
+                    async move { connection.req_packed_command(command).await }
+                });
+                join_all(asked).await.into_iter().map(|answer| said(answer, &self.name)).collect()
+            }
+        };
+        if said.len() == commands.len() {
+            Ok(said)
+        } else {
+            Err(Broken(format!("{} does not answer one by one", self.name)))
         }
-        match self.connections.get_mut(address) {
-            Some(connection) => connection.round(commands, answers).await,
-            None => Ok(Vec::new()),
+    }
+
+    /// Whether it answers; in a cluster, whether all masters do.
+    ///
+    /// # Errors
+    /// It does not, or refuses.
+    pub(super) async fn ping(&mut self) -> Result<(), Broken> {
+        let ping = cmd("PING");
+        let answered = match &mut self.connection {
+            Connection::Server(connection) => connection.req_packed_command(&ping).await,
+            Connection::Cluster(connection) => connection.req_packed_command(&ping).await,
+        };
+        answer(answered, &self.name).map(|_| ())
+    }
+
+    /// That it has refused something with this word.
+    pub(super) fn refused(&self, word: &str) -> Broken {
+        match (&self.connection, word) {
+            (Connection::Cluster(_), "MOVED") => {
+                Broken("the nodes of the cluster do not agree which of them has a key".to_owned())
+            }
+            _ => Broken(refused(&self.name, word)),
         }
+    }
+
+    /// Connects to this server and logs in.
+    async fn enter(address: &Address, endpoint: &Endpoint) -> Result<Self, Broken> {
+        let entering = connect(address, &endpoint.login, endpoint.database, endpoint);
+        let connection = Connection::Server(within(entering, CONNECT, address).await?);
+        Ok(Self { connection, name: address.to_string().into() })
+    }
+
+    /// As [`Link::enter`]; what is no master any more does not take what is written.
+    async fn enter_master(address: &Address, endpoint: &Endpoint) -> Result<Self, Broken> {
+        let mut link = Self::enter(address, endpoint).await?;
+        let asked = async { link.round(&[cmd("ROLE")]).await.map(|mut said| said.pop()) };
+        match within(asked, CONNECT, address).await? {
+            Some(Reply::Answer(Value::Array(role)))
+                if role.first() == Some(&Value::BulkString(b"master".to_vec())) =>
+            {
+                Ok(link)
+            }
+            Some(Reply::Refused(word)) => Err(link.refused(&word)),
+            Some(Reply::Lost(broken)) => Err(broken),
+            _ => Err(Broken(format!("{address}, which the sentinels call master, is none"))),
+        }
+    }
+
+    async fn enter_cluster(addresses: &[Address], endpoint: &Endpoint) -> Result<Self, Broken> {
+        let name = "a node of the cluster";
+        let unfit = |_: RedisError| Broken("the cluster cannot be prepared for".to_owned());
+        let nodes: Vec<_> = addresses
+            .iter()
+            .map(|address| info(address, &endpoint.login, 0, endpoint).map_err(unfit))
+            .collect::<Result<_, _>>()?;
+        let mut builder = ClusterClientBuilder::new(nodes)
+            .retries(MOVES_MAX)
+            .min_retry_wait(MOVES_WAIT.0)
+            .max_retry_wait(MOVES_WAIT.1)
+            .connection_timeout(CONNECT)
+            .response_timeout(TOPOLOGY)
+            .overall_response_timeout(None);
+        if let Some(authorities) = &endpoint.authorities {
+            let authorities = TlsCertificates::new().root_cert(authorities.clone());
+            builder = builder.tls(TlsMode::Secure).certs(authorities);
+        }
+        let client = builder.build().map_err(unfit)?;
+        let connecting = async {
+            let connection = client.get_async_generic_connection().await;
+            let connection = connection.map_err(|error| match word_of(&error) {
+                Some(word) => Broken(refused(&name, &word)),
+                None => Broken("no node of the cluster says which of them has what".to_owned()),
+            })?;
+            let mut link = Self { connection: Connection::Cluster(connection), name: name.into() };
+            link.ping().await?;
+            Ok(link)
+        };
+        within(connecting, CONNECT_ALL, &name).await
     }
 }
 
-/// CRC-16/XMODEM, as the specification of clusters has it. Our keys have no `{…}`.
-pub(super) fn slot(key: &[u8]) -> u16 {
-    let crc = key.iter().fold(0_u16, |crc, byte| {
-        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
-            if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
-        })
-    });
-    crc % SLOTS
+/// Connects and logs in. A server that wants a password, or is still loading its data, says so now.
+async fn connect(
+    address: &Address,
+    login: &Login,
+    database: u32,
+    endpoint: &Endpoint,
+) -> Result<MultiplexedConnection, Broken> {
+    let failed = |error: RedisError| unreachable(address, &error);
+    let info = info(address, login, database, endpoint).map_err(failed)?;
+    let client = match &endpoint.authorities {
+        Some(authorities) => {
+            let authorities = TlsCertificates::new().root_cert(authorities.clone());
+            Client::build_with_tls(info, authorities)
+        }
+        None => Client::open(info),
+    };
+    // Who waits gives up by a clock of his own.
+    let patient = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
+    let client = client.map_err(failed)?;
+    let mut connection =
+        client.get_multiplexed_async_connection_with_config(&patient).await.map_err(failed)?;
+    answer(connection.req_packed_command(&cmd("PING")).await, address)?;
+    Ok(connection)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn info(
+    address: &Address,
+    login: &Login,
+    database: u32,
+    endpoint: &Endpoint,
+) -> Result<ConnectionInfo, RedisError> {
+    let (host, port) = (address.host.to_string(), address.port);
+    let to = match endpoint.authorities {
+        Some(_) => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
+        None => ConnectionAddr::Tcp(host, port),
+    };
+    // Not every user may name the library.
+    let mut who = RedisConnectionInfo::default().set_db(database.into()).set_skip_set_lib_name();
+    if let Some(user) = &login.user {
+        who = who.set_username(user);
+    }
+    if let Some(password) = &login.password {
+        who = who.set_password(&**password);
+    }
+    Ok(to.into_connection_info()?.set_redis_settings(who))
+}
 
-    #[test]
-    fn slots_are_those_of_the_specification() {
-        // The check value of CRC-16/XMODEM is 0x31c3.
-        assert_eq!(slot(b"123456789"), 0x31c3);
-        assert_eq!([slot(b"foo"), slot(b"")], [12_182, 0]);
+async fn ask_sentinel(
+    sentinel: &Address,
+    login: &Login,
+    master: &str,
+    endpoint: &Endpoint,
+) -> Result<Address, Broken> {
+    let mut connection = connect(sentinel, login, 0, endpoint).await?;
+    let unknown = || Broken(format!("the sentinel {sentinel} knows no master `{master}`"));
+    let mut asked = cmd("SENTINEL");
+    asked.arg("get-master-addr-by-name").arg(master);
+    let told = answer(connection.req_packed_command(&asked).await, sentinel)?;
+    let Value::Array(list) = told else { return Err(unknown()) };
+    let [Value::BulkString(host), Value::BulkString(port)] = &list[..] else { return Err(unknown()) };
+    let (host, port) = (std::str::from_utf8(host).ok(), std::str::from_utf8(port).ok());
+    host.zip(port).and_then(|(host, port)| Address::said(host, port)).ok_or_else(unknown)
+}
+
+/// An answer that is no error.
+fn answer(answered: Result<Value, RedisError>, name: &dyn fmt::Display) -> Result<Value, Broken> {
+    match said(answered, name) {
+        Reply::Answer(answer) => Ok(answer),
+        Reply::Refused(word) => Err(Broken(refused(name, &word))),
+        Reply::Lost(broken) => Err(broken),
+    }
+}
+
+fn said(answered: Result<Value, RedisError>, name: &dyn fmt::Display) -> Reply {
+    match answered {
+        Ok(Value::ServerError(error)) => Reply::Refused(word(error.code())),
+        Ok(answer) => Reply::Answer(answer),
+        Err(error) => match word_of(&error) {
+            Some(word) => Reply::Refused(word),
+            None => Reply::Lost(lost(name, &error)),
+        },
+    }
+}
+
+async fn within<T>(
+    asked: impl Future<Output = Result<T, Broken>>,
+    time: Duration,
+    name: &(dyn fmt::Display + Sync),
+) -> Result<T, Broken> {
+    match tokio::time::timeout(time, asked).await {
+        Ok(result) => result,
+        Err(_) => Err(Broken(format!("{name} does not answer within {}s", time.as_secs()))),
     }
 }

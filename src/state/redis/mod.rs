@@ -4,14 +4,14 @@
 //! sends all that have come since it last did, reads the answers, and connects anew when it has to. While the store does not answer,
 //! questions are answered at once with [`Lost`]: what that costs a request is one look at a flag.
 //!
-//! A client of its own rather than a crate's: it is small, speaks TLS by the library that is there anyway, and bounds what a server may
-//! say. A script has one key, so a cluster's node that has it can run it: see `link.rs`.
+//! Speaking is the crate `redis`'s: protocol, TLS, logins, a cluster's ways. Ours is when: a script's answer is worth a few milliseconds,
+//! and nobody is charged twice. A script has one key, so a cluster's node that has it can run it.
 
+mod broken;
 mod config;
-mod connection;
 mod keeper;
 mod link;
-mod resp;
+mod node;
 #[cfg(test)]
 mod tests;
 

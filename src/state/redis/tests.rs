@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use super::*;
 use crate::config::{Build, Spanned, load_text};
 
-/// What it answers to a command, by the command's words; nothing at all where it is to be silent.
+/// What it answers to a command, by the command's words; nothing at all where it is to be silent, and an empty text to hang up.
 type Mind = fn(&[String]) -> Option<&'static str>;
 
 fn text() -> &'static Script {
@@ -40,6 +40,7 @@ async fn serve(mind: Mind) -> (String, mpsc::Receiver<Vec<String>>) {
                         let answer = mind(&words);
                         tell.send(words).ok();
                         match answer {
+                            Some("") => return,
                             Some(answer) => stream.write_all(answer.as_bytes()).await.unwrap(),
                             None => std::future::pending().await,
                         }
@@ -108,9 +109,10 @@ async fn a_script_that_the_store_does_not_know_is_told_in_full() {
     until(&redis, Status::Ready).await;
     assert_eq!(ask(&redis).await, Ok(vec![1, 2]));
     let commands: Vec<_> = told.try_iter().collect();
-    let [auth, select, hashed, full, ..] = &commands[..] else { panic!("{commands:?}") };
+    let [auth, select, ping, hashed, full, ..] = &commands[..] else { panic!("{commands:?}") };
     assert_eq!(auth[..], ["AUTH", "me", "hunter-2"]);
     assert_eq!(select[..], ["SELECT", "3"]);
+    assert_eq!(ping[..], ["PING"]);
     assert_eq!(hashed[..], ["EVALSHA", &hex_of(text()), "1", "edge:l:1", "7"]);
     assert_eq!(full[..], ["EVAL", "return {1, 2}", "1", "edge:l:1", "7"]);
     assert!(!format!("{redis:?}").contains("hunter"), "{redis:?}");
@@ -164,17 +166,58 @@ async fn what_a_server_says_wrongly_ends_the_connection_or_is_no_answer() {
         (Status::Ready, 0),
         "one key is nothing to do with others"
     );
-    fn garbage(words: &[String]) -> Option<&'static str> {
-        Some(match words[0].as_str() {
-            "EVALSHA" => "HTTP/1.1 200 OK\r\n",
-            _ => "+OK\r\n",
-        })
+}
+
+/// A server that answers a question so, and nothing more.
+fn says(words: &[String], what: &'static str) -> Option<&'static str> {
+    Some(if words[0] == "EVALSHA" { what } else { "+OK\r\n" })
+}
+
+#[tokio::test]
+async fn what_is_no_answer_or_has_no_end_costs_the_connection_and_nothing_else() {
+    static DEEP: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| "*1\r\n".repeat(100_000));
+    let minds: [Mind; 7] = [
+        |words| says(words, "HTTP/1.1 200 OK\r\n"),
+        |words| says(words, ":99999999999999999999\r\n"),
+        |words| says(words, &DEEP),
+        // More than will ever come is waited for, for half a second, and no room is made for it.
+        |words| says(words, "*999999999999\r\n:1\r\n"),
+        |words| says(words, "$999999999999\r\nx"),
+        |words| says(words, "*2\r\n:1\r\n"),
+        |words| says(words, "\u{1b}[31m"),
+    ];
+    for mind in minds {
+        let (url, _told) = serve(mind).await;
+        let (store, _live) = redis(&format!("{{redis: '{url}'}}"));
+        until(&store, Status::Ready).await;
+        assert_eq!(ask(&store).await, Err(Lost { sent: true }));
+        until(&store, Status::Lost).await;
     }
-    let (url, _told) = serve(garbage).await;
-    let (store, _live) = redis(&format!("{{redis: '{url}'}}"));
-    until(&store, Status::Ready).await;
-    assert_eq!(ask(&store).await, Err(Lost { sent: true }));
-    until(&store, Status::Lost).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_list_of_numbers_is_none() {
+    let minds: [Mind; 7] = [
+        |words| says(words, "+OK\r\n"),
+        |words| says(words, "$-1\r\n"),
+        |words| says(words, ":1\r\n"),
+        |words| says(words, "*2\r\n:1\r\n$1\r\n2\r\n"),
+        |words| says(words, "*1\r\n*1\r\n:1\r\n"),
+        |words| says(words, "%1\r\n:1\r\n:2\r\n"),
+        |words| {
+            says(
+                words,
+                "*17\r\n:1\r\n:1\r\n:1\r\n:1\r\n:1\r\n:1\r\n:1\r\n:1\r\n:1\r\n:1\r\n:1\r\n:1\r\n:1\r\n:1\r\n:1\r\n:1\r\n:1\r\n",
+            )
+        },
+    ];
+    for mind in minds {
+        let (url, _told) = serve(mind).await;
+        let (store, _live) = redis(&format!("{{redis: '{url}'}}"));
+        until(&store, Status::Ready).await;
+        assert_eq!(ask(&store).await, Err(Lost { sent: true }));
+        assert_eq!((store.figures().answered, store.figures().losses), (0, 0));
+    }
 }
 
 #[tokio::test]
@@ -198,34 +241,84 @@ async fn sentinels_are_asked_one_after_the_other_and_the_master_must_be_one() {
     let (sentinel, _) = serve(sentinel).await;
     let endpoint =
         endpoint(&format!("{{sentinel: {{urls: ['redis://127.0.0.1:1', '{sentinel}'], master: store}}}}"));
-    let Err(broken) = connection::Connection::open(&endpoint).await else {
-        panic!("a replica is taken for the master")
-    };
+    let Err(broken) = link::Link::open(&endpoint).await else { panic!("a replica is taken for the master") };
     assert!(broken.0.contains("which the sentinels call master, is none"), "{broken}");
     assert!(told.try_iter().any(|words| words[0] == "ROLE"));
 }
 
+/// All slots are with the one that listens there.
+fn slots(url: &str) -> String {
+    let port = url.rsplit(':').next().unwrap();
+    format!("*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$9\r\n127.0.0.1\r\n:{port}\r\n")
+}
+
+/// The slot of `portcullis:l:1`.
+const SLOT: u16 = 14_233;
+
 #[tokio::test]
 async fn a_cluster_is_followed_to_the_node_that_has_the_key() {
-    let (owner, told) = serve(knows).await;
-    static OWNER: std::sync::OnceLock<String> = std::sync::OnceLock::new();
-    let moved =
-        format!("-MOVED {} {}\r\n", link::slot(b"portcullis:l:1"), owner.trim_start_matches("redis://"));
-    OWNER.set(moved).unwrap();
-    fn stranger(words: &[String]) -> Option<&'static str> {
-        Some(if words[0].starts_with("EVAL") { OWNER.get().unwrap() } else { "+OK\r\n" })
+    use std::sync::OnceLock;
+    static OWNER: OnceLock<String> = OnceLock::new();
+    static MOVED: OnceLock<String> = OnceLock::new();
+    static ASK: OnceLock<String> = OnceLock::new();
+    static SEEDS: [OnceLock<String>; 2] = [const { OnceLock::new() }; 2];
+    fn owner(words: &[String]) -> Option<&'static str> {
+        match words[0].as_str() {
+            "CLUSTER" => Some(OWNER.get().unwrap()),
+            _ => knows(words),
+        }
     }
-    let (seed, _) = serve(stranger).await;
-    let (store, _live) = redis(&format!("{{cluster: {{urls: ['redis://127.0.0.1:1', '{seed}']}}}}"));
-    until(&store, Status::Ready).await;
-    assert_eq!(ask(&store).await, Ok(vec![1, 2]));
-    let commands: Vec<_> = told.try_iter().map(|words| words[0].clone()).collect();
-    assert_eq!(commands, ["PING", "EVALSHA", "EVAL"]);
-    // Who is not told that it is a cluster does not go where it is sent.
-    let (store, _live) = redis(&format!("{{redis: '{seed}'}}"));
+    fn stranger(words: &[String], seed: usize, answer: &'static OnceLock<String>) -> Option<&'static str> {
+        Some(match words[0].as_str() {
+            "CLUSTER" => SEEDS[seed].get().unwrap(),
+            word if word.starts_with("EVAL") => answer.get().unwrap(),
+            _ => "+OK\r\n",
+        })
+    }
+    let (url, told) = serve(owner).await;
+    let address = url.trim_start_matches("redis://");
+    OWNER.set(slots(&url)).unwrap();
+    MOVED.set(format!("-MOVED {SLOT} {address}\r\n")).unwrap();
+    ASK.set(format!("-ASK {SLOT} {address}\r\n")).unwrap();
+    let minds: [Mind; 2] = [|words| stranger(words, 0, &MOVED), |words| stranger(words, 1, &ASK)];
+    for (number, mind) in minds.into_iter().enumerate() {
+        let (seed, _) = serve(mind).await;
+        SEEDS[number].set(slots(&seed)).unwrap();
+        let (store, _live) = redis(&format!("{{cluster: {{urls: ['redis://127.0.0.1:1', '{seed}']}}}}"));
+        until(&store, Status::Ready).await;
+        assert_eq!(ask(&store).await, Ok(vec![1, 2]));
+        let of = |word: &str, words: &[Vec<String>]| words.iter().filter(|said| said[0] == word).count();
+        let commands: Vec<_> = told.try_iter().collect();
+        assert_eq!([of("EVALSHA", &commands), of("EVAL", &commands)], [1, 1], "{commands:?}");
+        assert_eq!(of("ASKING", &commands), if number == 1 { 2 } else { 0 }, "{commands:?}");
+        // Who is not told that it is a cluster does not go where it is sent.
+        if number == 0 {
+            let (store, _live) = redis(&format!("{{redis: '{seed}'}}"));
+            until(&store, Status::Ready).await;
+            assert_eq!(ask(&store).await, Err(Lost { sent: true }));
+            until(&store, Status::Lost).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_node_may_have_run_before_it_hung_up_is_not_run_again() {
+    static SEED: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    fn hangs_up(words: &[String]) -> Option<&'static str> {
+        Some(match words[0].as_str() {
+            "CLUSTER" => SEED.get().unwrap(),
+            "EVALSHA" => "",
+            _ => "+OK\r\n",
+        })
+    }
+    let (seed, told) = serve(hangs_up).await;
+    SEED.set(slots(&seed)).unwrap();
+    let (store, _live) = redis(&format!("{{cluster: {{urls: ['{seed}']}}}}"));
     until(&store, Status::Ready).await;
     assert_eq!(ask(&store).await, Err(Lost { sent: true }));
-    until(&store, Status::Lost).await;
+    // The next connection is there, and nothing was asked by it.
+    until(&store, Status::Ready).await;
+    assert_eq!(told.try_iter().filter(|words| words[0].starts_with("EVAL")).count(), 1);
 }
 
 #[tokio::test]

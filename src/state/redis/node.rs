@@ -1,0 +1,55 @@
+//! A node of a cluster, as the crate `redis` is to use it: what may have been run is not run again.
+//!
+//! The crate sends a command once more when a connection has failed, and cannot know whether the node had run it. A script that charges
+//! tokens would charge them twice, so such a failure is shown to the crate as one that nothing helps against. The whole
+//! connection is given up then. `MOVED`, `ASK` and what else a node says instead of running a command stay the crate's.
+
+use ::redis::aio::{ConnectionLike, MultiplexedConnection};
+use ::redis::cluster_async::Connect;
+use ::redis::{
+    AsyncConnectionConfig, Cmd, ErrorKind, IntoConnectionInfo, Pipeline, RedisError, RedisFuture, Value,
+};
+
+/// The connection to a node.
+#[derive(Clone)]
+pub(super) struct Node(MultiplexedConnection);
+
+impl ConnectionLike for Node {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        Box::pin(async move { self.0.req_packed_command(command).await.map_err(once) })
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        Box::pin(async move { self.0.req_packed_commands(pipeline, offset, count).await.map_err(once) })
+    }
+
+    fn get_db(&self) -> i64 {
+        self.0.get_db()
+    }
+}
+
+impl Connect for Node {
+    fn connect_with_config<'a, T>(info: T, config: AsyncConnectionConfig) -> RedisFuture<'a, Self>
+    where
+        T: IntoConnectionInfo + Send + 'a,
+    {
+        Box::pin(async move {
+            let info = info.into_connection_info()?;
+            // Not every user may name the library.
+            let who = info.redis_settings().clone().set_skip_set_lib_name();
+            MultiplexedConnection::connect_with_config(info.set_redis_settings(who), config).await.map(Self)
+        })
+    }
+}
+
+fn once(error: RedisError) -> RedisError {
+    match error.kind() {
+        ErrorKind::Server(_) | ErrorKind::Extension => error,
+        _ => (ErrorKind::Client, "the connection has failed").into(),
+    }
+}
