@@ -102,15 +102,14 @@ impl Identity {
         self.scopes.iter().any(|own| **own == *scope)
     }
 
-    /// A claim by its name; one of the whole name first (`https://example.com/tenant` has dots of its own), then a dot leads into a
-    /// nested claim.
+    /// A claim by its name, in which a dot leads into a nested claim; where there is none, one of the whole name
+    /// (`https://example.com/tenant` has dots of its own).
     pub fn claim(&self, name: &str) -> Option<&Value> {
-        if let Some(value) = self.claims.get(name) {
-            return Some(value);
-        }
         let mut steps = name.split('.');
-        let first = self.claims.get(steps.next()?)?;
-        steps.try_fold(first, |value, step| value.as_object()?.get(step))
+        let first = self.claims.get(steps.next()?);
+        let nested =
+            first.and_then(|first| steps.try_fold(first, |value, step| value.as_object()?.get(step)));
+        nested.or_else(|| self.claims.get(name))
     }
 
     /// Whether nothing was proved.

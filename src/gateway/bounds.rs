@@ -1,7 +1,10 @@
 //! Bounds that stand beside each other: one that another makes void was meant otherwise.
 
-use super::document::{Limits, Server, Timeouts};
+use super::document::{Document, Limits, Server, Timeouts};
 use crate::config::{Build, Spanned};
+
+/// `max_bytes` of a token, where nothing is written.
+const TOKEN_BYTES: u64 = 8 << 10;
 
 /// Warns about bounds of `server` that another is met before. Defaults are no opinion of anybody's: who makes the other bound
 /// smaller need not write them anew.
@@ -44,6 +47,25 @@ pub(super) fn check(server: &Spanned<Server>, build: &mut Build) {
             format!("`{name}` ({value}) is above `{other}` ({bound}), which is met first"),
             format!("make it less than `{other}`, or leave it out"),
         );
+    }
+}
+
+/// Warns about policies whose tokens may be longer than the field that they come in.
+pub(super) fn check_tokens(document: &Document, build: &mut Build) {
+    let field = document.server.limits.field_bytes;
+    for (name, auth) in &document.policies.auth {
+        let Some(jwt) = &auth.jwt else { continue };
+        if above(jwt.max_bytes.0, TOKEN_BYTES, field.0) {
+            build.errors.warn(
+                &jwt.site,
+                format!("policies.auth.{name}.jwt.max_bytes"),
+                format!(
+                    "`max_bytes` ({}) is above `server.limits.field_bytes` ({field}), which is met first",
+                    jwt.max_bytes
+                ),
+                "make `field_bytes` 1 KiB more than `max_bytes`, or leave `max_bytes` out",
+            );
+        }
     }
 }
 
@@ -107,6 +129,27 @@ mod tests {
             let said: Vec<_> =
                 build.errors.warnings().iter().map(|w| format!("{}: {}", w.path, w.cause)).collect();
             assert_eq!(said, Vec::from_iter(warned), "{server}");
+        }
+    }
+
+    #[test]
+    fn a_token_that_is_longer_than_its_field_is_warned_about() {
+        for (field, token, warned) in [
+            ("8KiB", "8KiB", false),
+            ("8KiB", "9KiB", true),
+            ("16KiB", "16KiB", false),
+            ("4KiB", "8KiB", false),
+        ] {
+            let text = format!(
+                "server: {{limits: {{field_bytes: {field}}}}}\npolicies: {{auth: {{staff: {{jwt: {{issuer: 'https://a.example', \
+                 audiences: [a], max_bytes: {token}}}}}}}}}\n{PLAIN}"
+            );
+            let mut build = Build::default();
+            let document = load_text("test.yaml", &text, &|_| None, &mut build).unwrap();
+            super::check_tokens(&document, &mut build);
+            let said: Vec<_> = build.errors.warnings().iter().map(|warning| &*warning.path).collect();
+            let expected: &[&str] = if warned { &["policies.auth.staff.jwt.max_bytes"] } else { &[] };
+            assert_eq!(said, expected, "{field} {token}");
         }
     }
 }

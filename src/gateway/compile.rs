@@ -55,6 +55,7 @@ pub(super) fn compile(
     let plans = plans::compile(document, shelf.fleet.as_ref(), live, build);
     plans::keys_have_theirs(document, &plans, live, build);
     super::authentication::certificates_are_asked_for(document, build);
+    bounds::check_tokens(document, build);
     let edge_access = edge(&document.edge, document, &shelf, build);
     let edge_limits = limits::of_edge(document, &shelf, build);
     let replies = Replies::compile(&document.server.problem_types, &document.replies, build);

@@ -189,6 +189,7 @@ fn a_challenge_names_every_scheme_once_and_where_its_tokens_come_from() {
     let told = told.json();
     assert_eq!(told["resource"], "http://api.example.com/any/1");
     assert_eq!(told["authorization_servers"], json!(["https://id.example.com", "https://shop.example.com"]));
+    assert_eq!(told["bearer_methods_supported"], json!(["header"]));
     let scoped = ask(&gateway, "GET /.well-known/oauth-protected-resource/scoped/1", &[]).json();
     assert_eq!(scoped["scopes_supported"], json!(["orders:read", "orders:write"]));
     let host = ask(&gateway, "GET /.well-known/oauth-protected-resource", &[]).json();

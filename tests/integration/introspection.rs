@@ -196,6 +196,24 @@ fn while_the_server_is_down_what_it_said_holds_and_nothing_else_passes() {
 }
 
 #[test]
+fn a_token_that_the_server_will_not_judge_shuts_out_nobody_else() {
+    let server = Server::start(&active());
+    let gateway = server.gateway("");
+    for (at, status) in [400, 404, 413, 429].into_iter().cycle().take(12).enumerate() {
+        server.say(status, "");
+        bearing(gateway.address(), "/", &format!("odd-{at}")).expect(503);
+    }
+    server.say(200, active());
+    bearing(gateway.address(), "/", "good").expect(200);
+    // Who does not know the gateway itself answers nobody.
+    for number in 0..5 {
+        server.say(401, "");
+        bearing(gateway.address(), "/", &format!("unknown-{number}")).expect(503);
+    }
+    gateway.await_line("the circuit breaker is open");
+}
+
+#[test]
 fn a_server_that_says_nothing_is_waited_for_a_bounded_time() {
     let server = Server::start(&active());
     server.answer.lock().unwrap().2 = Duration::from_secs(4);

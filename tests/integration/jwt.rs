@@ -204,7 +204,11 @@ fn what_an_attacker_makes_of_a_token_is_401_and_fetches_nothing() {
         ("jwk-kid", with(&attacker, header(json!({"jwk": attacker.jwk()}))), "signature"),
         ("jku", with(&attacker, header(jku.clone())), "signature"),
         ("jku-kid", with(&attacker, json!({"alg": "ES256", "kid": "new", "jku": jku["jku"]})), "unknown_key"),
-        ("x5u", with(&attacker, header(x5u)), "signature"),
+        ("x5u", with(&attacker, header(x5u.clone())), "signature"),
+        // Well signed, and for verifiers that follow it.
+        ("jku-signed", with(&ec, header(jku)), "token_header"),
+        ("x5u-signed", with(&ec, header(x5u)), "token_header"),
+        ("jwk-signed", with(&ec, header(json!({"jwk": ec.public()}))), "token_header"),
         ("x5c", with(&attacker, header(json!({"x5c": [part(rsa.der())]}))), "signature"),
         ("crit", with(&ec, header(json!({"crit": ["exp"], "exp": 1}))), "token_header"),
         ("b64", with(&ec, header(json!({"crit": ["b64"], "b64": false}))), "token_header"),

@@ -104,11 +104,12 @@ impl Passage {
         }
         let servers: BTreeSet<_> = told.iter().flat_map(|tokens| tokens.issuers.iter().copied()).collect();
         let scopes: BTreeSet<_> = told.iter().flat_map(|tokens| tokens.scopes.iter().map(|s| &**s)).collect();
+        let methods: BTreeSet<_> = told.iter().flat_map(|tokens| tokens.methods.iter().copied()).collect();
         let scheme = if client.https { "https" } else { "http" };
         let mut body = json!({
             "resource": format!("{scheme}://{}{path}", target.authority()),
             "authorization_servers": servers,
-            "bearer_methods_supported": ["header"],
+            "bearer_methods_supported": methods,
         });
         if let Some(body) = body.as_object_mut() {
             if !scopes.is_empty() {
@@ -118,6 +119,8 @@ impl Passage {
                 let algorithms = proof_algorithms();
                 let algorithms: Vec<_> = algorithms.split(' ').collect();
                 body.insert("dpop_signing_alg_values_supported".to_owned(), json!(algorithms));
+                let required = told.iter().all(|tokens| tokens.proofs_required);
+                body.insert("dpop_bound_access_tokens_required".to_owned(), json!(required));
             }
         }
         self.effects.note(|| step("resource_metadata", "answer", format!("for {path}")));

@@ -80,7 +80,7 @@ pub struct Rules {
     /// Groups, of which one is needed.
     #[schemars(length(min = 1))]
     pub groups: Vec<Spanned<String>>,
-    /// Conditions on claims; a dot leads into a nested claim: `tenant: {equals: acme}`.
+    /// Conditions on claims; a dot leads into a nested claim, or else is one of the name: `tenant: {equals: acme}`.
     #[schemars(extend("minProperties" = 1))]
     pub claims: BTreeMap<String, Spanned<ClaimCondition>>,
     /// CIDRs or addresses, of which one must hold the client's.
@@ -89,8 +89,9 @@ pub struct Rules {
     /// Times of which one must be now: `Mon-Fri 08:00-18:00 UTC`.
     #[schemars(length(min = 1))]
     pub times: Vec<Spanned<String>>,
-    /// An expression in CEL that must be true, such as `jwt.claims.tenant == route.tenant && method in ["GET"]`. It goes through a list once;
-    /// where it would make too much of each element (a list of thousands looked for in another one), it is not true.
+    /// An expression in CEL that must be true, such as `jwt.claims.tenant == route.tenant && method in ["GET"]`. `route.NAME` is a
+    /// parameter of the path with its escapes decoded: `a b` for `a%20b`. It goes through a list once; where it would make too much of each
+    /// element (a list of thousands looked for in another one), it is not true.
     pub when: Option<Spanned<String>>,
 }
 

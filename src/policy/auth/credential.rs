@@ -37,6 +37,15 @@ pub enum Presented<'a> {
 }
 
 impl Place {
+    /// How RFC 6750 §2 calls this way of sending a token; none for ways that it does not know.
+    pub(super) fn bearer_method(&self) -> Option<&'static str> {
+        match self {
+            Self::Bearer => Some("header"),
+            Self::Query(_) => Some("query"),
+            Self::Basic | Self::Header(_) | Self::Cookie(_) => None,
+        }
+    }
+
     /// From what was written. None when `build.errors` says why; `path` is the key's.
     pub fn compile(
         written: &From,

@@ -265,6 +265,11 @@ impl Auth {
         }
     }
 
+    /// Whether it takes no tokens that are not bound to a proof.
+    fn needs_proofs(&self) -> bool {
+        matches!(&self.way, Way::Jwt(jwt) if jwt.needs_proofs())
+    }
+
     /// Whether its identities can have scopes.
     fn gives_scopes(&self) -> bool {
         match &self.way {

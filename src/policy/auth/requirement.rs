@@ -57,6 +57,10 @@ pub struct Tokens<'a> {
     pub scopes: &'a [Box<str>],
     /// Whether tokens bound to a proof (RFC 9449) are taken.
     pub proofs: bool,
+    /// Whether no others are.
+    pub proofs_required: bool,
+    /// How one may be sent: `header`, `query` (RFC 6750 §2).
+    pub methods: Vec<&'static str>,
 }
 
 /// Who a request is from, where it may pass.
@@ -387,8 +391,18 @@ impl Requirement {
     /// What a client needs to know to get a token for this route; none where it takes none.
     pub fn tokens(&self) -> Option<Tokens<'_>> {
         let issuers: Vec<_> = self.policies().filter_map(|policy| policy.token_issuer()).collect();
-        let proofs = self.policies().any(|policy| policy.takes_proofs());
-        (!issuers.is_empty()).then(|| Tokens { issuers, scopes: self.conditions.scope_list(), proofs })
+        let of_tokens = || self.policies().filter(|policy| policy.token_issuer().is_some());
+        let places = of_tokens().filter_map(|policy| policy.place());
+        let mut methods: Vec<_> = places.filter_map(Place::bearer_method).collect();
+        methods.sort_unstable();
+        methods.dedup();
+        (!issuers.is_empty()).then(|| Tokens {
+            issuers,
+            scopes: self.conditions.scope_list(),
+            proofs: of_tokens().any(|policy| policy.takes_proofs()),
+            proofs_required: of_tokens().all(|policy| policy.needs_proofs()),
+            methods,
+        })
     }
 
     /// Takes credentials out of what the upstream sees: those that are for the gateway alone. So go fields that only an external service

@@ -65,7 +65,11 @@ pub(crate) fn asked<T>(
         labels: [("api".into(), "orders".into())].into(),
         site: Site::new("portcullis.yaml", 7, 3),
     };
-    let parameters = [(Arc::from("tenant"), "acme".into())];
+    let parameters = [
+        (Arc::from("tenant"), "acme".into()),
+        (Arc::from("place"), "a%20b%2F%C3%BC%2525".into()),
+        (Arc::from("odd"), "%FF".into()),
+    ];
     then(&Asked {
         request: &request,
         route: &route,

@@ -171,7 +171,13 @@ impl Part {
                     "host" => Some(Self::Host),
                     other => {
                         let cause = format!("`{other}` is nothing that requests are counted by");
-                        let cure = format!("write one of {}", super::config::WORDS.join(", "));
+                        let cure = match other {
+                            "auth_failures" => {
+                                "what authentication refuses is counted by `key: client` with `count: {status: [401, 403]}`"
+                                    .to_owned()
+                            }
+                            _ => format!("write one of {}", super::config::WORDS.join(", ")),
+                        };
                         build.errors.push(&at.site, &*at.path, cause, cure);
                         None
                     }

@@ -12,6 +12,7 @@ use std::time::UNIX_EPOCH;
 use cel::common::ast::{EntryExpr, Expr, LiteralValue};
 use cel::objects::{Key, Map};
 use cel::{Context, Env, IdedExpr, Program, Value};
+use percent_encoding::percent_decode_str;
 
 use super::super::Asked;
 use super::work::{self, Amount, Each};
@@ -165,6 +166,16 @@ fn parse(text: &str) -> Result<Expression, Fault> {
             }
         }
     }
+    // What speaks of nothing is the same for every request.
+    if uses.is_empty() {
+        let value = program.execute(&Context::with_env(Arc::clone(&LANGUAGE)));
+        if value.is_ok_and(|value| !matches!(value, Value::Bool(_))) {
+            return fault(
+                format!("`{text}` is neither true nor false, whatever is asked"),
+                "write a condition such as `method == \"GET\"`",
+            );
+        }
+    }
     let each = work::each(program.expression());
     Ok(Expression { text: text.into(), program, uses, each })
 }
@@ -298,7 +309,9 @@ fn variable(name: &str, identity: &Identity, asked: &Asked<'_>) -> Value {
             let joined: Vec<_> = values.map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
             (name.as_str(), text(&joined.join(", ")))
         })),
-        "route" => map(asked.parameters.iter().map(|(name, value)| (&**name, text(value)))),
+        "route" => map(asked.parameters.iter().filter_map(|(name, value)| {
+            Some((&**name, text(&percent_decode_str(value).decode_utf8().ok()?)))
+        })),
         "labels" => map(asked.route.labels.iter().map(|(name, value)| (&**name, text(value)))),
         "jwt" => map([("claims", claims(identity))]),
         "identity" => map([

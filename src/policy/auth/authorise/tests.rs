@@ -41,6 +41,7 @@ fn every_condition_must_hold() {
     let alice = identity(json!({
         "tenant": "acme", "level": 3, "admin": true, "roles": ["reader", "writer"],
         "realm_access": {"roles": ["ops"]}, "https://example.com/tenant": "dotted", "nothing": null,
+        "a": {"b": "nested"}, "a.b": "flat", "c.d": "flat", "c": {"x": 1},
     }));
     for (yaml, refused) in [
         ("{}", None),
@@ -63,6 +64,10 @@ fn every_condition_must_hold() {
         ("claims: {realm_access.roles: {contains: ops}}", None),
         ("claims: {realm_access.roles.x: {contains: ops}}", Some("claim")),
         ("claims: {'https://example.com/tenant': {equals: dotted}}", None),
+        // A dot leads into a nested claim; a name with a dot of its own comes after.
+        ("claims: {a.b: {equals: nested}}", None),
+        ("claims: {a.b: {equals: flat}}", Some("claim")),
+        ("claims: {c.d: {equals: flat}}", None),
         ("claims: {tenant: {any_of: [other, acme]}}", None),
         ("claims: {tenant: {any_of: [other]}}", Some("claim")),
         ("claims: {tenant: {matches: 'ac.e'}}", None),
@@ -78,6 +83,10 @@ fn every_condition_must_hold() {
         ("times: [00:00-24:00]", None),
         ("times: ['Mon-Fri 08:00-18:00']", Some("time")),
         ("when: jwt.claims.tenant == route.tenant && method in [\"GET\"]", None),
+        // A parameter of the path is what its escapes stand for, once.
+        ("when: route.place == \"a b/ü%25\"", None),
+        ("when: route.place == \"a%20b%2F%C3%BC%2525\"", Some("expression")),
+        ("when: route.odd == \"%FF\"", Some("expression")),
         ("when: method == \"POST\"", Some("expression")),
         ("when: '\"ops\" in jwt.claims.realm_access.roles'", None),
         ("when: 'identity.scopes.exists(s, s.startsWith(\"orders:\"))'", None),
@@ -124,6 +133,8 @@ fn what_cannot_be_a_condition_is_an_error_at_load() {
         ("when: method", "never true"),
         ("when: '[true]'", "never true"),
         ("when: '\"true\"'", "never true"),
+        ("when: 1 + 1", "neither true nor false"),
+        ("when: '\"a\" + \"b\"'", "neither true nor false"),
         ("groups: ['']", "empty"),
         ("when: '[1, 2].all(a, [1, 2].all(b, a == b))'", "within each other"),
     ] {

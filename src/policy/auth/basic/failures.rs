@@ -65,11 +65,7 @@ impl Failures {
 
     fn begin_at(&self, client: IpAddr, user: &str, now: u64) -> Result<Charged, Duration> {
         let cell = |hash: u64| usize::try_from(hash).unwrap_or(0) % CELLS;
-        // One who has an IPv6 address mostly has 2^64 of them.
-        let client = match client.to_canonical() {
-            IpAddr::V4(address) => self.hash.hash_one(address),
-            IpAddr::V6(address) => self.hash.hash_one(address.to_bits() >> 64),
-        };
+        let client = self.hash.hash_one(client_bits(client));
         let charged = Charged { client: cell(client), user: cell(self.hash.hash_one(user)) };
         self.clients.charge(charged.client, now)?;
         self.users.charge(charged.user, now).inspect_err(|_| self.clients.give_back(charged.client))?;
@@ -78,6 +74,14 @@ impl Failures {
 
     fn now(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// What of an address tells clients apart: who has an IPv6 address mostly has 2^64 of them.
+pub(super) fn client_bits(client: IpAddr) -> u128 {
+    match client.to_canonical() {
+        IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(address) => address.to_bits() >> 64 << 64,
     }
 }
 

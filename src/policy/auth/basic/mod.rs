@@ -1,13 +1,15 @@
 //! HTTP Basic (RFC 7617) for small sites: users of a file, whose hashes are computed on threads of their own.
 //!
-//! The order is the point. What was right lately is remembered and passes at once. Then the failure limit, which costs nothing to
-//! ask. Only then a password is hashed, one at a time for equal credentials, with a bound on how many wait.
+//! The order is the point. What was right lately from the same client is remembered and passes at once: nobody else learns by it
+//! whether a guess is right. Then the failure limit, which costs nothing to ask. Only then a password is hashed, one at a time for
+//! equal credentials of a client, with a bound on how many wait.
 
 mod failures;
 mod pool;
 mod users;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,8 +49,8 @@ pub struct Config {
     /// How often a client, by its address, may be wrong. Beyond, its requests are answered 429 before any hash is computed.
     #[serde(default = "per_client")]
     pub failures_per_client: Spanned<Rate>,
-    /// How often anybody may be wrong about one user. Beyond, that user's requests are answered 429 too, except from who has proved
-    /// himself in the last minutes.
+    /// How often anybody may be wrong about one user. Beyond, that user's requests are answered 429 too, except from a client that
+    /// has given the right password in the last five minutes.
     #[serde(default = "per_user")]
     pub failures_per_user: Spanned<Rate>,
 }
@@ -73,7 +75,7 @@ pub(super) struct Basic {
 /// Users, and whose password was right lately.
 struct Known {
     users: Arc<Users>,
-    /// By a keyed hash of name and password: the memory of the process tells neither.
+    /// By a keyed hash of client, name and password: the memory of the process tells none of them.
     right: quick_cache::sync::Cache<[u8; 32], Right>,
     key: hmac::Key,
 }
@@ -139,7 +141,7 @@ impl Basic {
             Ok(credentials) => credentials,
             Err(why) => return malformed(why),
         };
-        let tag = self.tag(&credentials);
+        let tag = self.tag(asked.request.client_ip(), &credentials);
         if let Some(right) = self.known.right.get(&tag) {
             if Instant::now() < right.until {
                 return Judgement::Known(right.identity, None);
@@ -182,9 +184,10 @@ impl Basic {
         Ok(Right { identity, until: Instant::now() + REMEMBERED })
     }
 
-    /// Names credentials without telling them.
-    fn tag(&self, credentials: &Credentials) -> [u8; 32] {
+    /// Names credentials, and whose client they come from, without telling them.
+    fn tag(&self, client: IpAddr, credentials: &Credentials) -> [u8; 32] {
         let mut context = hmac::Context::with_key(&self.known.key);
+        context.update(&failures::client_bits(client).to_be_bytes());
         // The length keeps `a` + `bc` apart from `ab` + `c`.
         context.update(&(credentials.name.len() as u64).to_be_bytes());
         context.update(credentials.name.as_bytes());

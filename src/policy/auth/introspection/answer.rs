@@ -34,7 +34,7 @@ pub(super) enum Verdict {
         identity: Arc<Identity>,
         /// Whom it is bound to: to be checked for each request.
         confirmation: Arc<Confirmation>,
-        /// Until when, with the leeway, in seconds since 1970.
+        /// Until when that may be remembered: its `exp`, in seconds since 1970.
         until: f64,
     },
     /// It is not.
@@ -77,8 +77,8 @@ impl Rules {
             }
         }
         let leeway = LEEWAY.as_secs_f64();
-        let until = time(&claims, "exp")?.map_or(f64::INFINITY, |expires| expires + leeway);
-        if now >= until {
+        let until = time(&claims, "exp")?.unwrap_or(f64::INFINITY);
+        if now >= until + leeway {
             return Err(expired());
         }
         if time(&claims, "nbf")?.is_some_and(|begins| begins > now + leeway) {
@@ -135,7 +135,7 @@ mod tests {
         let whole = r#"{"active": true, "iss": "https://a.example", "aud": ["other", "carts"], "exp": 1795550460, "nbf": 1795550420,
             "sub": "ann", "username": "Ann", "client_id": "shop", "scope": "a:read  b", "groups": ["g"], "tenant": "acme"}"#;
         let Ok(Verdict::Known { identity, until, confirmation }) = read(&rules(), whole) else { panic!() };
-        assert_eq!(until, 1_795_550_490.0);
+        assert_eq!(until, 1_795_550_460.0);
         assert_eq!((&*identity.id, identity.caller.as_deref()), ("ann", Some("shop")));
         assert_eq!(identity.method, Method::Introspection);
         assert_eq!(identity.issuer.as_deref(), Some("https://a.example"));

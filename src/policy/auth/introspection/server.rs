@@ -22,7 +22,7 @@ use tokio::sync::{Semaphore, watch};
 use zeroize::Zeroizing;
 
 use super::answer::{Rules, Verdict};
-use crate::egress::{Egress, Request};
+use crate::egress::{Egress, Fetched, Request};
 use crate::policy::auth::Figure;
 use crate::policy::auth::breaker::{Breaker, Turn};
 use crate::policy::auth::jwt::claims::seconds;
@@ -258,7 +258,12 @@ impl Question {
         self.turn.begin();
         let asked = tokio::time::timeout(server.timeout, self.send());
         let answer = asked.await.unwrap_or_else(|_| Err(format!("no answer within {:?}", server.timeout)));
-        let read = answer.and_then(|body| {
+        let read = answer.and_then(|answer| {
+            // A server that will not answer about one token still answers about others: who sends such tokens shuts out nobody.
+            if declines(answer.status) {
+                self.turn.answered();
+            }
+            let body = body_of(answer)?;
             let verdict = server.rules.read(&body, seconds(SystemTime::now()));
             verdict.map(|verdict| (verdict, body.len())).map_err(|cause| format!("the answer: {cause}"))
         });
@@ -281,7 +286,7 @@ impl Question {
         }
     }
 
-    async fn send(&self) -> Result<Bytes, String> {
+    async fn send(&self) -> Result<Fetched, String> {
         let server = &self.server;
         let (_, egress) = server.asking.as_ref().ok_or("no server is asked here")?;
         let egress = egress.as_ref().as_ref().map_err(|cause| format!("TLS cannot be set up: {cause}"))?;
@@ -295,15 +300,24 @@ impl Question {
             .with_header(ACCEPT, HeaderValue::from_static("application/json"))
             .within(server.timeout)
             .at_most(ANSWER_BYTES_MAX);
-        let answer = egress.send(request).await.map_err(|failure| failure.to_string())?;
-        match answer.status {
-            StatusCode::OK => Ok(answer.body),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(format!(
-                "status {}: the server does not take `client_id` and `client_secret`",
-                answer.status.as_u16()
-            )),
-            other => Err(format!("status {} instead of 200", other.as_u16())),
-        }
+        egress.send(request).await.map_err(|failure| failure.to_string())
+    }
+}
+
+/// Whether a status is that of a server that can be asked about other tokens, though it does not answer about this one: one in distress
+/// answers 5xx, one that does not know us 401 or 403.
+fn declines(status: StatusCode) -> bool {
+    status.is_client_error() && !matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+}
+
+fn body_of(answer: Fetched) -> Result<Bytes, String> {
+    match answer.status {
+        StatusCode::OK => Ok(answer.body),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(format!(
+            "status {}: the server does not take `client_id` and `client_secret`",
+            answer.status.as_u16()
+        )),
+        other => Err(format!("status {} instead of 200", other.as_u16())),
     }
 }
 
@@ -371,10 +385,14 @@ mod tests {
         assert!(matches!(server.verdict("good").await, Ok(Verdict::Known { .. })));
         let until = |text: &str| server.cache.get(text).map(|entry| entry.until - Instant::now());
         assert!(until("good").unwrap() > Duration::from_secs(29));
-        // It has been expired for 28 of the 30 seconds that clocks may differ by.
-        let ending = server.rules.read(body(now - 28.0).as_bytes(), now).unwrap();
+        let ending = server.rules.read(body(now + 2.0).as_bytes(), now).unwrap();
         server.remember(&token("ending"), &ending, 100);
         assert!(until("ending").unwrap() < Duration::from_secs(3));
+        // Clocks may differ, so that it is still good when the server says so; from here on it is asked each time.
+        let ended = server.rules.read(body(now - 28.0).as_bytes(), now).unwrap();
+        assert!(matches!(ended, Verdict::Known { .. }));
+        server.remember(&token("ended"), &ended, 100);
+        assert!(until("ended").is_none());
         server.remember(&token("bad"), &server.rules.read(b"{\"active\": false}", now).unwrap(), 20);
         assert!(until("bad").unwrap() <= BAD_FOR);
     }

@@ -203,6 +203,12 @@ impl Jwt {
     async fn verify(&self, text: &str, asked: &Asked<'_>) -> Result<Arc<Known>, Denial> {
         let token = Token::parse_with(text, &self.algorithms, self.bytes_max, &self.familiar)?;
         let (key, generation) = self.signer(&token).await?;
+        if let Some(name) = token.brings_a_key() {
+            let why = format!(
+                "the token's header has `{name}`: keys are the issuer's, whatever a token says of them"
+            );
+            return Err(Denial::invalid("token_header", why));
+        }
         let accepted = self.rules.check(token.kind(), token.claims()?, asked.now)?;
         self.familiar.keep(&token);
         let known = Arc::new(Known::new(accepted, key, generation));

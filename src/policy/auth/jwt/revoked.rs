@@ -104,9 +104,12 @@ impl Lists {
             own.either = lines.filter(|line| !line.is_empty()).map(Into::into).collect();
             // Another form would be taken for ids that nobody has, and revoke nothing.
             let is_odd = |c: char| {
-                c.is_whitespace() || c.is_control() || matches!(c, '"' | '\'' | ',' | '[' | ']' | '{' | '}')
+                c.is_whitespace()
+                    || c.is_control()
+                    || matches!(c, '"' | '\'' | ',' | '[' | ']' | '{' | '}' | '<' | '>')
             };
-            return match own.either.iter().any(|line| line.contains(is_odd)) {
+            let is_other = |line: &str| line.contains(is_odd) || matches!(line, "null" | "true" | "false");
+            return match own.either.iter().any(|line| is_other(line)) {
                 true => Err(
                     "a line is one id or subject; with spaces, commas or quotes it is written in JSON, `{\"jti\": […], \"sub\": […]}`",
                 ),
@@ -158,7 +161,11 @@ impl Feed {
         feed
     }
 
+    /// What was fetched. An empty answer is more often a fault of who gives it than a list of nobody.
     fn take(&self, document: &[u8]) -> Result<usize, String> {
+        if document.trim_ascii().is_empty() {
+            return Err("it is empty; a list of nobody is `{\"jti\": []}`".to_owned());
+        }
         let lists = Lists::parse(document).map_err(str::to_owned)?;
         let length = lists.len();
         self.lists.store(Some(Arc::new(lists)));
@@ -245,7 +252,18 @@ mod tests {
 
     #[test]
     fn another_form_is_no_list_of_ids_that_nobody_has() {
-        for text in ["[\"J1\"]", "[ \"J1\", \"J2\" ]", "\"J1\"", "J1,J2", "jti J1", "good\n- J1", "'J1'"] {
+        for text in [
+            "[\"J1\"]",
+            "[ \"J1\", \"J2\" ]",
+            "\"J1\"",
+            "J1,J2",
+            "jti J1",
+            "good\n- J1",
+            "'J1'",
+            "null",
+            "a\nnull\n",
+            "<html>oops</html>",
+        ] {
             assert!(Lists::parse(text.as_bytes()).is_err(), "{text}");
         }
         for text in ["auth0|5f7c8ec7c33c6c004bbafe82", "a@b.example", "urn:x:y/z=1+2~"] {
@@ -276,7 +294,9 @@ mod tests {
         assert_eq!(reason("a"), "revocations_unavailable");
         assert_eq!(feed.take(b"a"), Ok(1));
         assert_eq!((reason("a"), reason("b")), ("revoked", "good"));
-        assert!(feed.take(b"{").is_err());
+        for bad in ["{", "", " \r\n", "null", "<html>oops</html>"] {
+            assert!(feed.take(bad.as_bytes()).is_err(), "{bad:?}");
+        }
         assert_eq!((reason("a"), reason("b")), ("revoked", "good"));
         assert_eq!(feed.take(b"b"), Ok(1));
         assert_eq!((reason("a"), reason("b")), ("good", "revoked"));

@@ -157,6 +157,12 @@ impl<'a> Token<'a> {
         self.header.members.get("jwk").and_then(Value::as_object)
     }
 
+    /// A member that brings a key, or says where there is one (RFC 7515 §4.1.2, §4.1.3, §4.1.5). It is followed nowhere; an access token
+    /// that has one, though well signed, is made for verifiers that do (RFC 8725 §3.10).
+    pub(super) fn brings_a_key(&self) -> Option<&'static str> {
+        ["jku", "jwk", "x5u"].into_iter().find(|name| self.header.members.contains_key(*name))
+    }
+
     /// The payload.
     pub(super) fn into_payload(self) -> Vec<u8> {
         self.payload
