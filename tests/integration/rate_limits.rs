@@ -482,6 +482,55 @@ routes:
 }
 
 #[test]
+fn a_reload_that_changes_memory_or_brings_concurrent_keeps_tokens_and_slots() {
+    let (origin, go) = Origin::waiting();
+    let with = |limit: &str| {
+        format!(
+            "upstreams: {{o: {{servers: ['{}']}}}}
+policies: {{rate_limits: {{few: {{key: client, {limit}}}}}}}
+routes:
+  - {{name: slow, match: {{path: /slow}}, rate_limits: [few], upstream: o}}
+  - {{name: all, rate_limits: [few], respond: {{}}}}
+",
+            origin.address()
+        )
+    };
+    let gateway = Running::with(&with("limit: 20/1h"));
+    let left = || {
+        let passed = ask(&gateway, "/", "");
+        passed.expect(200);
+        let told = passed.all("ratelimit");
+        told.split_once("\"few\";r=").unwrap().1.split(';').next().unwrap().parse::<u32>().unwrap()
+    };
+    assert_eq!(left(), 19);
+    for (limit, expected) in [
+        ("limit: 20/1h, memory: 1MiB", 18),
+        ("limit: 20/1h, memory: 64KiB, concurrent: 1", 17),
+        ("limit: 20/1h, memory: 16MiB, concurrent: 1", 16),
+        ("limit: 20/1h", 15),
+        ("limit: 20/1h, concurrent: 1", 14),
+    ] {
+        gateway.reload(&with(limit));
+        assert_eq!(left(), expected, "{limit}");
+    }
+    let under_way =
+        || gateway.metrics().of("portcullis_rate_limit_under_way", &[("policy", "rate_limits.few")]);
+    let mut slow = Connection::open(gateway.address());
+    slow.write(request("/slow", ""));
+    eventually("a slot to be taken", || (under_way() > 0.0).then_some(()));
+    for limit in ["concurrent: 1", "limit: 20/1h, concurrent: 1, memory: 1MiB", "limit: 20/1h, concurrent: 1"]
+    {
+        gateway.reload(&with(limit));
+        ask(&gateway, "/", "").expect(503);
+        assert!((under_way() - 1.0).abs() < 1e-9, "{limit}");
+    }
+    go.send(()).unwrap();
+    slow.response().expect(200);
+    assert_eq!(left(), 12, "what was refused for a slot has spent nothing");
+    assert!(under_way().abs() < 1e-9);
+}
+
+#[test]
 fn a_reload_keeps_what_was_spent_and_scales_what_has_changed() {
     let with = |limit: &str, more: &str| {
         format!("policies: {{rate_limits: {{few: {{key: client, limit: {limit}{more}}}}}}}\n{ROUTE}")
