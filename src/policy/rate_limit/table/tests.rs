@@ -180,3 +180,22 @@ fn threads_that_decide_while_the_memory_changes_get_no_burst_by_it() {
     assert!((1000..=1000 + THREADS * CHANGES).contains(&passed), "{passed}");
     assert!(!table.take(one, &gcra, 1, Nanos::now()).passed());
 }
+
+#[tokio::test]
+async fn the_back_office_lets_former_tables_go_each_time() {
+    let gcra = Gcra::new(1000, Duration::from_secs(1), 10);
+    let secret = HashKey::from_bytes(Zeroizing::new([7; 16]));
+    let table = Arc::new(Table::new("few", secret, Some(Handle::current())));
+    let one = key(&table, "one", 0);
+    for bytes in [SMALL, 2 * SMALL, SMALL] {
+        table.put_in_force(&[(0, gcra)].into(), bytes);
+        let has_former = || !table.current.load().former.is_empty();
+        let gone = async {
+            while has_former() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), gone).await.unwrap();
+        table.charge(one, &gcra, 10, Nanos::now());
+    }
+}
