@@ -3,6 +3,7 @@
 mod certificate;
 mod door;
 mod forward;
+mod head;
 mod identity;
 mod metadata;
 #[cfg(test)]

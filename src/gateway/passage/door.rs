@@ -3,21 +3,21 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::header::{CONTENT_LENGTH, HOST, LOCATION, ORIGIN, USER_AGENT};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::header::{CONTENT_LENGTH, LOCATION, ORIGIN, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
+use super::head::{default_host, header_limits, unmistakable, without_underscores};
 use super::{Passage, Stop, step};
 use crate::canonical::{self, Denial, Fault, Oddities, Oddity, Target};
 use crate::client::{self, Client, Trusted};
-use crate::framing;
-use crate::gateway::document::{RedirectToHttps, Underscores};
-use crate::gateway::{Gateway, Listener, Settings};
+use crate::gateway::document::RedirectToHttps;
+use crate::gateway::{Gateway, Listener};
 use crate::identity::Identity;
 use crate::policy::Step;
 use crate::policy::cors;
 use crate::policy::rate_limit::{Facts, Place};
 use crate::reply::{Kind, Preference, Refusal, Reply};
-use crate::request::{Arrival, Connection, Protocol, Request};
+use crate::request::{Arrival, Connection, Request};
 use crate::route::Found;
 
 impl Passage {
@@ -278,71 +278,6 @@ pub(super) fn facts<'a>(
         headers: request.headers,
         route,
         identity,
-    }
-}
-
-/// Counts and sizes of fields. The rim has judged them by the same numbers; here each is taken for the shortest line that says
-/// it, so that nothing is refused that the rim let pass.
-fn header_limits(headers: &HeaderMap, limits: &Settings) -> Result<(), Refusal> {
-    let mut bytes = 0;
-    for (name, value) in headers {
-        let field = name.as_str().len() + value.len() + 1;
-        bytes += field + 2;
-        if field > limits.field_bytes {
-            let message =
-                format!("a field has {field} bytes; `server.limits.field_bytes` is {}", limits.field_bytes);
-            return Err(Refusal::new(Kind::HeadersTooLarge, "field_bytes", message));
-        }
-    }
-    if headers.len() > limits.header_fields {
-        let message =
-            format!("{} fields; `server.limits.header_fields` is {}", headers.len(), limits.header_fields);
-        return Err(Refusal::new(Kind::HeadersTooLarge, "header_fields", message));
-    }
-    if bytes > limits.header_bytes {
-        let message =
-            format!("{bytes} bytes of fields; `server.limits.header_bytes` is {}", limits.header_bytes);
-        return Err(Refusal::new(Kind::HeadersTooLarge, "header_bytes", message));
-    }
-    Ok(())
-}
-
-/// The host that a listener has for a request of HTTP/1.0 that says none.
-fn default_host<'a>(arrival: &Arrival<'_>, listener: Option<&'a Arc<Listener>>) -> Option<&'a str> {
-    let silent = arrival.protocol == Protocol::Http10 && !arrival.headers.contains_key(HOST);
-    listener.filter(|_| silent)?.default_host.as_deref()
-}
-
-/// The fields without those whose name has a `_`, which are not there for routes and policies either; none where all may stay.
-///
-/// # Errors
-/// The operator has them refused.
-fn without_underscores(headers: &HeaderMap, choice: Underscores) -> Result<Option<HeaderMap>, Refusal> {
-    let has = |name: &HeaderName| memchr::memchr(b'_', name.as_str().as_bytes()).is_some();
-    let Some(odd) = headers.keys().find(|name| has(name)) else { return Ok(None) };
-    if choice == Underscores::Refuse {
-        let message = format!("the field `{odd}` has a `_` in its name");
-        return Err(Refusal::new(Kind::AmbiguousRequest, "underscore", message));
-    }
-    let kept = headers.iter().filter(|(name, _)| !has(name));
-    Ok(Some(kept.map(|(name, value)| (name.clone(), value.clone())).collect()))
-}
-
-/// What the rim refuses of a raw head of HTTP/1 and h2 lets pass; said here too, so that HTTP/2 and `explain` hear the same.
-fn unmistakable(arrival: &Arrival<'_>) -> Result<(), Refusal> {
-    let refuse = |reason, message| Err(Refusal::new(Kind::AmbiguousRequest, reason, message));
-    if arrival.method.as_str().len() > framing::METHOD_BYTES {
-        return refuse("method_bytes", "the method is longer than any that is known");
-    }
-    let Err(framing::Denial { cause, reason, message }) =
-        framing::judge_fields(arrival.headers, arrival.protocol)
-    else {
-        return Ok(());
-    };
-    match cause {
-        framing::Cause::UnknownCoding => Err(Refusal::new(Kind::UnknownCoding, reason, message)),
-        framing::Cause::Expectation => Err(Refusal::new(Kind::ExpectationFailed, reason, message)),
-        _ => refuse(reason, message),
     }
 }
 

@@ -47,6 +47,7 @@
 //! stay as they were, and time goes on from there.
 
 mod carry;
+mod saved;
 mod set;
 
 use std::fmt;
@@ -56,7 +57,6 @@ use std::time::Duration;
 
 use super::gcra::{Gcra, Nanos, Taken};
 use super::hash::KeyHash;
-use super::saved::Saved;
 use super::screen::Screen;
 use set::{Entry, Line, Pair, Set, WAYS};
 
@@ -190,45 +190,6 @@ impl Buckets {
     /// How many sets there are: what is saved of one table goes only into one of as many.
     pub const fn sets(&self) -> usize {
         self.sets.len() + 1
-    }
-
-    /// All that owes something, set by set; decisions go on meanwhile.
-    pub fn saved(&self, now: Nanos) -> impl Iterator<Item = Saved> + '_ {
-        self.lines().zip(0_u32..).flat_map(move |(line, set)| {
-            let (entries, now) = {
-                let held = line.lock();
-                (held.entries, now.as_nanos().max(held.latest()))
-            };
-            entries.into_iter().filter_map(move |entry| {
-                let debt = entry.debt(now);
-                (debt > 0).then_some(Saved { set, fingerprint: entry.fingerprint, debt })
-            })
-        })
-    }
-
-    /// Puts back what was saved `age` ago, by a table of as many sets and the same [`HashKey`](super::HashKey). Where there is no
-    /// room, what owes most stays. A key that has decided meanwhile owes what it owes already, if that is more.
-    pub fn restore(&self, saved: impl IntoIterator<Item = Saved>, age: Duration, now: Nanos) {
-        let age = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
-        for Saved { set, fingerprint, debt } in saved {
-            let Some(set) = usize::try_from(set).ok().filter(|set| *set < self.sets()) else { continue };
-            let debt = Nanos::from_nanos(debt.saturating_sub(age)).as_nanos();
-            let mut pair = self.pair(set, fingerprint, now);
-            if let Some((entry, now)) = pair.find(fingerprint) {
-                entry.full_at = entry.full_at.max(now.saturating_add(debt));
-                continue;
-            }
-            let (least, now, _) = pair.room();
-            let owed = least.debt(now);
-            if owed < debt {
-                if owed > 0 {
-                    add(&self.counters.evictions);
-                }
-                *least = Entry { fingerprint, full_at: now.saturating_add(debt) };
-                // Which of them is the key's first is not known here.
-                pair.mark();
-            }
-        }
     }
 
     /// `judge` says what becomes of a bucket with so much debt.

@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicBool;
 use proptest::prelude::*;
 
 use super::*;
+use crate::policy::rate_limit::Saved;
 
 const SECOND: u64 = 1_000_000_000;
 
