@@ -1,4 +1,5 @@
-//! `portcullis usage`: what keys have used of their quotas, as the store has it.
+//! `portcullis usage`: what keys have used of their quotas, as the store has it. Of a quota that a fleet shares this node's store has what
+//! passed here; how much is left only the fleet's knows, and that is not asked.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -62,7 +63,7 @@ fn tell(asked: &Usage, place: &Place, out: &mut dyn Write) -> Result<(), Failed>
     }
     step_down(&place.directory, place.user.as_ref())?;
     let now = now();
-    let (mut first, mut found) = (true, asked.key.is_none());
+    let (mut first, mut found, mut of_fleet) = (true, asked.key.is_none(), false);
     // One reads the keys one by one, the other what each has used.
     let stores = (Store::open(&place.directory, Access::Look)?, Store::open(&place.directory, Access::Look)?);
     if let (Some(mut keys), Some(mut counts)) = stores {
@@ -90,6 +91,7 @@ fn tell(asked: &Usage, place: &Place, out: &mut dyn Write) -> Result<(), Failed>
                 told.line(&listed, out)?;
             }
             first = false;
+            of_fleet |= told.of_fleet;
             Ok(())
         })?;
     }
@@ -101,11 +103,15 @@ fn tell(asked: &Usage, place: &Place, out: &mut dyn Write) -> Result<(), Failed>
         (true, true) => writeln!(out, "[]")?,
         (true, false) => writeln!(out, "\n]")?,
         (false, true) => writeln!(out, "no key is in a plan with a quota")?,
+        (false, false) if of_fleet => writeln!(out, "{OF_FLEET}")?,
         (false, false) => {}
     }
     out.flush()?;
     Ok(())
 }
+
+/// Said below the table where a quota is a fleet's.
+const OF_FLEET: &str = "LEFT is `-` where all nodes of a fleet share the quota: USED and BEFORE are what passed at this node alone";
 
 /// How it stands with a key.
 struct Told<'a> {
@@ -114,6 +120,8 @@ struct Told<'a> {
     ends: i64,
     used: u64,
     allowed: u64,
+    /// Then `used` is this node's part.
+    of_fleet: bool,
     /// What was used in the period before this one, where that is known.
     before: Option<Used>,
 }
@@ -130,16 +138,20 @@ impl<'a> Told<'a> {
             ends: period.ends,
             used: present.map_or(0, |row| row.known.used),
             allowed: quota.allowance().of(first),
+            of_fleet: quota.is_of_fleet(),
             before: rows.iter().find(|row| row.period.ends == period.begins).copied(),
         }
     }
 
-    fn left(&self) -> u64 {
-        self.allowed.saturating_sub(self.used)
+    /// None where this node does not know it.
+    fn left(&self) -> Option<u64> {
+        (!self.of_fleet).then(|| self.allowed.saturating_sub(self.used))
     }
 
     fn line(&self, listed: &Listed, out: &mut dyn Write) -> std::io::Result<()> {
-        let before = self.before.map_or_else(|| "-".to_owned(), |row| row.known.used.to_string());
+        let or_dash =
+            |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+        let before = or_dash(self.before.map(|row| row.known.used));
         let description = &listed.description;
         line(
             out,
@@ -150,7 +162,7 @@ impl<'a> Told<'a> {
                 self.plan,
                 &self.used.to_string(),
                 &self.allowed.to_string(),
-                &self.left().to_string(),
+                &or_dash(self.left()),
                 &before,
                 &time(self.ends),
             ],
@@ -164,6 +176,7 @@ impl<'a> Told<'a> {
             "name": listed.description.name,
             "owner": listed.description.owner,
             "plan": self.plan,
+            "scope": if self.of_fleet { "fleet" } else { "node" },
             "per": quota.per().as_str(),
             "timeZone": quota.zone(),
             "begins": time(self.begins),

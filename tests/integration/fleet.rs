@@ -526,11 +526,17 @@ fn a_plan_s_throttle_and_quota_are_one_for_all_nodes() {
         let output =
             gateway.place.portcullis(&["usage", "--plan", "day", "--json", "--config", "portcullis.yaml"]);
         let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        told.as_array().unwrap().iter().filter_map(|key| key["used"].as_u64()).sum::<u64>()
+        let told = told.as_array().unwrap();
+        assert!(told.iter().all(|key| key["scope"] == "fleet" && key["left"].is_null()), "{told:?}");
+        told.iter().filter_map(|key| key["used"].as_u64()).sum::<u64>()
     };
     eventually("what passed to be written by the nodes", || {
         (gateways.iter().map(used).sum::<u64>() >= 12).then_some(())
     });
+    let output = gateways[0].place.portcullis(&["usage", "--config", "portcullis.yaml"]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("  12             -             -  2"), "{said}");
+    assert!(said.contains("this node alone"), "{said}");
     // Without the store each node has its third of what was left.
     let passed = count((0..6).filter(|turn| passes(*turn, &keys[2])));
     assert!(passed >= 6.0, "{passed}");
@@ -579,4 +585,113 @@ fn a_cluster_is_one_store() {
         passes(&stranger, &format!("tenant-{turn}"));
     }
     stranger.await_line("it is one of a cluster");
+}
+
+/// Between gateways and their store: hands on what comes, answers so many milliseconds late.
+struct Way {
+    address: std::net::SocketAddr,
+    late: std::sync::Arc<std::sync::atomic::AtomicU64>,
+}
+
+impl Way {
+    fn to(store: std::net::SocketAddr) -> Self {
+        use std::io::{Read as _, Write as _};
+        use std::net::{TcpListener, TcpStream};
+        fn hand_on(mut from: TcpStream, mut to: TcpStream, late: &std::sync::atomic::AtomicU64) {
+            let mut bytes = [0; 65_536];
+            while let Ok(number @ 1..) = from.read(&mut bytes) {
+                std::thread::sleep(Duration::from_millis(late.load(Ordering::Relaxed)));
+                if to.write_all(&bytes[..number]).is_err() {
+                    break;
+                }
+            }
+            to.shutdown(std::net::Shutdown::Both).ok();
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let own = Self { address: listener.local_addr().unwrap(), late: std::sync::Arc::default() };
+        let late = std::sync::Arc::clone(&own.late);
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let Ok(server) = TcpStream::connect(store) else { continue };
+                client.set_nodelay(true).ok();
+                server.set_nodelay(true).ok();
+                let (back, there) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                let late = std::sync::Arc::clone(&late);
+                std::thread::spawn(move || hand_on(client, there, &std::sync::atomic::AtomicU64::new(0)));
+                std::thread::spawn(move || hand_on(server, back, &late));
+            }
+        });
+        own
+    }
+
+    fn is_late_by(&self, milliseconds: u64) {
+        self.late.store(milliseconds, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_store_that_turns_late_gives_nobody_another_burst() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let way = Way::to(redis.address());
+    let fleet = format!("redis: 'redis://{}'", way.address);
+    for (limit, leases) in [("limit: 60/1h, strict: true", 0.0), ("limit: 60/1h", 12.0)] {
+        let gateways: Vec<_> = (0..3).map(|_| start(&fleet, limit)).collect();
+        gateways.iter().for_each(|gateway| gateway.await_metric("portcullis_fleet_nodes", &[], 3.0));
+        // One is spent before the store is late, of the others a part while it is, now and then.
+        for tenant in ["spent", "half", "by-and-by"].map(|name| format!("{name} {leases}")) {
+            let ask = |number: usize| count((0..number).filter(|turn| passes(&gateways[turn % 3], &tenant)));
+            let mut passed = match tenant.split(' ').next() {
+                Some("spent") => ask(90),
+                Some("half") => ask(30),
+                _ => 0.0,
+            };
+            for turn in 0..6 {
+                way.is_late_by(if turn % 2 == 0 { 50 } else { 0 });
+                if turn % 2 == 1 {
+                    gateways.iter().for_each(|own| own.await_metric("portcullis_fleet_store", &[], 2.0));
+                }
+                passed += ask(36);
+            }
+            println!("{limit}, {tenant}: {passed} of 60");
+            // What was not known yet when a node decided: each may have been asked once by then.
+            assert!(passed <= 60.0 + leases + 6.0, "{limit}, {tenant}: {passed} passed of 60");
+            assert!(passed >= 60.0 - 18.0, "{limit}, {tenant}: {passed} passed of 60");
+            way.is_late_by(0);
+            gateways.iter().for_each(|own| own.await_metric("portcullis_fleet_store", &[], 2.0));
+        }
+        // Always about as late as a request may wait.
+        way.is_late_by(3);
+        let (passed, took) = hammer(&gateways, &format!("slow {leases}"), 1, Duration::from_secs(3));
+        way.is_late_by(0);
+        assert!(passed <= 60.0 + took.as_secs_f64() / 60.0 + leases + 9.0, "{limit}: {passed} passed of 60");
+        println!("{limit}, slow: {passed} of 60 in {took:?}");
+    }
+}
+
+#[test]
+fn a_store_that_comes_back_empty_hears_what_was_spent() {
+    let Some(mut redis) = Redis::start(&[]) else { return };
+    for (limit, leases) in [("limit: 60/1h, strict: true", 0.0), ("limit: 60/1h", 12.0)] {
+        let gateways = gateways(3, &redis, limit);
+        let ask = |number: usize, tenant: &str| {
+            count((0..number).filter(|turn| passes(&gateways[turn % 3], tenant)))
+        };
+        let names = ["spent", "half"].map(|name| format!("{name} {leases}"));
+        let begun = alone(&gateways);
+        let before = [ask(90, &names[0]), ask(30, &names[1])];
+        for _ in 0..2 {
+            redis.kill();
+            gateways.iter().for_each(|own| own.await_metric("portcullis_fleet_store", &[], 0.0));
+            redis.restart();
+            gateways.iter().for_each(|own| own.await_metric("portcullis_fleet_store", &[], 2.0));
+        }
+        let after = [ask(90, &names[0]), ask(90, &names[1])];
+        let alone = alone(&gateways) - begun;
+        println!("{limit}: {before:?} before, {after:?} after, {alone} decided alone");
+        for (before, after) in before.iter().zip(after) {
+            let passed = before + after;
+            assert!(passed <= 60.0 + leases + alone.min(9.0), "{limit}: {before} before, {after} after");
+            assert!(passed >= 60.0 - leases - 6.0, "{limit}: {before} before, {after} after");
+        }
+    }
 }

@@ -131,7 +131,7 @@ impl Quota {
     }
 
     /// Whether all nodes count together.
-    pub(super) fn is_of_fleet(&self) -> bool {
+    pub fn is_of_fleet(&self) -> bool {
         self.fleet.is_some()
     }
 

@@ -10,6 +10,10 @@
 //! What the store said last is, less the time that has passed since, the least that the bucket can owe now (others may have taken
 //! more meanwhile; what they have given back is found a moment later). Where even that leaves too few tokens, the answer is no, and the store
 //! is not asked: a client that hammers costs it nothing.
+//!
+//! # A store that has forgotten
+//! Each question says what the node knows the bucket to owe, and in which life of the bucket it was told so. A store that has lost
+//! its memory begins another life with that: what nodes knew of the one before counts once, as the most that any of them says.
 
 use std::time::Duration;
 
@@ -39,18 +43,50 @@ pub(super) struct Account {
     pub(super) tokens: u32,
     /// Spent without a lease: the store has not been told.
     owed: u32,
-    /// What the bucket owed when the store was last asked, in nanoseconds, and when that was; none before.
-    told: Option<(u64, Nanos)>,
+    /// What the store said when it was last asked; none before.
+    told: Option<Told>,
     /// Whether the store is being asked.
     pub(super) is_asked: bool,
     /// How many tokens a second are spent, and when that was found.
     rate: f64,
     rated: Nanos,
     used: Nanos,
-    /// The outage in which the node's own bucket was last brought to where the fleet's was.
-    pub(super) outage: u64,
     /// Requests of a quota that this node may still let pass alone; none before the first of an outage.
     alone: Option<u64>,
+}
+
+/// What the store has said of a bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Told {
+    /// What it owed, in nanoseconds, when it was asked.
+    debt: u64,
+    at: Nanos,
+    life: i64,
+    /// How often the store had been lost by then.
+    losses: u64,
+}
+
+/// What a node tells the store of a bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Claim {
+    /// What it owes at least, in nanoseconds.
+    pub(super) debt: u64,
+    /// In which of its lives the store has said so.
+    pub(super) life: i64,
+    /// How often the store had been lost by then.
+    pub(super) losses: u64,
+}
+
+/// What the store answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Said {
+    pub(super) leased: u32,
+    /// What the bucket owes after it.
+    pub(super) debt: Duration,
+    /// When the bucket's life began, by the store's clock.
+    pub(super) life: i64,
+    /// How often the store had been lost when it was asked.
+    pub(super) losses: u64,
 }
 
 /// What can be said at once.
@@ -70,6 +106,8 @@ pub(super) struct Order {
     pub(super) want: u32,
     /// When it was asked.
     pub(super) at: Nanos,
+    /// None where the store was never asked.
+    pub(super) claim: Option<Claim>,
 }
 
 impl Account {
@@ -130,15 +168,28 @@ impl Account {
     fn ordered(&mut self, back: u32, want: u32, now: Nanos) -> Order {
         let charge = i64::from(std::mem::take(&mut self.owed)) - i64::from(back);
         self.is_asked = true;
-        Order { charge, want, at: now }
+        let claim = self.told.map(|Told { life, losses, .. }| Claim {
+            debt: self.owes(now).unwrap_or(0),
+            life,
+            losses,
+        });
+        Order { charge, want, at: now, claim }
+    }
+
+    /// Tells a store that was lost since it last said what the bucket owes, if that is anything.
+    pub(super) fn claim(&mut self, losses: u64, now: Nanos) -> Option<Order> {
+        let is_due = !self.is_asked && self.told.is_some_and(|told| told.losses != losses);
+        (is_due && self.owes(now) > Some(0)).then(|| self.ordered(0, 0, now))
     }
 
     /// The store has answered.
-    pub(super) fn fill(&mut self, order: &Order, leased: u32, debt: Duration) {
+    pub(super) fn fill(&mut self, order: &Order, said: &Said) {
+        let Said { leased, debt, life, losses } = *said;
         self.is_asked = false;
         self.alone = None;
         self.tokens = self.tokens.saturating_add(leased);
-        self.told = Some((u64::try_from(debt.as_nanos()).unwrap_or(u64::MAX), order.at));
+        let debt = u64::try_from(debt.as_nanos()).unwrap_or(u64::MAX);
+        self.told = Some(Told { debt, at: order.at, life, losses });
     }
 
     /// The store has not answered: what it surely was not told is told it the next time. What it may have been told is not, as nobody
@@ -158,7 +209,7 @@ impl Account {
     /// Decides about a quota without the store, of which this node has its part of what was left.
     pub(super) fn spend_alone(&mut self, terms: &Terms, cost: u32, nodes: u32, now: Nanos) -> Taken {
         let left = terms.gcra.look(self.owes(now).unwrap_or(0), 1).remaining();
-        let part = left / u64::from(nodes.max(1));
+        let part = left.saturating_sub(self.owed.into()) / u64::from(nodes.max(1));
         let alone = self.alone.get_or_insert(part);
         let passed = match alone.checked_sub(cost.into()) {
             Some(rest) => {
@@ -188,7 +239,7 @@ impl Account {
 
     /// The least that the fleet's bucket owes now; none where the store has never been asked.
     pub(super) fn owes(&self, now: Nanos) -> Option<u64> {
-        let (debt, at) = self.told?;
+        let Told { debt, at, .. } = self.told?;
         Some(debt.saturating_sub(now.as_nanos().saturating_sub(at.as_nanos())))
     }
 
@@ -263,6 +314,10 @@ mod tests {
         Terms { gcra: Gcra::new(count, Duration::from_secs(1), burst), most, strict: false, ends: None }
     }
 
+    fn said(leased: u32, debt: Duration) -> Said {
+        Said { leased, debt, life: 7, losses: 0 }
+    }
+
     fn decided(known: Known) -> Taken {
         match known {
             Known::Decided(taken) => taken,
@@ -278,7 +333,7 @@ mod tests {
         let order = account.order(&terms, 1, at(0)).unwrap();
         assert_eq!((order.charge, order.want), (0, 1), "one request is no rate");
         assert_eq!(account.order(&terms, 1, at(0)), None, "one question at a time");
-        account.fill(&order, 1, Duration::from_millis(10));
+        account.fill(&order, &said(1, Duration::from_millis(10)));
         let first = account.serve(&terms, 1, at(1));
         assert!(first.passed());
         assert_eq!((account.tokens, first.remaining()), (0, 99));
@@ -290,7 +345,7 @@ mod tests {
         let terms = terms(100, 100, 10);
         let mut account = Account::default();
         let order = account.order(&terms, 5, at(0)).unwrap();
-        account.fill(&order, 2, Duration::from_secs(1));
+        account.fill(&order, &said(2, Duration::from_secs(1)));
         // Two of ours, none in the store.
         assert!(decided(account.spend(&terms, 1, at(0))).passed());
         let three = decided(account.spend(&terms, 3, at(0)));
@@ -308,7 +363,7 @@ mod tests {
             let terms = terms(1_000_000, 1_000_000, most);
             let mut account = Account::default();
             let order = account.order(&terms, 1000, at(0)).unwrap();
-            account.fill(&order, 1000, Duration::ZERO);
+            account.fill(&order, &said(1000, Duration::ZERO));
             for spent in 0..1000 {
                 assert!(decided(account.spend(&terms, 1, at(spent))).passed());
             }
@@ -328,7 +383,7 @@ mod tests {
             assert!(matches!(account.spend(&terms, 1, now), Known::Ask));
             let order = account.order(&terms, 1, now).unwrap();
             assert_eq!(order.want, 1);
-            account.fill(&order, 1, Duration::from_millis(1));
+            account.fill(&order, &said(1, Duration::from_millis(1)));
             assert!(account.serve(&terms, 1, now).passed());
             assert_eq!(account.order(&terms, 0, now), None);
         }
@@ -339,7 +394,7 @@ mod tests {
         let terms = terms(1000, 1000, 100);
         let mut account = Account::default();
         let order = account.order(&terms, 100, at(0)).unwrap();
-        account.fill(&order, 100, Duration::from_millis(100));
+        account.fill(&order, &said(100, Duration::from_millis(100)));
         let mut ordered = None;
         for spent in 1..=100 {
             assert!(decided(account.spend(&terms, 1, at(spent))).passed());
@@ -350,7 +405,7 @@ mod tests {
             }
         }
         let order = ordered.unwrap();
-        account.fill(&order, 0, Duration::from_secs(1));
+        account.fill(&order, &said(0, Duration::from_secs(1)));
         account.spend(&terms, 1, order.at);
         assert_eq!(account.order(&terms, 0, order.at), None, "an empty bucket is left alone");
     }
@@ -361,11 +416,11 @@ mod tests {
         let mut account = Account::default();
         account.used(at(0));
         let order = account.order(&terms, 3, at(0)).unwrap();
-        account.fill(&order, 3, Duration::from_secs(5));
+        account.fill(&order, &said(3, Duration::from_secs(5)));
         assert_eq!(account.give_back(false, at(900)), None);
         let back = account.give_back(false, at(1000)).unwrap();
         assert_eq!((back.charge, back.want, account.tokens), (-3, 0, 0));
-        account.fill(&back, 0, Duration::from_secs(4));
+        account.fill(&back, &said(0, Duration::from_secs(4)));
         assert!(!account.is_over(at(4999)));
         assert!(account.is_over(at(5000)));
         account.take_back(2);
@@ -377,12 +432,12 @@ mod tests {
         let terms = Terms { strict: true, ..terms(10, 10, 0) };
         let mut account = Account::default();
         let order = account.order(&terms, 2, at(0)).unwrap();
-        account.fill(&order, 2, Duration::from_secs(1));
+        account.fill(&order, &said(2, Duration::from_secs(1)));
         assert!(account.serve(&terms, 1, at(0)).passed());
         assert!(matches!(account.spend(&terms, 1, at(0)), Known::Ask));
         let surplus = account.give_back_surplus(&terms, at(0)).unwrap();
         assert_eq!((surplus.charge, surplus.want), (-1, 0));
-        account.fill(&surplus, 0, Duration::from_secs(1));
+        account.fill(&surplus, &said(0, Duration::from_secs(1)));
         assert_eq!(account.give_back_surplus(&terms, at(0)), None);
         assert!(matches!(account.spend(&terms, 1, at(0)), Known::Ask), "whatever it said before");
     }
@@ -400,5 +455,39 @@ mod tests {
         assert_eq!((order.charge, order.want), (10, 2));
         account.lose(&order, true);
         assert_eq!(account.order(&terms, 0, at(2)), None, "it may have been charged");
+    }
+
+    #[test]
+    fn the_store_is_told_what_it_has_said_and_at_once_where_it_was_lost_since() {
+        let terms = terms(10, 10, 10);
+        let mut account = Account::default();
+        let order = account.order(&terms, 1, at(0)).unwrap();
+        assert_eq!(order.claim, None);
+        account.fill(&order, &said(1, Duration::from_millis(500)));
+        assert!(account.serve(&terms, 1, at(0)).passed());
+        let claim = |debt: u64| Some(Claim { debt: debt * 1_000_000, life: 7, losses: 0 });
+        assert_eq!(account.claim(0, at(100)), None);
+        let order = account.claim(1, at(100)).unwrap();
+        assert_eq!((order.charge, order.want, order.claim), (0, 0, claim(400)));
+        assert_eq!(account.claim(1, at(100)), None, "it is being asked");
+        account.lose(&order, true);
+        assert_eq!(account.order(&terms, 2, at(200)).unwrap().claim, claim(300));
+        account.is_asked = false;
+        assert_eq!(account.claim(1, at(500)), None, "nothing is owed any more");
+    }
+
+    #[test]
+    fn a_quota_alone_is_a_part_of_what_is_left_however_often_late_answers_come() {
+        let gcra = Gcra::new(0, Duration::from_secs(1), 90);
+        let terms = Terms { gcra, most: 0, strict: true, ends: Some(1) };
+        let mut account = Account::default();
+        let order = account.order(&terms, 1, at(0)).unwrap();
+        let mut passed = 0;
+        for _ in 0..3 {
+            // The answer says nothing of what has passed here meanwhile.
+            account.fill(&order, &said(0, Duration::from_nanos(gcra.spent(0))));
+            passed += (0..90).filter(|_| account.spend_alone(&terms, 1, 3, at(1)).passed()).count();
+        }
+        assert_eq!(passed, 30 + 20 + 13);
     }
 }

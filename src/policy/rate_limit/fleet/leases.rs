@@ -7,12 +7,13 @@ use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
 
+use super::super::quota::second;
 use super::super::{Gcra, KeyHash, Nanos, Taken};
-use super::account::{Account, Known, Order, Terms};
+use super::account::{Account, Known, Order, Said, Terms};
 use crate::state::redis::{Answer, Lost, Question, Redis, Script, Status};
 
 /// Workers that ask for different keys rarely meet.
@@ -21,6 +22,9 @@ const SHARDS: usize = 64;
 const BYTES_EACH: usize = 320;
 /// How long a request may wait for the store, for all of its limits together. The runtime's clock has milliseconds: five at the most.
 pub(super) const PATIENCE: Duration = Duration::from_millis(4);
+
+/// So many accounts of a shard at once tell a store that was lost what they know.
+const CLAIMS_MAX: usize = 64;
 
 /// A quota is forgotten a day after its period, in seconds: clocks differ.
 const KEPT: i64 = 86_400;
@@ -214,14 +218,19 @@ impl Leases {
     }
 
     /// The node has decided alone and let the request pass: the store is told when it can be.
-    pub(in super::super) fn owe(&self, wanted: &Wanted, now: Nanos) {
+    pub(in super::super) fn owe(self: &Arc<Self>, wanted: &Wanted, now: Nanos) {
         let Wanted { key, shared, cost, terms } = *wanted;
         let mut shard = self.shard(key);
-        if shard.contains_key(&key) || shard.len() < self.keys_max {
-            let entry = shard.entry(key).or_insert_with(|| Entry::new(shared, terms));
-            entry.account.used(now);
-            entry.account.owe(cost, whole(&terms.gcra));
+        if !shard.contains_key(&key) && shard.len() >= self.keys_max {
+            return;
         }
+        let entry = shard.entry(key).or_insert_with(|| Entry::new(shared, terms));
+        entry.account.used(now);
+        entry.account.owe(cost, whole(&terms.gcra));
+        // One that is late hears it all the same, and says what others have spent.
+        let order = if self.redis.status() == Status::Lost { None } else { entry.order(&terms, now) };
+        drop(shard);
+        self.ask(key, shared, terms, order);
     }
 
     /// Decides about a quota alone. A key that has no room has nothing: a quota that nobody counts is none.
@@ -233,38 +242,42 @@ impl Leases {
         }
     }
 
-    /// What the fleet's bucket owed when the store was lost, the first time in an outage that it is asked for.
-    pub(in super::super) fn owed_before(&self, key: KeyHash, now: Nanos) -> Option<u64> {
-        let outage = self.redis.figures().losses + 1;
-        let mut shard = self.shard(key);
-        let account = &mut shard.get_mut(&key)?.account;
-        let is_new = account.outage != outage && self.redis.status() == Status::Lost;
-        if is_new {
-            account.outage = outage;
+    /// Calls `raise` with what the fleet's bucket owes at least, where the store has said so; for one request of a key at a time.
+    pub(in super::super) fn with_owed(&self, key: KeyHash, now: Nanos, raise: impl FnOnce(u64)) {
+        let shard = self.shard(key);
+        if let Some(owes) = shard.get(&key).and_then(|entry| entry.account.owes(now)) {
+            raise(owes);
         }
-        is_new.then(|| account.owes(now))?
     }
 
     /// Gives back what is idle, and forgets what says nothing any more.
     pub(super) fn sweep(self: &Arc<Self>, now: Nanos) {
-        let is_lost = self.redis.status() == Status::Lost;
+        let (is_lost, losses) = (self.redis.status() == Status::Lost, self.redis.figures().losses);
+        let today = second(SystemTime::now());
         for shard in &self.shards {
             let mut orders = Vec::new();
             let mut shard = lock(shard);
-            // The store knows what an idle account knows; without the account it is asked once more. While the store is lost only the
-            // account knows what this node may let pass of a quota.
+            // The store knows what an idle account knows, unless it forgets; without the account it is asked once more. While the store is
+            // lost only the account knows what this node may let pass of a quota.
             let is_tight = shard.len() * 2 > self.keys_max;
             shard.retain(|_, entry| {
                 let is_over = match entry.terms.ends {
-                    Some(_) => !is_lost && entry.account.is_idle_and_settled(now),
+                    Some(ends) => {
+                        !is_lost && (is_tight || ends < today) && entry.account.is_idle_and_settled(now)
+                    }
                     None if is_tight => entry.account.is_idle_and_settled(now),
                     None => entry.account.is_over(now),
                 };
                 !entry.waiting.is_empty() || !is_over
             });
             if !is_lost {
+                let mut claims = 0;
                 for (key, entry) in &mut *shard {
-                    let order = entry.account.give_back(false, now);
+                    let mut order = entry.account.give_back(false, now);
+                    if order.is_none() && claims < CLAIMS_MAX {
+                        order = entry.account.claim(losses, now);
+                        claims += usize::from(order.is_some());
+                    }
                     orders.extend(order.map(|order| (*key, entry.shared, entry.terms, order)));
                 }
             }
@@ -277,12 +290,12 @@ impl Leases {
 
     /// All that is leased, to be given back before the process ends.
     pub(super) fn give_all_back(&self, now: Nanos) -> Vec<Question> {
-        let mut questions = Vec::new();
+        let (mut questions, losses) = (Vec::new(), self.redis.figures().losses);
         for shard in &self.shards {
             for entry in lock(shard).values_mut() {
                 if let Some(order) = entry.account.give_back(true, now) {
                     let answer = Box::new(|_: Result<Vec<i64>, Lost>| {});
-                    questions.push(question(entry.shared, &entry.terms, &order, answer));
+                    questions.push(question(entry.shared, &entry.terms, &order, losses, answer));
                 }
             }
         }
@@ -305,13 +318,14 @@ impl Leases {
     fn ask(self: &Arc<Self>, key: KeyHash, shared: KeyHash, terms: Terms, order: Option<Order>) {
         let Some(order) = order else { return };
         add(&self.counters.asked);
-        let leases = Arc::downgrade(self);
+        let (leases, losses) = (Arc::downgrade(self), self.redis.figures().losses);
         let answer = move |answer: Result<Vec<i64>, Lost>| {
             if let Some(leases) = leases.upgrade() {
+                let answer = answer.map(|numbers| said(&numbers, &terms, &order, losses));
                 leases.answered(key, &terms, &order, &answer);
             }
         };
-        self.redis.ask(question(shared, &terms, &order, Box::new(answer)));
+        self.redis.ask(question(shared, &terms, &order, losses, Box::new(answer)));
     }
 
     /// Serves those who wait, in the order in which they came.
@@ -320,21 +334,19 @@ impl Leases {
         key: KeyHash,
         terms: &Terms,
         order: &Order,
-        answer: &Result<Vec<i64>, Lost>,
+        answer: &Result<Option<Said>, Lost>,
     ) {
         let now = Nanos::now();
         let mut told = Vec::new();
         let mut shard = self.shard(key);
         let Some(entry) = shard.get_mut(&key) else { return };
         let lost = match &answer {
-            Ok(numbers) => match said(numbers, terms, order) {
-                Some((leased, debt)) => {
-                    entry.account.fill(order, leased, debt);
-                    None
-                }
-                // Not what the script gives: whoever says so is not believed.
-                None => Some(true),
-            },
+            Ok(Some(said)) => {
+                entry.account.fill(order, said);
+                None
+            }
+            // Not what the script gives: whoever says so is not believed.
+            Ok(None) => Some(true),
             Err(Lost { sent }) => Some(*sent),
         };
         if let Some(sent) = lost {
@@ -436,35 +448,47 @@ impl Drop for Reserved {
     }
 }
 
-/// Tokens leased, and what the bucket owes: none where it cannot be so.
-fn said(numbers: &[i64], terms: &Terms, order: &Order) -> Option<(u32, Duration)> {
-    let [leased, said] = *numbers else { return None };
+/// What the store has answered when it had been lost so often: none where it cannot be so.
+fn said(numbers: &[i64], terms: &Terms, order: &Order, losses: u64) -> Option<Said> {
+    let [leased, said, life] = *numbers else { return None };
     let leased = u32::try_from(leased).ok().filter(|leased| *leased <= order.want)?;
     let said = u64::try_from(said).ok()?;
     let debt = match terms.ends {
         None => Duration::from_micros(said),
         Some(_) => Duration::from_nanos(terms.gcra.spent(said)),
     };
-    Some((leased, debt))
+    Some(Said { leased, debt, life, losses })
 }
 
-fn question(shared: KeyHash, terms: &Terms, order: &Order, answer: Answer) -> Question {
+fn question(shared: KeyHash, terms: &Terms, order: &Order, losses: u64, answer: Answer) -> Question {
     static LEASE: OnceLock<Script> = OnceLock::new();
     static QUOTA: OnceLock<Script> = OnceLock::new();
     let (charge, want) = (order.charge.to_string(), order.want.to_string());
     let burst = terms.gcra.burst().to_string();
+    let (known, life, is_lost_since) = match &order.claim {
+        None => (0, 0, false),
+        Some(claim) => (claim.debt, claim.life, claim.losses != losses),
+    };
+    let known = match terms.ends {
+        None => known / 1_000,
+        Some(_) => terms.gcra.burst() - terms.gcra.look(known, 1).remaining(),
+    };
+    let claim = [known.to_string(), life.to_string(), u8::from(is_lost_since).to_string()];
     let key = format!("{:016x}{:016x}", shared.fingerprint, shared.place);
     match terms.ends {
         None => Question {
             script: LEASE.get_or_init(|| Script::new(include_str!("lease.lua"))),
             key: format!("l:{key}"),
-            arguments: vec![terms.gcra.microseconds().to_string(), burst, charge, want],
+            arguments: [terms.gcra.microseconds().to_string(), burst, charge, want]
+                .into_iter()
+                .chain(claim)
+                .collect(),
             answer,
         },
         Some(ends) => Question {
             script: QUOTA.get_or_init(|| Script::new(include_str!("quota.lua"))),
             key: format!("q:{key}"),
-            arguments: vec![burst, charge, want, (ends + KEPT).to_string()],
+            arguments: [burst, charge, want, (ends + KEPT).to_string()].into_iter().chain(claim).collect(),
             answer,
         },
     }

@@ -93,10 +93,14 @@ impl FleetLimit {
         let (gcra, now) = (&wanted.terms.gcra, Nanos::now());
         // Where no store is ever asked, it is told how it would stand with the fleet's.
         let share = if self.fleet.is_asleep() { *gcra } else { gcra.share(self.fleet.nodes()) };
-        if let Some(owes) = self.leases.owed_before(wanted.key, now) {
-            let missing = share.burst() - share.look(gcra.scaled(owes, &share), 1).remaining();
-            table.charge(wanted.key, &share, u32::try_from(missing).unwrap_or(u32::MAX), now);
-        }
+        // However it has come to this: the node's own bucket is no fuller than the fleet's was when the store last said how it stands.
+        self.leases.with_owed(wanted.key, now, |owes| {
+            let own = table.look(wanted.key, &share, 0, now).debt();
+            let missing = gcra.scaled(owes, &share).saturating_sub(own).div_ceil(share.time(1).max(1));
+            if missing > 0 {
+                table.charge(wanted.key, &share, u32::try_from(missing).unwrap_or(u32::MAX), now);
+            }
+        });
         let seen = table.look(wanted.key, &share, wanted.cost, now);
         granted(By::Node { share, seen: share.take(seen.debt(), wanted.cost) })
     }

@@ -15,9 +15,11 @@
 //!
 //! # Without the store
 //! What is leased is spent. Then each node holds a key to its share, the limit divided by the number of nodes that the store last
-//! counted, in a bucket of its own; at the beginning of an outage it owes the part that the fleet's owed. What has passed so is
-//! charged when the store is back, a burst of it at the most. A request waits [`PATIENCE`](leases::PATIENCE) for the store at the most,
+//! counted, in a bucket of its own, which at each decision owes at least the part that the fleet's owes by what the store said last. What
+//! has passed so is charged when the store is back, or late, a burst of it at the most. A request waits [`PATIENCE`](leases::PATIENCE) for the store at the most,
 //! whatever its limits are, and not at all once the store is late or lost.
+//!
+//! A store that comes back with less than it knew hears from each node what that was told; see `account.rs`.
 
 mod account;
 mod leases;

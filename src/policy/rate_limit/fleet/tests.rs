@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::super::{Gcra, Nanos};
-use super::account::{Account, Known, Order, Terms};
+use super::account::{Account, Known, Order, Said, Terms};
 
 /// A millisecond in nanoseconds.
 const STEP: u64 = 1_000_000;
@@ -66,7 +66,7 @@ impl Node {
 
     fn hear(&mut self, terms: &Terms, now: u64) {
         let Some((order, leased, debt, _)) = self.answer.take_if(|answer| answer.3 <= now) else { return };
-        self.account.fill(&order, leased, debt);
+        self.account.fill(&order, &Said { leased, debt, life: 0, losses: 0 });
         while self.waiting.front() == Some(&true) {
             self.waiting.pop_front();
             match self.account.serve(terms, 1, Nanos::from_nanos(now)).passed() {

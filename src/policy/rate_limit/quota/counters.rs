@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasher as _;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -199,6 +199,17 @@ impl Tally {
         }
     }
 
+    /// Forgets what the store has said of any key: it is asked again.
+    pub fn forget(&self) {
+        for shard in &self.shards {
+            shard
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .values()
+                .for_each(|counter| counter.forget());
+        }
+    }
+
     /// How many keys are counted.
     pub fn keys(&self) -> usize {
         self.shards.iter().map(|shard| shard.read().unwrap_or_else(PoisonError::into_inner).len()).sum()
@@ -224,15 +235,21 @@ impl Counter {
 
     /// Counts a request, if the period has one left. Two at once never share the last one.
     pub fn count(&self, period: Period, allowance: Allowance) -> Counted {
+        self.lock().count(period, allowance)
+    }
+
+    /// The same, where `alone` says that no other process counts; none otherwise. What was counted while it said so is found by who says
+    /// no and then looks what is [to be written](Tally::to_write).
+    pub fn count_alone(&self, period: Period, allowance: Allowance, alone: &AtomicBool) -> Option<Counted> {
         let mut spans = self.lock();
-        let span = spans.of(period);
-        let Some(usage) = span.usage(allowance) else { return Counted::Unknown };
-        if usage.left() == 0 {
-            return Counted::Spent(usage);
+        alone.load(Ordering::Acquire).then(|| spans.count(period, allowance))
+    }
+
+    /// What the store has said is forgotten: others have written since. What is to be written is not.
+    fn forget(&self) {
+        for span in &mut self.lock().list {
+            (span.known, span.guessed) = (None, false);
         }
-        span.unwritten += 1;
-        spans.later = spans.later.min(period.ends);
-        Counted::Passed(Usage { used: usage.used + 1, ..usage })
     }
 
     /// How it stands. None where the store has not been asked yet.
@@ -312,6 +329,17 @@ impl Span {
 }
 
 impl Spans {
+    fn count(&mut self, period: Period, allowance: Allowance) -> Counted {
+        let span = self.of(period);
+        let Some(usage) = span.usage(allowance) else { return Counted::Unknown };
+        if usage.left() == 0 {
+            return Counted::Spent(usage);
+        }
+        span.unwritten += 1;
+        self.later = self.later.min(period.ends);
+        Counted::Passed(Usage { used: usage.used + 1, ..usage })
+    }
+
     /// The span of a period; of others only those stay that are not written.
     fn of(&mut self, period: Period) -> &mut Span {
         let at = match self.list.iter().position(|span| span.period.begins == period.begins) {

@@ -11,8 +11,8 @@ use super::period::Period;
 
 /// Questions that wait at the most; who comes then is told at once that there is no answer.
 const ASKS_MAX: usize = 65_536;
-/// How long the keeper sleeps where there is nothing to do.
-const IDLE: Duration = Duration::from_secs(600);
+/// How long who has nothing to do sleeps at the most.
+pub(super) const IDLE: Duration = Duration::from_secs(600);
 
 /// The store does not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,8 +38,8 @@ pub(super) enum Ask {
         allowance: Allowance,
         answer: oneshot::Sender<Result<Decision, Silent>>,
     },
-    /// That all be written now; whether it is.
-    Flush { answer: mpsc::Sender<bool> },
+    /// That all be written now; whether it is. `last`: this process ends, and counts for no other any more.
+    Flush { last: bool, answer: mpsc::Sender<bool> },
 }
 
 impl Ask {
@@ -49,7 +49,7 @@ impl Ask {
             Self::Take { tally, counter, period, answer, .. } => {
                 let _ = answer.send(Ok(Decision { counted, of: Some((tally, counter, period)) }));
             }
-            Self::Flush { answer } => {
+            Self::Flush { answer, .. } => {
                 let _ = answer.send(true);
             }
         }
@@ -61,7 +61,7 @@ impl Ask {
             Self::Take { answer, .. } => {
                 let _ = answer.send(Err(Silent));
             }
-            Self::Flush { answer } => {
+            Self::Flush { answer, .. } => {
                 let _ = answer.send(false);
             }
         }
@@ -157,10 +157,10 @@ impl<A> Desk<A> {
         }
     }
 
-    /// Waits until there is something to do, ten minutes at the most.
-    pub(super) fn wait(&self) -> Work<A> {
+    /// Waits until there is something to do, so long at the most.
+    pub(super) fn wait(&self, most: Duration) -> Work<A> {
         let mut inbox = self.lock();
-        let until = Instant::now() + IDLE;
+        let until = Instant::now() + most;
         loop {
             let now = Instant::now();
             let flush = inbox.due.is_some_and(|due| due <= now);
@@ -190,14 +190,14 @@ mod tests {
         desk.write_within(Duration::from_millis(30));
         desk.write_within(Duration::from_secs(9));
         let begun = Instant::now();
-        let work = desk.wait();
+        let work = desk.wait(IDLE);
         assert!(work.flush && work.asks.is_empty());
         assert!(begun.elapsed() >= Duration::from_millis(25), "{:?}", begun.elapsed());
         desk.write_within(Duration::from_secs(9));
         let (answer, told) = mpsc::channel();
         std::thread::scope(|scope| {
-            scope.spawn(|| desk.ask(Ask::Flush { answer }));
-            let work = desk.wait();
+            scope.spawn(|| desk.ask(Ask::Flush { last: false, answer }));
+            let work = desk.wait(IDLE);
             assert!(!work.flush);
             work.asks.into_iter().for_each(Ask::refuse);
         });
@@ -209,7 +209,7 @@ mod tests {
         let desk = Desk::<Ask>::default();
         let (answer, told) = mpsc::channel();
         for _ in 0..=ASKS_MAX {
-            desk.ask(Ask::Flush { answer: answer.clone() });
+            desk.ask(Ask::Flush { last: false, answer: answer.clone() });
         }
         assert_eq!(told.try_recv(), Ok(false));
         assert!(told.try_recv().is_err());

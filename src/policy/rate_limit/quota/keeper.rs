@@ -13,24 +13,28 @@ use std::time::{Duration, Instant, SystemTime};
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::counters::{Allowance, Counted, Counter, Known, Tally, Usage};
-use super::desk::{Ask, Work};
+use super::desk::{Ask, IDLE, Work};
 use super::period::{Period, second};
+use super::presence::{Arrived, Presence};
 use super::{Quotas, records};
 use crate::state::{Access, Store, Unusable};
 
 /// How long a store that cannot be used is left alone.
 const PATIENCE: Duration = Duration::from_secs(1);
+const TOGETHER: &str = "quotas: another process counts on this state directory: until it has gone each request is counted in the store";
 /// How often what is long over is forgotten.
 const TIDY: Duration = Duration::from_secs(600);
 
-/// Opens the store, and starts the thread. It lives as long as the process.
+/// Opens the store, waits for a process that counts on it in memory, and starts the thread. It lives as long as the process.
 ///
 /// # Errors
-/// The store cannot be made, or be written.
+/// The store cannot be made, or be written, or nobody can be kept from it.
 pub(super) fn start(quotas: &Arc<Quotas>) -> Result<(), Unusable> {
-    let mut keeper = Keeper { quotas: Arc::clone(quotas), store: None, lost: None, tidied: None };
+    let mut keeper =
+        Keeper { quotas: Arc::clone(quotas), store: None, lost: None, tidied: None, presence: None };
     keeper.open(true)?;
     keeper.tidy()?;
+    keeper.arrive()?;
     std::thread::Builder::new().name("quotas".to_owned()).spawn(move || keeper.keep()).map_err(|error| {
         Unusable { cause: format!("quotas cannot be written: {error}"), cure: "raise the limit of threads" }
     })?;
@@ -44,6 +48,8 @@ struct Keeper {
     /// Since when the store cannot be used, or rather was last tried.
     lost: Option<Instant>,
     tidied: Option<Instant>,
+    /// None once the process is about to end.
+    presence: Option<Presence>,
 }
 
 /// One period of one counter, in one turn.
@@ -68,8 +74,17 @@ type Entries = HashMap<(usize, i64), Entry>;
 impl Keeper {
     fn keep(mut self) {
         loop {
-            let work = self.quotas.desk.wait();
+            let work = self.quotas.desk.wait(self.presence.as_ref().map_or(IDLE, Presence::due));
+            let is_last = work.asks.iter().any(|ask| matches!(ask, Ask::Flush { last: true, .. }));
+            if is_last {
+                // Whatever comes now is counted in the store, so that there is nothing more to be written.
+                self.quotas.alone.store(false, Ordering::SeqCst);
+            }
             self.turn(work);
+            if is_last {
+                self.presence = None;
+            }
+            self.look_around();
             for tally in self.quotas.tallies() {
                 if let Some(time) = tally.write_within() {
                     let least = if self.lost.is_some() { PATIENCE } else { Duration::ZERO };
@@ -83,6 +98,67 @@ impl Keeper {
                     self.tidied = Some(Instant::now());
                 }
             }
+        }
+    }
+
+    /// Comes among those that count here.
+    fn arrive(&mut self) -> Result<(), Unusable> {
+        let directory = &self.quotas.directory;
+        let (presence, arrived) = Presence::arrive(directory).map_err(|error| Unusable {
+            cause: format!("`{}/quotas.alone` cannot be locked: {error}", directory.display()),
+            cure: "keep `server.state` on a local disk, where the gateway's user can write",
+        })?;
+        self.quotas.alone.store(arrived == Arrived::Alone, Ordering::SeqCst);
+        match arrived {
+            Arrived::Alone => {}
+            Arrived::Together => log::info!("{TOGETHER}"),
+            Arrived::Unheard => log::warn!(
+                "quotas: another process counts on this state directory and does not say what; what it has not written is not known here"
+            ),
+        }
+        self.presence = Some(presence);
+        Ok(())
+    }
+
+    /// Counts in memory where no other process is there, and not where one is.
+    fn look_around(&mut self) {
+        let Some(presence) = self.presence.as_mut().filter(|presence| presence.due().is_zero()) else {
+            return;
+        };
+        let quotas = &self.quotas;
+        // What the store said of a key may be long ago.
+        let begin = || {
+            quotas.tallies().iter().for_each(|tally| tally.forget());
+            quotas.alone.store(true, Ordering::SeqCst);
+        };
+        if presence.is_alone() {
+            if !presence.has_company() {
+                // It has gone before all was written.
+                if !quotas.alone.load(Ordering::SeqCst) {
+                    begin();
+                }
+                return;
+            }
+            // First: what has been counted in memory until now is found below, to the last request.
+            let was = quotas.alone.swap(false, Ordering::SeqCst);
+            self.turn(Work { asks: Vec::new(), flush: true });
+            // Where it cannot be written the other one is kept waiting, for as long as it does.
+            if self.lost.is_some() {
+                return;
+            }
+            match self.presence.as_mut().map(Presence::join_others) {
+                Some(Ok(())) => log::info!("{TOGETHER}"),
+                Some(Err(error)) if was => log::warn!("quotas: another process is kept waiting: {error}"),
+                Some(Err(_)) | None => {}
+            }
+            return;
+        }
+        if self.lost.is_some() {
+            return;
+        }
+        // Where it cannot be said, each request goes on being counted in the store.
+        if let Ok(Some(Arrived::Alone)) = presence.try_alone(begin) {
+            log::info!("quotas: no other process counts here any more");
         }
     }
 

@@ -7,9 +7,11 @@
 //!
 //! `durable: batched`: a request is counted in memory and passes while what is known and what is not written yet are below the
 //! limit. What is counted is written within `flush`, or as soon as `flush_requests` are, in one transaction that the disk has
-//! confirmed (`synchronous = FULL`). So a power cut costs no more than that, and what came while it was being written. Each
-//! write brings back what other processes have written: two on one state directory add up exactly, and each may pass, beyond the limit,
-//! what the other has not written yet.
+//! confirmed (`synchronous = FULL`). So a power cut costs no more than that, and what came while it was being written.
+//!
+//! That is so while one process counts on the state directory. While there are several, at an upgrade, `batched` counts as `strict` does,
+//! but for going on without a store: so not one request more passes than the limit has. Who arrives waits until the one
+//! before it has written what it had in memory: `presence.rs`.
 //!
 //! `durable: strict`: a request waits until its count is on the disk. The keeper decides for all that wait in one transaction, which
 //! excludes other processes, so not one request more passes than the limit has, whatever happens.
@@ -25,6 +27,7 @@ mod counters;
 mod desk;
 mod keeper;
 mod period;
+mod presence;
 mod reader;
 mod records;
 
@@ -53,6 +56,8 @@ pub struct Quotas {
     /// For the reader.
     questions: Desk<Question>,
     opened: AtomicBool,
+    /// No other process counts here, as far as this one knows.
+    alone: AtomicBool,
     opening: Mutex<()>,
     /// The store cannot be written.
     lost: AtomicBool,
@@ -97,6 +102,7 @@ impl Quotas {
             desk: Desk::default(),
             questions: Desk::default(),
             opened: AtomicBool::new(false),
+            alone: AtomicBool::new(true),
             opening: Mutex::default(),
             lost: AtomicBool::new(false),
             unread: AtomicBool::new(false),
@@ -135,14 +141,15 @@ impl Quotas {
         })
     }
 
-    /// Has all that is counted written, before the process ends; waits no longer than this. Whether it is.
+    /// Has all that is counted written, before the process ends; waits no longer than this. Whether it is. Other processes need not
+    /// mind this one from then on.
     pub fn flush(live: &Live, patience: Duration) -> bool {
         let Some(own) = live.find::<Self>("quotas", "") else { return true };
         if !own.opened.load(Ordering::Acquire) {
             return true;
         }
         let (answer, told) = mpsc::channel();
-        own.desk.ask(Ask::Flush { answer });
+        own.desk.ask(Ask::Flush { last: true, answer });
         let written = told.recv_timeout(patience).unwrap_or(false);
         if !written {
             let unwritten = unwritten(&own.tallies());
@@ -151,22 +158,31 @@ impl Quotas {
         written
     }
 
-    /// Counts a request in memory. Waits only where the store has not been asked about the period yet.
+    /// Counts a request: in memory, where it waits only if the store has not been asked about the period yet; in the store while another
+    /// process counts there too.
     pub async fn count(&self, tally: &Arc<Tally>, key: &str, period: Period, terms: &Terms) -> Counted {
         let counter = tally.counter(key);
-        let mut counted = counter.count(period, terms.allowance);
-        if counted == Counted::Unknown {
+        let mut counted = counter.count_alone(period, terms.allowance, &self.alone);
+        if counted == Some(Counted::Unknown) {
             let known = self.read(tally, &counter, period, terms.wait).await;
             if known.is_err() {
                 counter.go_on_blindly(period);
             }
-            counted = counter.count(period, terms.allowance);
+            counted = counter.count_alone(period, terms.allowance, &self.alone);
         }
-        if counted == Counted::Unknown {
-            // The clock has gone to another period and back meanwhile.
-            counter.go_on_blindly(period);
-            counted = counter.count(period, terms.allowance);
+        if counted.is_none()
+            && let Ok(counted) = self.take(tally, &counter, period, terms).await
+        {
+            return counted;
         }
+        let counted = match counted {
+            Some(counted) if counted != Counted::Unknown => counted,
+            // Without a store; or the clock has gone to another period and back meanwhile.
+            Some(_) | None => {
+                counter.go_on_blindly(period);
+                counter.count(period, terms.allowance)
+            }
+        };
         if let Counted::Passed(_) = counted {
             self.is_counted(tally);
         }
@@ -184,7 +200,17 @@ impl Quotas {
         period: Period,
         terms: &Terms,
     ) -> Result<Counted, NotWritten> {
-        let counter = tally.counter(key);
+        self.take(tally, &tally.counter(key), period, terms).await
+    }
+
+    /// Has the keeper count a request in the store.
+    async fn take(
+        &self,
+        tally: &Arc<Tally>,
+        counter: &Arc<Counter>,
+        period: Period,
+        terms: &Terms,
+    ) -> Result<Counted, NotWritten> {
         if let Some(usage) = counter.look(period, terms.allowance).filter(|usage| usage.left() == 0) {
             return Ok(Counted::Spent(usage));
         }
@@ -193,7 +219,7 @@ impl Quotas {
             return Ok(counter.count(period, terms.allowance));
         }
         let (answer, told) = oneshot::channel();
-        let tally = Arc::clone(tally);
+        let (tally, counter) = (Arc::clone(tally), Arc::clone(counter));
         self.desk.ask(Ask::Take { tally, counter, period, allowance: terms.allowance, answer });
         match tokio::time::timeout(terms.wait, told).await {
             Ok(Ok(Ok(decision))) => Ok(decision.accept()),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::desk::{Question, Silent};
+use super::desk::{IDLE, Question, Silent};
 use super::keeper::gone;
 use super::{Quotas, records};
 use crate::state::{Access, Store, Unusable};
@@ -38,7 +38,7 @@ struct Reader {
 impl Reader {
     fn keep(mut self) {
         loop {
-            let questions = self.quotas.questions.wait().asks;
+            let questions = self.quotas.questions.wait(IDLE).asks;
             // Who waits now shall not wait for a store that did not answer a moment ago.
             if self.lost.is_some_and(|tried| tried.elapsed() < PATIENCE) {
                 questions.into_iter().for_each(Question::refuse);

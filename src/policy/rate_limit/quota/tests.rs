@@ -23,9 +23,22 @@ fn run<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn flush(own: &Quotas) -> bool {
+    flush_as(own, false)
+}
+
+/// As at the end of a process.
+fn leave(own: &Quotas) -> bool {
+    flush_as(own, true)
+}
+
+fn flush_as(own: &Quotas, last: bool) -> bool {
     let (answer, told) = mpsc::channel();
-    own.desk.ask(Ask::Flush { answer });
+    own.desk.ask(Ask::Flush { last, answer });
     told.recv_timeout(Duration::from_secs(10)).unwrap()
+}
+
+fn is_alone(own: &Quotas) -> bool {
+    own.alone.load(Ordering::SeqCst)
 }
 
 fn used(directory: &Path, key: &str) -> u64 {
@@ -55,7 +68,7 @@ fn what_was_counted_is_known_again_by_the_next_process() {
         let counted = run(first.count(&tally, "one", TODAY, &terms(10)));
         assert_eq!(counted, Counted::Passed(Usage { used, allowed: 10 }));
     }
-    assert!(flush(&first));
+    assert!(leave(&first));
     assert_eq!(used(place.path(), "one"), 7);
     let next = quotas(place.path());
     let tally = next.tally("free");
@@ -74,7 +87,7 @@ fn the_offset_is_taken_off_the_first_period_alone() {
         let own = quotas(place.path());
         let tally = own.tally("free");
         let passed = (0..5).filter(|_| passes(run(own.count(&tally, "one", period, &short)))).count();
-        assert!(flush(&own));
+        assert!(leave(&own));
         passed
     };
     assert_eq!(number(TODAY), 1);
@@ -83,36 +96,74 @@ fn the_offset_is_taken_off_the_first_period_alone() {
 }
 
 #[test]
-fn two_processes_add_up_exactly_and_are_a_batch_behind_at_most() {
+fn of_two_processes_not_one_request_passes_beyond_the_limit_and_one_alone_counts_in_memory() {
     let place = tempfile::tempdir().unwrap();
-    let limit = 4_000;
-    let mut passed = 0;
+    let limit = 300;
+    let first = quotas(place.path());
+    let ask =
+        |own: &Arc<Quotas>, key: &str| passes(run(own.count(&own.tally("free"), key, TODAY, &terms(limit))));
+    first.tally("free").set_flush(Duration::from_secs(60), 1_000_000);
+    // What it has not written is written before the second one is there.
+    let mut passed = (0..50).filter(|_| ask(&first, "one")).count();
+    assert!(ask(&first, "other") && is_alone(&first));
+    assert_eq!(used(place.path(), "one"), 0);
+    let second = quotas(place.path());
+    assert!(!is_alone(&first) && !is_alone(&second));
+    assert_eq!(used(place.path(), "one"), 50);
+    assert!(ask(&second, "other") && ask(&second, "other"));
     std::thread::scope(|scope| {
-        let both: Vec<_> = (0..2)
-            .map(|_| {
-                scope.spawn(|| {
-                    let own = quotas(place.path());
-                    let tally = own.tally("free");
-                    tally.set_flush(Duration::from_millis(10), 50);
-                    let passed = (0..6_000)
-                        .filter(|number| {
-                            if number % 100 == 0 {
-                                std::thread::sleep(Duration::from_millis(2));
-                            }
-                            passes(run(own.count(&tally, "one", TODAY, &terms(limit))))
-                        })
-                        .count();
-                    assert!(flush(&own));
-                    passed
-                })
-            })
+        let both: Vec<_> = [&first, &second]
+            .into_iter()
+            .flat_map(|own| [own, own])
+            .map(|own| scope.spawn(move || (0..100).filter(|_| ask(own, "one")).count()))
             .collect();
-        for own in both {
-            passed += own.join().unwrap();
+        passed += both.into_iter().map(|one| one.join().unwrap()).sum::<usize>();
+    });
+    assert_eq!(passed as u64, limit);
+    assert_eq!(used(place.path(), "one"), limit);
+    assert!(!ask(&first, "one") && !ask(&second, "one"));
+    assert!(leave(&second));
+    eventually("the first to be alone again", || is_alone(&first));
+    // What it knew of a key before is not what was used since.
+    let counted = run(first.count(&first.tally("free"), "other", TODAY, &terms(limit)));
+    assert_eq!(counted, Counted::Passed(Usage { used: 4, allowed: limit }));
+    assert_eq!((first.tally("free").unwritten(), used(place.path(), "other")), (1, 3), "in memory");
+}
+
+#[test]
+fn one_that_comes_and_goes_under_load_lets_nobody_pass_beyond_the_limit() {
+    let place = tempfile::tempdir().unwrap();
+    let limit = 30_000;
+    let first = quotas(place.path());
+    let (passed, done) = (std::sync::atomic::AtomicU64::new(0), AtomicBool::new(false));
+    let count = |own: &Arc<Quotas>| {
+        let counted = passes(run(own.count(&own.tally("free"), "one", TODAY, &terms(limit))));
+        passed.fetch_add(u64::from(counted), Ordering::Relaxed);
+        counted
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..3 {
+                let own = quotas(place.path());
+                for _ in 0..50 {
+                    count(&own);
+                }
+                assert!(leave(&own));
+                eventually("the first to be alone", || is_alone(&first) || done.load(Ordering::Relaxed));
+            }
+        });
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while count(&first) {
+                    std::thread::sleep(Duration::from_micros(50));
+                }
+                done.store(true, Ordering::Relaxed);
+            });
         }
     });
-    assert_eq!(used(place.path(), "one"), passed as u64, "what has passed is what is written");
-    assert!(passed as u64 >= limit, "{passed}");
+    assert!(leave(&first));
+    assert_eq!(passed.into_inner(), limit);
+    assert_eq!(used(place.path(), "one"), limit);
 }
 
 #[test]
@@ -259,7 +310,7 @@ fn nobody_waits_for_another_process_that_writes() {
     for key in ["one", "two"] {
         assert!(passes(run(first.count(&tally, key, TODAY, &terms(10)))));
     }
-    assert!(flush(&first));
+    assert!(leave(&first));
     let own = quotas(place.path());
     let tally = own.tally("free");
     tally.set_flush(Duration::from_millis(10), 1);
