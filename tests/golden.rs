@@ -18,6 +18,9 @@ use portcullis::gateway::document::Document;
 use portcullis::state::Live;
 use serde_json::Value;
 
+#[path = "golden/secrets.rs"]
+mod secrets;
+
 /// What an operator is told about a file; empty where nothing is wrong.
 fn check_file(path: &Path) -> String {
     let mut build = Build::default();

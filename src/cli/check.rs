@@ -103,7 +103,7 @@ mod tests {
         ("client_secrt: |\n          HUNTER2\n          HUNTER3", "unknown key `client_secrt`"),
         ("client_secrt: >-\n          HUNTER2", "unknown key `client_secrt`"),
         ("authorization: Basic HUNTER2", "unknown key `authorization`"),
-        ("client_secret=HUNTER2: a", "unknown key `client_secret=…`"),
+        ("client_secret=HUNTER2: a", "unknown key `…`"),
         ("timeout: 1ms # HUNTER2", "out of range"),
     ];
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue, Method};
 
 use super::{Explain, USAGE};
-use crate::config::Build;
+use crate::config::{Build, Sources};
 use crate::gateway::explain::{Explanation, Question, explain as ask};
 use crate::gateway::{Gateway, state_directory};
 use crate::state::Live;
@@ -35,12 +35,7 @@ pub(super) fn explain(asked: &Explain, out: &mut dyn Write, err: &mut dyn Write)
             return USAGE;
         }
     };
-    // What `${…}` put into a rule is shown as it is written there.
-    let changes = explanation.upstream.iter_mut().flat_map(|upstream| &mut upstream.headers);
-    let answered = explanation.response_headers.iter_mut().map(|(_, value)| value);
-    for text in changes.chain(answered) {
-        *text = build.sources.discreet(text);
-    }
+    veil(&mut explanation, &build.sources);
     let written = if asked.json {
         serde_json::to_string_pretty(&explanation)
             .map_err(std::io::Error::other)
@@ -52,6 +47,20 @@ pub(super) fn explain(asked: &Explain, out: &mut dyn Write, err: &mut dyn Write)
         (Err(_), _) => 1,
         (Ok(()), Some(_)) => 2,
         (Ok(()), None) => 0,
+    }
+}
+
+/// What `${…}` put in is shown as it is written there, and what rules give to fields only where it can be no secret.
+fn veil(explanation: &mut Explanation, sources: &Sources) {
+    let answered = explanation.response_headers.iter_mut().map(|(_, value)| value);
+    let changes = explanation.upstream.iter_mut().flat_map(|upstream| &mut upstream.headers);
+    changes.chain(answered).for_each(|text| *text = sources.discreet_value(text));
+    let steps = explanation.steps.iter_mut().map(|step| &mut step.detail);
+    let target = explanation.upstream.iter_mut().map(|upstream| &mut upstream.target);
+    let told = explanation.error.iter_mut().chain(&mut explanation.would).map(|error| &mut error.message);
+    steps.chain(target).chain(told).for_each(|text| *text = sources.discreet(text));
+    for server in explanation.upstream.iter_mut().flat_map(|upstream| &mut upstream.servers) {
+        *server = sources.discreet(server).into();
     }
 }
 

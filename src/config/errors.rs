@@ -1,5 +1,7 @@
 //! Every error before giving up: a load collects all that is wrong, each with its place and its cure.
 
+use std::borrow::Cow;
+
 use super::Site;
 
 /// One thing wrong with a configuration.
@@ -13,6 +15,8 @@ pub struct Diagnostic {
     pub cause: String,
     /// What to write instead.
     pub cure: String,
+    /// Whether cause and cure are sentences of our own, with nothing of the configuration in them.
+    pub(super) own: (bool, bool),
 }
 
 /// All that is wrong with a configuration so far, and what is only worth a warning.
@@ -28,8 +32,8 @@ impl Errors {
         &mut self,
         site: &Site,
         path: impl Into<String>,
-        cause: impl Into<String>,
-        cure: impl Into<String>,
+        cause: impl Into<Cow<'static, str>>,
+        cure: impl Into<Cow<'static, str>>,
     ) {
         add(&mut self.errors, site, path.into(), cause.into(), cure.into());
     }
@@ -39,8 +43,8 @@ impl Errors {
         &mut self,
         site: &Site,
         path: impl Into<String>,
-        cause: impl Into<String>,
-        cure: impl Into<String>,
+        cause: impl Into<Cow<'static, str>>,
+        cure: impl Into<Cow<'static, str>>,
     ) {
         add(&mut self.warnings, site, path.into(), cause.into(), cure.into());
     }
@@ -89,9 +93,18 @@ impl Errors {
 }
 
 /// Once: what stands in `defaults` is met by every route.
-fn add(to: &mut Vec<Diagnostic>, site: &Site, path: String, cause: String, cure: String) {
+fn add(
+    to: &mut Vec<Diagnostic>,
+    site: &Site,
+    path: String,
+    cause: Cow<'static, str>,
+    cure: Cow<'static, str>,
+) {
     let told = |known: &Diagnostic| known.site == *site && known.path == path && known.cause == cause;
     if !to.iter().any(told) {
-        to.push(Diagnostic { site: site.clone(), path, cause, cure });
+        let is_own = |text: &Cow<'static, str>| matches!(text, Cow::Borrowed(_));
+        let own = (is_own(&cause), is_own(&cure));
+        let (cause, cure) = (cause.into_owned(), cure.into_owned());
+        to.push(Diagnostic { site: site.clone(), path, cause, cure, own });
     }
 }

@@ -7,6 +7,7 @@
 mod build;
 mod decode;
 mod decoder;
+mod discreet;
 mod errors;
 mod formats;
 mod includes;

@@ -1,5 +1,6 @@
 //! YAML events → tree. One error does not hide the next, except that a syntax error ends its file.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,8 +23,10 @@ pub(super) struct Parsed {
     pub(super) tree: Option<Node>,
     /// What was complained about and is no part of the tree.
     pub(super) dropped: Vec<Dropped>,
-    /// Where secrets stand in what could not be read as a whole, in bytes.
-    pub(super) hidden: Vec<Range<usize>>,
+    /// Where every text stands, keys included; in bytes.
+    pub(super) texts: Vec<Range<usize>>,
+    /// Whether the reading has come to the file's end.
+    pub(super) is_whole: bool,
 }
 
 /// An entry that is no part of the tree.
@@ -38,16 +41,17 @@ pub(super) struct Dropped {
 pub(super) fn parse(file: &Arc<str>, text: &str, shape: &Shape, errors: &mut Errors) -> Parsed {
     let mut builder = Builder::new(file, errors);
     let read = builder.read(text);
-    let hidden = if matches!(read, Ok(Some(()))) { Vec::new() } else { unread::secrets(text, shape.names()) };
     if let Err(error) = &read {
         let marker = error.marker();
         let site = builder.site_at(marker.line(), marker.col());
+        let hidden = unread::hidden(text, &shape.names().words);
         let (cause, cure) = syntax::explain(error.kind(), text, &unread::masked(text, &hidden), &site);
         builder.complain(&site, cause, cure);
     }
-    let Builder { root, dropped, .. } = builder;
+    let Builder { root, dropped, texts, .. } = builder;
     let whole = || root.unwrap_or_else(|| Node::empty_map(Site::new(Arc::clone(file), 1, 1)));
-    Parsed { tree: read.ok().flatten().map(|()| whole()), dropped, hidden }
+    let is_whole = matches!(read, Ok(Some(())));
+    Parsed { tree: read.ok().flatten().map(|()| whole()), dropped, texts, is_whole }
 }
 /// A list or mapping that has been opened and not closed.
 struct Open {
@@ -71,12 +75,14 @@ enum Key {
 struct Named {
     key: String,
     site: Site,
+    key_extent: Range<usize>,
     end: usize,
 }
 
 impl Named {
     fn entry(self, value: Node, end: usize) -> Entry {
-        Entry { key: self.key, site: self.site, value, extent: self.end..end.max(self.end) }
+        let extent = self.end..end.max(self.end);
+        Entry { key: self.key, site: self.site, value, key_extent: self.key_extent, extent }
     }
 }
 
@@ -89,6 +95,7 @@ struct Builder<'a> {
     documents: usize,
     root: Option<Node>,
     dropped: Vec<Dropped>,
+    texts: Vec<Range<usize>>,
     /// Where the last thing that was read ends, in bytes.
     end: usize,
 }
@@ -104,6 +111,7 @@ impl<'a> Builder<'a> {
             documents: 0,
             root: None,
             dropped: Vec::new(),
+            texts: Vec::new(),
             end: 0,
         }
     }
@@ -158,6 +166,7 @@ impl<'a> Builder<'a> {
             }
             Event::Scalar(text, style, anchor, tag) => {
                 self.refuse_tag(&site, tag.is_some());
+                self.texts.push(extent.clone());
                 let absent = span.is_empty();
                 let text =
                     if absent && style == ScalarStyle::Plain { String::new() } else { text.into_owned() };
@@ -191,8 +200,8 @@ impl<'a> Builder<'a> {
                 let scalar =
                     Scalar { text: name.into_owned(), plain: true, absent: false, template: None, extent };
                 let value = Node { site: site.clone(), value: Value::Scalar(scalar) };
-                let extent = self.end..self.end;
-                let entry = Entry { key, site: site.clone(), value, extent };
+                let (key_extent, extent) = (0..0, self.end..self.end);
+                let entry = Entry { key, site: site.clone(), value, key_extent, extent };
                 self.dropped.push(Dropped { within, entry });
                 self.place(Node::broken(site));
             }
@@ -225,7 +234,12 @@ impl<'a> Builder<'a> {
         self.open.iter().filter_map(key).collect()
     }
 
-    fn complain(&mut self, site: &Site, cause: impl Into<String>, cure: impl Into<String>) {
+    fn complain(
+        &mut self,
+        site: &Site,
+        cause: impl Into<Cow<'static, str>>,
+        cure: impl Into<Cow<'static, str>>,
+    ) {
         let path = self.path();
         self.errors.push(site, path, cause, cure);
     }
@@ -331,7 +345,11 @@ fn read_key(
     errors: &mut Errors,
 ) -> (Key, Option<Entry>) {
     let site = node.site.clone();
-    let named = |key: String| Named { key, site: site.clone(), end };
+    let key_extent = match &node.value {
+        Value::Scalar(scalar) => scalar.extent.clone(),
+        Value::List(_) | Value::Map(_) | Value::Broken => 0..0,
+    };
+    let named = |key: String| Named { key, site: site.clone(), key_extent: key_extent.clone(), end };
     let Value::Scalar(scalar) = node.value else {
         let cure = "write it in quotes if it is meant as a text, such as `\"{requestId}\"`";
         errors.push(&site, within, "a key is a list or a mapping", cure);

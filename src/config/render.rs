@@ -40,15 +40,18 @@ fn place(diagnostic: &Diagnostic) -> (&str, u32, u32) {
 impl Diagnostic {
     fn render(&self, severity: &str, sources: &Sources, out: &mut String) {
         let Site { file, line, column } = &self.site;
-        let told = |text: &str| printable(&sources.discreet_at(text, self));
-        let _ = writeln!(out, "{severity}: {}", told(&self.cause));
+        let told = |text: &str, is_own: bool| match is_own {
+            true => printable(text),
+            false => printable(&sources.discreet_at(text, self)),
+        };
+        let _ = writeln!(out, "{severity}: {}", told(&self.cause, self.own.0));
         let margin = " ".repeat(line.to_string().len());
         let _ = match line {
             0 => write!(out, "{margin}--> {file}"),
             _ => write!(out, "{margin}--> {file}:{line}:{column}"),
         };
         if !self.path.is_empty() {
-            let _ = write!(out, "  ({})", printable(&sources.discreet_path(&self.path)));
+            let _ = write!(out, "  ({})", printable(&sources.discreet_path(&self.path, file)));
         }
         out.push('\n');
         if let Some((snippet, at)) = sources.shown_line(&self.site) {
@@ -58,7 +61,7 @@ impl Diagnostic {
             let _ = writeln!(out, "{margin} | {}{}", " ".repeat(before), "^".repeat(length));
         }
         if !self.cure.is_empty() {
-            let _ = writeln!(out, "{margin} = help: {}", told(&self.cure));
+            let _ = writeln!(out, "{margin} = help: {}", told(&self.cure, self.own.1));
         }
         out.push('\n');
     }

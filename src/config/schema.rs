@@ -7,6 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
+use super::secrecy::GUARDED;
 use super::shape::format_of;
 
 use super::units::{Percent, Rate, Size, Speed, Time};
@@ -148,8 +149,8 @@ impl JsonSchema for Pattern {
         json_schema!({
             "description": "A text (equality), `{regex: …}` (the whole value), or `{present: true}`.",
             "anyOf": [
-                { "type": "string" },
-                { "type": "object", "properties": { "regex": { "type": "string", "format": "x-regex" } },
+                { "type": "string", GUARDED: "text" },
+                { "type": "object", "properties": { "regex": { "type": "string", "format": "x-regex", GUARDED: "text" } },
                   "required": ["regex"], "additionalProperties": false },
                 { "type": "object", "properties": { "present": { "type": "boolean" } },
                   "required": ["present"], "additionalProperties": false },

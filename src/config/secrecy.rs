@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
+use std::sync::Arc;
 
 use serde_json::Value as Schema;
 
@@ -32,36 +33,16 @@ const AT: [&str; 4] = ["@", "%40", "%2540", "\u{ff20}"];
 pub(super) struct Names {
     /// Of keys whose type is a secret.
     secret: Vec<String>,
-    /// Of all others.
-    plain: HashSet<String>,
+    /// What is no secret of anybody.
+    pub(super) words: Arc<Words>,
 }
 
 impl Names {
     /// Those of a schema.
     pub(super) fn of(schema: &Schema) -> Self {
-        let mut names = Self::default();
-        names.add(schema);
-        names.plain.retain(|name| !names.secret.contains(name));
-        names
-    }
-
-    fn add(&mut self, schema: &Schema) {
-        match schema {
-            Schema::Object(map) => {
-                if let Some(properties) = map.get("properties").and_then(Schema::as_object) {
-                    for (name, property) in properties {
-                        if is_secret(property) {
-                            self.secret.push(name.clone());
-                        } else {
-                            self.plain.insert(name.clone());
-                        }
-                    }
-                }
-                map.values().for_each(|value| self.add(value));
-            }
-            Schema::Array(items) => items.iter().for_each(|item| self.add(item)),
-            Schema::Null | Schema::Bool(_) | Schema::Number(_) | Schema::String(_) => {}
-        }
+        let (mut secret, mut words) = (Vec::new(), Words::default());
+        collect(schema, &mut secret, &mut words);
+        Self { secret, words: Arc::new(words) }
     }
 
     /// Whether a key that is not known where it stands holds a secret by its name, or by what the name was meant to be.
@@ -69,12 +50,80 @@ impl Names {
         let whole = plain(name);
         is_secret_name(name) || self.secret.iter().any(|known| is_near(&whole, &plain(known)))
     }
+}
 
-    /// The same, of a key of which it is not known where it stands.
-    pub(super) fn is_secret_anywhere(&self, name: &str) -> bool {
-        !self.plain.contains(name) && self.is_secret(name)
+fn collect(schema: &Schema, secret: &mut Vec<String>, words: &mut Words) {
+    match schema {
+        Schema::Object(map) => {
+            if let Some(properties) = map.get("properties").and_then(Schema::as_object) {
+                for (name, property) in properties {
+                    if is_secret(property) {
+                        secret.push(name.clone());
+                    }
+                    words.keys.insert(name.clone());
+                    words.add(name);
+                }
+            }
+            let options = map.get("enum").and_then(Schema::as_array).into_iter().flatten();
+            options.chain(map.get("const")).filter_map(Schema::as_str).for_each(|word| words.add(word));
+            map.values().for_each(|value| collect(value, secret, words));
+        }
+        Schema::Array(items) => items.iter().for_each(|item| collect(item, secret, words)),
+        Schema::Null | Schema::Bool(_) | Schema::Number(_) | Schema::String(_) => {}
     }
 }
+
+/// The words of a document's language: its keys, and those that they take.
+#[derive(Debug, Default)]
+pub(super) struct Words {
+    keys: HashSet<String>,
+    /// In lower case, and in parts.
+    all: HashSet<String>,
+}
+
+impl Words {
+    fn add(&mut self, text: &str) {
+        self.all.extend(parts(text).map(str::to_lowercase));
+    }
+
+    /// Whether this is a key, somewhere.
+    pub(super) fn is_key(&self, word: &str) -> bool {
+        self.keys.contains(word)
+    }
+
+    /// Whether this is a word of the language.
+    pub(super) fn has(&self, word: &str) -> bool {
+        self.all.contains(&word.to_lowercase())
+    }
+
+    /// The same, also where it is misspelt.
+    pub(super) fn may_have(&self, word: &str) -> bool {
+        self.has(word) || self.all.iter().any(|known| is_slip(&word.to_lowercase(), known))
+    }
+}
+
+/// Whether a word was meant to be this one: what is shown of it then is no more than that.
+pub(super) fn is_slip(word: &str, known: &str) -> bool {
+    let most = match known.len() {
+        0..=3 => return false,
+        4..=7 => 1,
+        _ => 2,
+    };
+    word.len().abs_diff(known.len()) <= most && strsim::osa_distance(word, known) <= most
+}
+
+/// The words of a text, as far as it is told word by word.
+pub(super) fn parts(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !is_of_word(c)).filter(|part| part.contains(char::is_alphanumeric))
+}
+
+pub(super) fn is_of_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// The keyword of a schema whose texts may have secrets in them: a header field's value, a body. Its value is `text`, or `expression`
+/// for what is a language of its own.
+pub(super) const GUARDED: &str = "x-guarded";
 
 /// Whether a schema is that of a secret.
 pub(super) fn is_secret(schema: &Schema) -> bool {
@@ -118,17 +167,8 @@ pub(super) fn hidden_in(text: &str) -> Vec<Range<usize>> {
     hidden
 }
 
-/// Where a user and a password may begin of which the end is not there: `https://me:hunter2`, without its `@`.
-pub(super) fn open_user(text: &str) -> Option<usize> {
-    let start = text.find("//")? + 2;
-    let rest = text.get(start..)?;
-    let authority = rest.split(['/', '?', '#', ' ', '"', '\'', ',']).next()?;
-    let (host, port) = authority.split_once(':')?;
-    (!host.starts_with(['[', '{']) && !port.bytes().all(|b| b.is_ascii_digit())).then_some(start)
-}
-
 /// What stands before the last `@` of a text, but for the scheme of a web address.
-pub(super) fn user(text: &str) -> Option<Range<usize>> {
+fn user(text: &str) -> Option<Range<usize>> {
     let at = AT.iter().filter_map(|at| text.rfind(at)).max()?;
     let scheme =
         ["https://", "http://", "redis://", "rediss://"].into_iter().find(|scheme| text.starts_with(scheme));
@@ -138,7 +178,7 @@ pub(super) fn user(text: &str) -> Option<Range<usize>> {
 
 /// The words of a text that are names of secrets, with something that follows them behind `:` or `=`: where each begins, and where what
 /// follows does.
-pub(super) fn named(text: &str, is_secret: impl Fn(&str) -> bool) -> impl Iterator<Item = (usize, usize)> {
+fn named(text: &str, is_secret: impl Fn(&str) -> bool) -> impl Iterator<Item = (usize, usize)> {
     words(text).filter_map(move |word| {
         let rest = text.get(word.end..)?;
         let behind = rest.trim_start_matches(['"', '\'', ' ', '\t']);
@@ -149,7 +189,7 @@ pub(super) fn named(text: &str, is_secret: impl Fn(&str) -> bool) -> impl Iterat
 }
 
 /// Runs of what names are made of.
-pub(super) fn words(text: &str) -> impl Iterator<Item = Range<usize>> {
+fn words(text: &str) -> impl Iterator<Item = Range<usize>> {
     let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
     let mut from = 0;
     std::iter::from_fn(move || {
@@ -166,7 +206,7 @@ mod tests {
 
     #[test]
     fn names_of_secrets_are_known_also_where_they_are_misspelt() {
-        let names = Names { secret: vec!["client_secret".into()], plain: HashSet::new() };
+        let names = Names { secret: vec!["client_secret".into()], words: Arc::default() };
         for name in [
             "client_secret",
             "client_secrt",

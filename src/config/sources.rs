@@ -1,20 +1,22 @@
 //! The texts of a configuration's files, and what of them no message may show.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::secrecy::user;
-use super::{Diagnostic, Site};
+use super::Site;
+use super::discreet::forms;
+use super::secrecy::{Words, parts};
+use super::tree::shortened;
 
 /// The texts of a configuration's files, and what of them must not be shown.
 #[derive(Clone, Default)]
 pub struct Sources {
     texts: BTreeMap<Arc<str>, Arc<str>>,
-    hidden: Vec<Hidden>,
+    pub(super) hidden: Vec<Hidden>,
     /// The paths of values that something was put into.
     filled: BTreeSet<Box<str>>,
     /// Secrets that stand in the files themselves.
@@ -23,22 +25,43 @@ pub struct Sources {
     covered: BTreeMap<Arc<str>, Vec<Range<usize>>>,
     /// Keys that are or may be secrets.
     names: Vec<Zeroizing<String>>,
+    /// The words that may always be shown.
+    pub(super) words: Arc<Words>,
+    /// More of them.
+    pub(super) more: Vec<&'static str>,
+    /// Words that the files show of themselves, in lower case.
+    pub(super) open: HashSet<String>,
+    /// Files that are no configurations.
+    pub(super) distrusted: BTreeSet<Arc<str>>,
 }
 
-/// What a `${…}` stood for, or a secret that stands in a file itself.
+/// What a `${…}` stood for, or what stands in a file itself and is not shown.
 #[derive(Clone)]
-struct Hidden {
-    value: Zeroizing<String>,
+pub(super) struct Hidden {
+    /// Empty where only words of it may be shown.
+    pub(super) value: Zeroizing<String>,
     /// How it was written, and where.
-    written: String,
-    site: Site,
-    path: String,
+    pub(super) written: String,
+    pub(super) kept: Kept,
+    pub(super) site: Site,
+    pub(super) path: String,
+    /// Words that are shown of it, in lower case.
+    pub(super) shown: Vec<String>,
+}
+
+/// How far a text is kept back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// In messages about its place.
+    Here,
+    /// In every message, and in every line that a message shows.
+    Everywhere,
 }
 
 /// Below this many characters a value is no secret, and blotting it out would spoil messages.
 const SECRET_CHARACTERS_MIN: usize = 4;
 /// What stands in a message for the user and the password of a URL, and for a secret.
-const HIDDEN: &str = "…";
+pub(super) const HIDDEN: &str = "…";
 
 impl Sources {
     /// Keeps the text of a file.
@@ -46,36 +69,68 @@ impl Sources {
         self.texts.insert(Arc::clone(file), text.into());
     }
 
+    /// The words of the configuration's language, which may always be shown.
+    pub(super) fn know(&mut self, words: &Arc<Words>) {
+        self.words = Arc::clone(words);
+    }
+
+    /// More such words: those of a language within the configuration's, as of templates.
+    pub fn know_more(&mut self, words: impl IntoIterator<Item = &'static str>) {
+        self.more.extend(words.into_iter().flat_map(parts));
+    }
+
+    /// What a file shows of itself anyway.
+    pub(super) fn open(&mut self, text: &str) {
+        self.open.extend(parts(text).map(str::to_lowercase));
+    }
+
+    /// Keeps all of a file out of messages but for words of the language: it is no configuration.
+    pub(super) fn distrust(&mut self, file: &Arc<str>) {
+        self.distrusted.insert(Arc::clone(file));
+    }
+
     /// Keeps a substituted value, put in at this place, out of every message.
     pub(super) fn hide(&mut self, value: &str, written: &str, site: &Site, path: &str) {
         self.filled.insert(path.into());
-        if is_long(value) {
-            self.keep_back(value, written, site, path);
+        // Messages about other places say it as it was read: a host in lower case.
+        for form in forms(value).iter().filter(|form| is_long(form) && form.as_str() != value) {
+            self.insert(form, written, Kept::Everywhere, site, path, Vec::new());
         }
+        self.insert(value, written, Kept::Everywhere, site, path, Vec::new());
     }
 
-    fn keep_back(&mut self, value: &str, written: &str, site: &Site, path: &str) {
+    fn insert(
+        &mut self,
+        value: &str,
+        written: &str,
+        kept: Kept,
+        site: &Site,
+        path: &str,
+        shown: Vec<String>,
+    ) {
         let hidden = Hidden {
             value: Zeroizing::new(value.to_owned()),
             written: written.to_owned(),
+            kept,
             site: site.clone(),
             path: path.to_owned(),
+            shown,
         };
-        // The longest first: one secret may be part of another.
-        let at = self.hidden.partition_point(|other| other.value.len() >= value.len());
-        self.hidden.insert(at, hidden);
+        self.hidden.push(hidden);
     }
 
-    /// Keeps what stands in a file, at this place, out of every message: a secret, or what may be one.
-    pub(super) fn conceal(&mut self, value: &str, site: &Site, path: &str) {
-        if value.trim().is_empty() {
-            return;
-        }
-        self.keep_back(value, HIDDEN, site, path);
-        // Messages are of one line.
-        let plain: String = value.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        if plain != value {
-            self.keep_back(plain.trim_end(), HIDDEN, site, path);
+    /// Keeps what stands in a file, at this place, out of messages; but for these words of it.
+    pub(super) fn keep(&mut self, value: &str, kept: Kept, site: &Site, path: &str, shown: Vec<String>) {
+        let value = value.trim();
+        self.insert(value, HIDDEN, kept, site, path, shown);
+        if kept == Kept::Everywhere && !value.is_empty() {
+            // Messages are of one line, and say the beginning of what is long.
+            let plain: String = value.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+            for part in [plain.trim_end(), shortened(value).trim_end_matches('…')] {
+                if part != value {
+                    self.insert(part, HIDDEN, kept, site, path, Vec::new());
+                }
+            }
         }
     }
 
@@ -128,65 +183,41 @@ impl Sources {
                 ..range.end.clamp(start, start + line.len()) - start
         };
         let mut hidden: Vec<_> = covered.map(within).filter(|range| !range.is_empty()).collect();
-        let concealed = self.hidden.iter().filter(|hidden| hidden.is_concealed() && is_long(&hidden.value));
-        hidden.extend(concealed.flat_map(|hidden| places_of(&hidden.value, line)));
-        // An old value, or a note of what it was.
-        hidden.extend(comment(line));
+        let secrets = self.everywhere().filter(|hidden| hidden.written == HIDDEN);
+        hidden.extend(secrets.flat_map(|hidden| places_of(&hidden.value, line)));
         Some(self.shown(line, at, hidden))
     }
 
-    /// A message without the values that `${…}` stands for.
-    pub fn discreet(&self, message: &str) -> String {
-        let long = self.hidden.iter().filter(|hidden| is_long(&hidden.value));
-        long.fold(message.to_owned(), |text, hidden| text.replace(&*hidden.value, &hidden.written))
+    /// What no message may show, the longest first: one secret may be part of another.
+    fn everywhere(&self) -> impl Iterator<Item = &Hidden> {
+        let mut all: Vec<&Hidden> =
+            self.hidden.iter().filter(|hidden| hidden.kept == Kept::Everywhere && is_long(&hidden.value)).collect();
+        all.sort_by_key(|hidden| std::cmp::Reverse(hidden.value.len()));
+        all.into_iter()
     }
 
-    /// A message about a place. Where something was put in there, its parts are not shown either: a message quotes the host of an
-    /// address, the word of a list, often in lower case.
-    pub(super) fn discreet_at(&self, message: &str, diagnostic: &Diagnostic) -> String {
-        let here = |hidden: &&Hidden| {
-            hidden.site.file == diagnostic.site.file
-                && (hidden.site.line == diagnostic.site.line || hidden.path == diagnostic.path)
-        };
-        let whole = self.discreet(message);
-        let text = self.hidden.iter().filter(here).fold(whole, |text, hidden| {
-            let value = Zeroizing::new(hidden.value.to_lowercase());
-            let quoted = |(index, part): (usize, &str)| {
-                let low = part.trim().to_lowercase();
-                // Quoted is every second part.
-                let is_part = match is_long(&value) {
-                    true => value.contains(&low) || low.contains(&*value),
-                    false => low == *value,
-                };
-                if is_part && index % 2 == 1 && !low.is_empty() {
-                    hidden.written.clone()
-                } else {
-                    part.to_owned()
-                }
-            };
-            text.split('`').enumerate().map(quoted).collect::<Vec<_>>().join("`")
-        });
-        // What is quoted of an address, or of what was meant as one.
-        let is_hidden = self.hidden.iter().filter(here).any(Hidden::is_concealed);
-        let cut = |(index, part): (usize, &str)| match user(part).filter(|_| is_hidden && index % 2 == 1) {
-            Some(user) => {
-                let (before, after) = (part.get(..user.start), part.get(user.end..));
-                format!("{}{HIDDEN}{}", before.unwrap_or_default(), after.unwrap_or_default())
-            }
-            None => part.to_owned(),
-        };
-        let text = text.split('`').enumerate().map(cut).collect::<Vec<_>>().join("`");
-        self.shown(&text, 0, Vec::new()).0.into_owned()
+    /// A message without secrets, and without the values that `${…}` stands for.
+    pub fn discreet(&self, message: &str) -> String {
+        self.everywhere()
+            .fold(message.to_owned(), |text, hidden| text.replace(&*hidden.value, &hidden.written))
     }
 
     /// A path without keys that may be secrets.
-    pub(super) fn discreet_path(&self, path: &str) -> String {
+    pub(super) fn discreet_path(&self, path: &str, file: &Arc<str>) -> String {
+        let shown = |part: &str| match part.split_once('[') {
+            Some((key, index)) if self.words.is_key(key) || key.is_empty() => format!("{key}[{index}"),
+            None if self.words.is_key(part) => part.to_owned(),
+            _ => HIDDEN.to_owned(),
+        };
+        if self.distrusted.contains(file) {
+            return path.split('.').map(shown).collect::<Vec<_>>().join(".");
+        }
         self.names.iter().fold(path.to_owned(), |path, name| path.replace(name.as_str(), HIDDEN))
     }
 
     /// A text without secrets and without what URLs in it have before `@` (RFC 3986 §3.2.1), a password mostly, nor what is hidden besides;
     /// and where a place of it is then, in bytes.
-    fn shown<'t>(&self, text: &'t str, at: usize, hidden: Vec<Range<usize>>) -> (Cow<'t, str>, usize) {
+    pub(super) fn shown<'t>(&self, text: &'t str, at: usize, hidden: Vec<Range<usize>>) -> (Cow<'t, str>, usize) {
         let mut all = hidden;
         all.extend(self.literal.iter().flat_map(|secret| places_of(secret, text)));
         all.extend(passwords(text));
@@ -223,35 +254,12 @@ impl std::fmt::Debug for Sources {
     }
 }
 
-impl Hidden {
-    /// Whether it stands in the file itself.
-    fn is_concealed(&self) -> bool {
-        self.written == HIDDEN
-    }
-}
-
-fn is_long(value: &str) -> bool {
+pub(super) fn is_long(value: &str) -> bool {
     value.chars().nth(SECRET_CHARACTERS_MIN - 1).is_some()
 }
 
 fn places_of<'t>(part: &'t str, text: &'t str) -> impl Iterator<Item = Range<usize>> + 't {
     text.match_indices(part).map(|(at, part)| at..at + part.len())
-}
-
-/// Where the comment of a line stands, without its mark.
-fn comment(line: &str) -> Option<Range<usize>> {
-    let (mut quote, mut before) = (None, ' ');
-    for (at, c) in line.char_indices() {
-        match quote {
-            Some(open) if open == c && (c == '\'' || before != '\\') => quote = None,
-            Some(_) => {}
-            None if c == '#' && before.is_whitespace() => return Some(at + 1..line.len()),
-            None if matches!(c, '"' | '\'') && matches!(before, ' ' | ',' | '[' | '{') => quote = Some(c),
-            None => {}
-        }
-        before = c;
-    }
-    None
 }
 
 /// Where users and passwords of URLs stand in a text.
@@ -298,7 +306,7 @@ mod tests {
         sources.hide("Hunter2:Sword\nFish", "${env:A}", &Site::new("a.yaml", 3, 1), "a.b");
         let said = |line, path: &str, cause: &str| {
             let mut errors = Errors::default();
-            errors.push(&Site::new("a.yaml", line, 1), path, cause, format!("not {cause}"));
+            errors.push(&Site::new("a.yaml", line, 1), path, cause.to_owned(), format!("not {cause}"));
             errors.render(&sources)
         };
         for (line, path) in [(3, "c"), (2, "a.b")] {
@@ -341,7 +349,8 @@ mod tests {
         let line = "a: {url: \"https://me:hunter2@a.example/\", cache: 2h}";
         let said = |column| {
             let mut errors = Errors::default();
-            errors.push(&Site::new("a.yaml", 1, column), "", "no `http://x:y@z`", "not `ftp://x:y@z`");
+            let (cause, cure) = ("no `http://x:y@z`".to_owned(), "not `ftp://x:y@z`".to_owned());
+            errors.push(&Site::new("a.yaml", 1, column), "", cause, cure);
             let said = errors.render(&sources(line));
             assert!(!said.contains("hunter") && !said.contains("x:y"), "{said}");
             let lines: Vec<_> = said.lines().map(str::to_owned).collect();
@@ -355,7 +364,7 @@ mod tests {
         let mut sources = sources("a: hunter2, b: {hunter2: 1, c: d}");
         sources.withhold("hunter2");
         let mut errors = Errors::default();
-        errors.push(&Site::new("a.yaml", 1, 29), "c", "`hunter2` again", "");
+        errors.push(&Site::new("a.yaml", 1, 29), "c", "`hunter2` again".to_owned(), "");
         let said = errors.render(&sources);
         assert!(said.contains("error: `…` again") && said.contains("a: …, b: {…: 1, c: d}\n"), "{said}");
         assert!(said.ends_with(&format!("  | {}^\n\n1 error\n", " ".repeat(16))), "{said}");

@@ -52,6 +52,8 @@ pub(super) struct Entry {
     pub(super) key: String,
     pub(super) site: Site,
     pub(super) value: Node,
+    /// Where the key stands, quotes included; in bytes.
+    pub(super) key_extent: Range<usize>,
     /// From the key's end to the value's, in bytes of its file.
     pub(super) extent: Range<usize>,
 }

@@ -1,4 +1,4 @@
-//! What of a file no message may show: found in its tree, by types, names and forms, before anything is complained about.
+//! What of a file a message may show: found in its tree, by types, before anything is complained about. What is not found is not shown.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,35 +8,45 @@ use serde_json::Value as Schema;
 use super::Sources;
 use super::parse::Parsed;
 use super::scalars::Typed;
-use super::secrecy::{hidden_in, is_secret, named};
+use super::secrecy::{GUARDED, Names, hidden_in, is_of_word, is_secret, parts};
 use super::shape::Shape;
-use super::tree::{Entry, Node, SHOWN_CHARACTERS_MAX, Scalar, Trail, Value, shortened};
-use super::wording::{forms, takes};
+use super::sources::Kept;
+use super::tree::{Entry, Node, Scalar, Trail, Value};
+use super::unread;
+use super::wording::{forms, nearest};
 
-/// Keeps the secrets of a file, as it was written, out of every message.
+/// Settles what messages may show of a file, as it was written.
 pub(super) fn veil(file: &Arc<str>, text: &str, parsed: &Parsed, shape: &Shape, sources: &mut Sources) {
-    parsed.hidden.iter().for_each(|range| sources.cover(file, range.clone()));
-    let mut veil = Veil { file, text, shape, sources };
-    let root = [shape.root()];
-    if let Some(tree) = &parsed.tree {
-        veil.node(tree, &root, Trail::Root);
-        // What is no mapping of sections may be any file: that of a password, for one.
-        if !matches!(tree.value, Value::Map(_)) {
-            veil.conceal(tree, Trail::Root);
-            veil.sources.cover(file, 0..text.len());
-        }
-    }
+    sources.know(&shape.names().words);
+    // What is no mapping of sections may be any file: that of a password, for one.
+    let is_document = |tree: &Node| matches!(tree.value, Value::Map(_)) || tree.is_nothing();
+    let Some(tree) = parsed.tree.as_ref().filter(|tree| parsed.is_whole && is_document(tree)) else {
+        sources.distrust(file);
+        let hidden = match parsed.is_whole {
+            true => vec![0..text.len()],
+            false => unread::hidden(text, &shape.names().words),
+        };
+        return hidden.into_iter().for_each(|range| sources.cover(file, range));
+    };
+    let mut veil = Veil { text, shape, sources, shown: Vec::new() };
+    let root = Kind { schemas: vec![shape.root()], guard: Guard::Open };
+    veil.node(tree, &root, Trail::Root);
     for dropped in &parsed.dropped {
         veil.dropped(&dropped.within, &dropped.entry, &root, Trail::Root);
     }
+    let shown = std::mem::take(&mut veil.shown);
+    cover(file, text, &parsed.texts, shown, sources);
 }
 
 /// The same for what `${…}` has put in.
 pub(super) fn veil_filled(node: &Node, trail: Trail<'_>, sources: &mut Sources) {
     match &node.value {
         Value::Scalar(scalar) if scalar.template.is_some() => {
-            for part in parts(&scalar.text) {
-                sources.conceal(part, &node.site, &trail.to_string());
+            let path = trail.to_string();
+            sources.keep(&scalar.text, Kept::Here, &node.site, &path, Vec::new());
+            for range in hidden_in(&scalar.text) {
+                let part = scalar.text.get(range).unwrap_or_default();
+                sources.keep(part, Kept::Everywhere, &node.site, &path, Vec::new());
             }
         }
         Value::Scalar(_) | Value::Broken => {}
@@ -53,145 +63,159 @@ pub(super) fn veil_filled(node: &Node, trail: Trail<'_>, sources: &mut Sources) 
     }
 }
 
-/// The key whose text is a condition.
-const EXPRESSION: &str = "when";
+/// How far a text is shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Guard {
+    /// As its type takes it, but for what is hidden by its form.
+    Open,
+    /// What has a language of its own: its words.
+    Expression,
+    /// The variables in it.
+    Text,
+    /// Nothing.
+    Closed,
+    /// Nothing, nor anywhere else.
+    Secret,
+}
+
+/// What may stand at a place.
+#[derive(Clone)]
+struct Kind<'s> {
+    schemas: Vec<&'s Schema>,
+    guard: Guard,
+}
 
 struct Veil<'a> {
-    file: &'a Arc<str>,
     text: &'a str,
     shape: &'a Shape,
     sources: &'a mut Sources,
-}
-
-/// What a key is where it stands.
-enum Below<'s> {
-    Known(Vec<&'s Schema>),
-    /// A name that the operator has chosen.
-    Free(Vec<&'s Schema>),
-    Unknown,
+    /// What is shown, in bytes.
+    shown: Vec<Range<usize>>,
 }
 
 impl<'a> Veil<'a> {
-    fn dropped(&mut self, within: &[String], entry: &Entry, schemas: &[&'a Schema], trail: Trail<'_>) {
+    fn dropped(&mut self, within: &[String], entry: &Entry, kind: &Kind<'a>, trail: Trail<'_>) {
         match within.split_first() {
-            None => self.entries(std::slice::from_ref(entry), schemas, trail),
+            None => self.entry(entry, kind, trail),
             Some((key, rest)) => {
-                let below = self.below(schemas, key);
-                if self.is_secret(key, None, &below, schemas, trail) {
-                    return self.secret(entry, trail);
-                }
-                let schemas = match below {
-                    Below::Known(schemas) | Below::Free(schemas) => schemas,
-                    Below::Unknown => Vec::new(),
-                };
-                self.dropped(rest, entry, &schemas, Trail::Key(&trail, key));
+                let below = self.below(kind, key).1;
+                self.dropped(rest, entry, &below, Trail::Key(&trail, key));
             }
         }
     }
 
-    fn node(&mut self, node: &Node, schemas: &[&'a Schema], trail: Trail<'_>) {
+    fn node(&mut self, node: &Node, kind: &Kind<'a>, trail: Trail<'_>) {
         match &node.value {
             Value::Broken => {}
-            Value::Scalar(_) if schemas.iter().any(|schema| is_secret(schema)) => self.conceal(node, trail),
-            Value::Scalar(scalar) => self.by_form(node, scalar, trail),
+            Value::Scalar(scalar) => self.scalar(node, scalar, kind, trail),
             Value::List(items) => {
                 // A list where none is wanted may have what is wanted in it.
-                let inner = self.items(schemas).unwrap_or_else(|| schemas.to_vec());
+                let inner = self.items(&kind.schemas).unwrap_or_else(|| kind.schemas.clone());
+                let inner = self.guarded(inner, kind.guard);
                 for (index, item) in items.iter().enumerate() {
                     self.node(item, &inner, Trail::Index(&trail, index));
                 }
             }
-            Value::Map(entries) => self.entries(entries, schemas, trail),
+            Value::Map(entries) => entries.iter().for_each(|entry| self.entry(entry, kind, trail)),
         }
     }
 
-    fn entries(&mut self, entries: &[Entry], schemas: &[&'a Schema], trail: Trail<'_>) {
-        let mut cut_off = None;
-        for entry in entries {
-            let below = self.below(schemas, &entry.key);
-            let nothing = matches!(&entry.value.value, Value::Scalar(scalar) if scalar.absent);
-            let names = self.shape.names();
-            let mut is_cut = false;
-            if !matches!(below, Below::Known(_)) {
-                if let Some((_, value)) = named(&entry.key, |word| names.is_secret(word)).next() {
-                    is_cut = true;
-                    self.key(entry, value..entry.key.len(), trail);
-                }
-                for range in hidden_in(&entry.key) {
-                    self.key(entry, range, trail);
-                }
-            }
-            // A comma in a secret that lacks its quotes makes a key of what follows, and brackets make one of it all.
-            let is_rest = nothing
-                && matches!(below, Below::Unknown)
-                && (cut_off == Some(entry.site.line) || has_secret(schemas) && !self.has_colon(entry));
-            if self.is_secret(&entry.key, Some(&entry.value), &below, schemas, trail) || is_rest {
-                cut_off = Some(entry.site.line);
-                if is_rest {
-                    self.key(entry, 0..entry.key.len(), trail);
-                }
-                self.secret(entry, trail);
-                continue;
-            }
-            cut_off = Some(entry.site.line).filter(|_| is_cut);
-            let schemas = match below {
-                Below::Known(schemas) | Below::Free(schemas) => schemas,
-                Below::Unknown => Vec::new(),
-            };
-            // An expression has its own use for `@`.
-            if entry.key != EXPRESSION || schemas.is_empty() {
-                self.node(&entry.value, &schemas, Trail::Key(&trail, &entry.key));
+    fn entry(&mut self, entry: &Entry, kind: &Kind<'a>, trail: Trail<'_>) {
+        let (name, below) = self.below(kind, &entry.key);
+        let is_plain = |c: char| c.is_alphabetic() || matches!(c, '_' | '-' | '.');
+        // A comma in a secret that lacks its quotes makes a key of what follows, and brackets make one of it all.
+        if let Some(length) = self.without_space(entry, kind) {
+            let start = entry.key_extent.end.saturating_sub(entry.key.len());
+            self.shown.push(start..start + length);
+            if length == entry.key.len() {
+                return self.sources.open(&entry.key);
             }
         }
-    }
-
-    /// Whether all below a key is a secret.
-    fn is_secret(
-        &self,
-        key: &str,
-        value: Option<&Node>,
-        below: &Below<'_>,
-        beside: &[&'a Schema],
-        trail: Trail<'_>,
-    ) -> bool {
-        let is_text = value.is_some_and(has_text);
-        let takes_text = |schema: &&Schema| takes(schema, self.shape, "string");
-        match below {
-            // A text in the place of a section that has a secret may be that secret.
-            Below::Known(schemas) => {
-                let is_section = schemas.iter().any(|schema| schema.get("properties").is_some());
-                let is_likely = has_secret(schemas) || is_section && self.shape.names().is_secret(key);
-                schemas.iter().any(|schema| is_secret(schema))
-                    || is_text
-                        && is_likely
-                        && !schemas.iter().any(takes_text)
-                        && !value.is_some_and(|value| is_key_of(value, schemas))
+        let shown = match name {
+            Name::Known => true,
+            Name::Near => self.has_colon(entry),
+            Name::Free if kind.guard == Guard::Open => {
+                self.has_colon(entry) && hidden_in(&entry.key).is_empty()
             }
-            // `authorization` among the fields that a rule sets.
-            Below::Free(schemas) => {
-                let items = self.items(schemas).unwrap_or_default();
-                let texts = schemas.iter().chain(&items).any(takes_text);
-                texts && self.shape.names().is_secret(key) && !value.is_some_and(is_made_of_variables)
+            Name::Free => {
+                let is_odd = |c: char| c.is_whitespace() || c == '=';
+                let is_hidden = !hidden_in(&entry.key).is_empty()
+                    || entry.key.contains(':') && !entry.key.contains("://");
+                self.has_colon(entry) && !entry.key.contains(is_odd) && !is_hidden
             }
-            Below::Unknown => {
-                let is_likely = has_secret(beside) || self.shape.names().is_secret(key) || is_guarded(trail);
-                is_likely && !value.is_some_and(is_word)
-            }
-        }
-    }
-
-    fn below(&self, schemas: &[&'a Schema], key: &str) -> Below<'a> {
-        let of = |schemas: &[&'a Schema]| {
-            let known = schemas.iter().find_map(|schema| schema.get("properties")?.get(key));
-            let free =
-                || schemas.iter().find_map(|s| s.get("additionalProperties").filter(|s| s.is_object()));
-            match known {
-                Some(schema) => Some(Below::Known(forms(schema, self.shape))),
-                None => free().map(|schema| Below::Free(forms(schema, self.shape))),
+            Name::Unknown => {
+                kind.guard == Guard::Open && self.has_colon(entry) && entry.key.chars().all(is_plain)
             }
         };
-        let resolved: Vec<_> = schemas.iter().flat_map(|schema| forms(schema, self.shape)).collect();
-        of(&resolved).or_else(|| of(&self.items(&resolved)?)).unwrap_or(Below::Unknown)
+        if shown {
+            self.shown.push(entry.key_extent.clone());
+            self.sources.open(&entry.key);
+        } else {
+            self.sources.conceal_name(&entry.key);
+            let path = Trail::Key(&trail, &entry.key).to_string();
+            self.sources.keep(&entry.key, Kept::Here, &entry.site, &path, Vec::new());
+        }
+        self.node(&entry.value, &below, Trail::Key(&trail, &entry.key));
+    }
+
+    /// How much may be shown of `workers:2`, which lacks a space behind its colon.
+    fn without_space(&self, entry: &Entry, kind: &Kind<'a>) -> Option<usize> {
+        let (name, _) = entry.key.split_once(':').filter(|_| entry.value.is_nothing())?;
+        match self.below(kind, name) {
+            (Name::Known, below) if below.guard == Guard::Open && hidden_in(&entry.key).is_empty() => {
+                Some(entry.key.len())
+            }
+            (Name::Known, _) => Some(name.len()),
+            _ => None,
+        }
+    }
+
+    /// What a key is, and what may stand behind it.
+    fn below(&self, kind: &Kind<'a>, key: &str) -> (Name, Kind<'a>) {
+        let closed = Kind {
+            schemas: Vec::new(),
+            guard: if kind.guard == Guard::Secret { Guard::Secret } else { Guard::Closed },
+        };
+        if key == "<<" {
+            return (Name::Known, closed);
+        }
+        let mut resolved: Vec<&'a Schema> =
+            kind.schemas.iter().flat_map(|schema| forms(schema, self.shape)).collect();
+        resolved.extend(self.items(&resolved).unwrap_or_default());
+        let known = |name: &str| resolved.iter().find_map(|schema| schema.get("properties")?.get(name));
+        if let Some(schema) = known(key) {
+            return (Name::Known, self.of(schema, kind.guard));
+        }
+        let free = resolved.iter().find_map(|s| s.get("additionalProperties").filter(|s| s.is_object()));
+        if let Some(schema) = free {
+            let below = self.of(schema, kind.guard);
+            // A password among the labels.
+            let is_secret = self.shape.names().is_secret(key) && below.guard == Guard::Open && is_text(&below.schemas);
+            return (Name::Free, if is_secret { closed } else { below });
+        }
+        if kind.guard != Guard::Open {
+            return (Name::Unknown, closed);
+        }
+        let names = resolved.iter().filter_map(|schema| schema.get("properties")?.as_object());
+        let names: Vec<&str> = names.flat_map(|known| known.keys().map(String::as_str)).collect();
+        if let Some(schema) = nearest(key, &names).and_then(known) {
+            return (Name::Near, self.of(schema, kind.guard));
+        }
+        // A section that is indented too far.
+        match self.shape.root().get("properties").and_then(|sections| sections.get(key)) {
+            Some(schema) => (Name::Near, self.of(schema, Guard::Open)),
+            None => (Name::Unknown, closed),
+        }
+    }
+
+    fn of(&self, schema: &'a Schema, above: Guard) -> Kind<'a> {
+        let guard = [schema, self.shape.resolve(schema)].into_iter().find_map(guard).unwrap_or(above);
+        self.guarded(forms(schema, self.shape), guard)
+    }
+
+    fn guarded(&self, schemas: Vec<&'a Schema>, above: Guard) -> Kind<'a> {
+        let guard = schemas.iter().find_map(|schema| guard(schema)).unwrap_or(above);
+        Kind { schemas, guard }
     }
 
     fn items(&self, schemas: &[&'a Schema]) -> Option<Vec<&'a Schema>> {
@@ -203,141 +227,199 @@ impl<'a> Veil<'a> {
         self.text.get(entry.extent.start..).is_some_and(|behind| behind.trim_start().starts_with(':'))
     }
 
-    /// An entry that is a secret as a whole.
-    fn secret(&mut self, entry: &Entry, trail: Trail<'_>) {
-        self.conceal(&entry.value, Trail::Key(&trail, &entry.key));
-        if matches!(&entry.value.value, Value::Scalar(scalar) if !scalar.absent && is_put_in(&scalar.text)) {
+    fn scalar(&mut self, node: &Node, scalar: &Scalar, kind: &Kind<'a>, trail: Trail<'_>) {
+        if scalar.absent {
             return;
         }
-        let raw = match &entry.value.value {
-            // A tag or an anchor without a value.
-            Value::Scalar(scalar) if scalar.absent => {
-                self.text.get(entry.extent.start..).and_then(|rest| rest.lines().next())
-            }
-            _ => self.text.get(entry.extent.clone()),
+        let guard = self.guard_of(scalar, kind);
+        let raw = self.text.get(scalar.extent.clone()).unwrap_or_default();
+        // Escapes and line ends make another text of it.
+        let verbatim = raw.find(&scalar.text).map(|at| scalar.extent.start + at);
+        let by_form = hidden_in(&scalar.text);
+        let mut pieces = match verbatim {
+            Some(_) => placeholders(&scalar.text, &self.shape.names().words, guard),
+            None => Vec::new(),
         };
-        let raw = raw.unwrap_or_default();
-        let behind = raw.trim_start();
-        let value = behind.strip_prefix(':').unwrap_or(behind).trim_start();
-        let start = entry.extent.start + raw.len() - value.len();
-        self.sources.cover(self.file, start..start + value.trim_end().len());
-    }
-
-    /// A key of which a part is a secret.
-    fn key(&mut self, entry: &Entry, part: Range<usize>, trail: Trail<'_>) {
-        let Some(secret) = entry.key.get(part.clone()) else { return };
-        let path = Trail::Key(&trail, &entry.key).to_string();
-        self.sources.conceal(secret, &entry.site, &path);
-        self.sources.conceal_name(secret);
-        let end = entry.extent.start.saturating_sub(entry.key.len() - part.end);
-        if let Some(start) = end.checked_sub(secret.len())
-            && self.text.get(start..end) == Some(secret)
-        {
-            self.sources.cover(self.file, start..end);
+        match (guard, verbatim) {
+            (Guard::Open, Some(_)) => pieces.extend(without(&by_form, scalar.text.len())),
+            (Guard::Expression, Some(_)) => pieces.extend(words_of(&scalar.text, self.shape.names())),
+            // `drain 10s` lacks a colon.
+            (Guard::Closed, Some(_)) => {
+                let first = scalar.text.split([':', ' ']).next().unwrap_or_default();
+                let is_known = |schema: &&Schema| schema.get("properties").is_some_and(|all| all.get(first).is_some());
+                pieces.extend(kind.schemas.iter().any(is_known).then_some(0..first.len()));
+            }
+            _ => {}
         }
-    }
-
-    /// Every text of a value.
-    fn conceal(&mut self, node: &Node, trail: Trail<'_>) {
-        match &node.value {
-            Value::Broken => {}
-            Value::Scalar(scalar) if is_put_in(&scalar.text) => {}
-            Value::Scalar(scalar) => {
-                let path = trail.to_string();
-                self.sources.conceal(&scalar.text, &node.site, &path);
-                self.sources.conceal(&shortened(&scalar.text), &node.site, &path);
-                // What stands in braces that are none of ours is quoted without them.
-                for literal in literals(&scalar.text).iter().flat_map(|text| text.split(['$', '{', '}'])) {
-                    self.sources.conceal(literal, &node.site, &path);
-                }
-                self.sources.cover(self.file, scalar.extent.clone());
-            }
-            Value::List(items) => {
-                for (index, item) in items.iter().enumerate() {
-                    self.conceal(item, Trail::Index(&trail, index));
-                }
-            }
-            Value::Map(entries) => {
-                for entry in entries {
-                    // `{hunter2}` is a mapping whose one key has no value.
-                    if entry.value.is_nothing() {
-                        self.sources.conceal(&entry.key, &entry.site, &trail.to_string());
-                    }
-                    self.sources.conceal_name(&entry.key);
-                    self.conceal(&entry.value, Trail::Key(&trail, &entry.key));
-                }
-            }
+        let told: Vec<String> = match guard {
+            Guard::Open if by_form.is_empty() => vec![scalar.text.clone()],
+            _ => pieces.iter().filter_map(|piece| scalar.text.get(piece.clone())).map(str::to_owned).collect(),
+        };
+        if !pieces.is_empty() && raw.starts_with(['"', '\'']) {
+            let end = scalar.extent.end.saturating_sub(1);
+            self.shown.extend([scalar.extent.start..scalar.extent.start + 1, end..scalar.extent.end]);
         }
-    }
-
-    fn by_form(&mut self, node: &Node, scalar: &Scalar, trail: Trail<'_>) {
-        let hidden = hidden_in(&scalar.text);
-        if hidden.is_empty() {
-            return;
+        let at = verbatim.unwrap_or_default();
+        self.shown.extend(pieces.into_iter().map(|piece| at + piece.start..at + piece.end));
+        if guard == Guard::Open && by_form.is_empty() {
+            self.shown.push(scalar.extent.clone());
+            self.sources.open(&scalar.text);
+            if !scalar.text.contains("${") {
+                return;
+            }
         }
         let path = trail.to_string();
-        for part in parts(&scalar.text) {
-            self.sources.conceal(part, &node.site, &path);
+        let words = told.iter().flat_map(|text| parts(text)).map(str::to_lowercase).collect();
+        let kept = if guard == Guard::Secret { Kept::Everywhere } else { Kept::Here };
+        let whole = if guard == Guard::Open && by_form.is_empty() { "" } else { &*scalar.text };
+        let is_placeholder = guard == Guard::Secret && literals(&scalar.text).is_empty();
+        self.sources.keep(if is_placeholder { "" } else { whole }, kept, &node.site, &path, words);
+        for part in by_form.into_iter().filter_map(|range| scalar.text.get(range)) {
+            self.sources.keep(part, Kept::Everywhere, &node.site, &path, Vec::new());
         }
-        let raw = self.text.get(scalar.extent.clone()).unwrap_or_default();
-        match raw.find(&scalar.text) {
-            Some(at) => {
-                let start = scalar.extent.start + at;
-                for Range { start: from, end } in hidden {
-                    self.sources.cover(self.file, start + from..start + end);
-                }
+        if guard == Guard::Secret {
+            // What stands beside `${…}`, and in braces that are none of ours, which is quoted without them.
+            for literal in literals(&scalar.text).iter().flat_map(|text| text.split(['$', '{', '}'])) {
+                self.sources.keep(literal, Kept::Everywhere, &node.site, &path, Vec::new());
             }
-            // Escapes and line ends make another text of it.
-            None => self.sources.cover(self.file, scalar.extent.clone()),
+        }
+    }
+
+    /// How far a text is shown where it stands.
+    fn guard_of(&self, scalar: &Scalar, kind: &Kind<'a>) -> Guard {
+        // A word that everybody may know.
+        if kind.guard != Guard::Secret && matches!(scalar.typed(), Typed::Bool(_) | Typed::Null) {
+            return Guard::Open;
+        }
+        if kind.guard != Guard::Open {
+            return kind.guard;
+        }
+        // A line without its colon goes on the text before it.
+        if self.text.get(scalar.extent.clone()).is_some_and(|raw| raw.contains('\n')) {
+            return Guard::Closed;
+        }
+        let items = self.items(&kind.schemas).unwrap_or_default();
+        let all: Vec<&Schema> = kind.schemas.iter().chain(&items).copied().collect();
+        if is_text(&all) {
+            return Guard::Open;
+        }
+        // A text where a section is wanted may be the secret that the section has; a word of it lacks brackets alone.
+        let names = all.iter().filter_map(|schema| schema.get("properties")?.as_object());
+        let mut known: Vec<&str> = names.flat_map(|known| known.keys().map(String::as_str)).collect();
+        let has_secret = all.iter().any(|schema| has_secret(schema));
+        for schema in &all {
+            let options = schema.get("enum").and_then(Schema::as_array).into_iter().flatten();
+            known.extend(options.chain(schema.get("const")).filter_map(Schema::as_str));
+        }
+        let is_value = |schema: &&Schema| {
+            let kind = schema.get("type").and_then(Schema::as_str);
+            !matches!(kind, Some("object" | "array")) && schema.get("properties").is_none()
+        };
+        let is_near = known.contains(&scalar.text.as_str()) || nearest(&scalar.text, &known).is_some();
+        match is_near || !has_secret && all.iter().any(is_value) {
+            true => Guard::Open,
+            false => Guard::Closed,
         }
     }
 }
 
-/// What a text has to hide, whole and as far as a message shows it.
-fn parts(text: &str) -> Vec<&str> {
-    let shown = text.char_indices().nth(SHOWN_CHARACTERS_MAX).map_or(text.len(), |(at, _)| at);
-    let cut = |range: Range<usize>| {
-        [text.get(range.clone()), text.get(range.start..range.end.min(shown).max(range.start))]
-    };
-    let mut parts: Vec<&str> = hidden_in(text).into_iter().flat_map(cut).flatten().collect();
-    parts.dedup();
-    parts
+/// What a key is where it stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Name {
+    Known,
+    /// Meant to be one that is known.
+    Near,
+    /// A name that the operator has chosen.
+    Free,
+    Unknown,
 }
 
-/// Whether a value is a text, or a list with one.
-fn has_text(value: &Node) -> bool {
-    match &value.value {
-        Value::Scalar(scalar) => !scalar.absent,
-        Value::List(items) => items.iter().any(has_text),
-        Value::Map(_) | Value::Broken => false,
+/// What a schema says of its texts.
+fn guard(schema: &Schema) -> Option<Guard> {
+    if is_secret(schema) {
+        return Some(Guard::Secret);
     }
+    schema.get(GUARDED).map(|kind| if kind == "expression" { Guard::Expression } else { Guard::Text })
 }
 
-/// Whether a section is about credentials, so that what is not known in it may be one.
-fn is_guarded(trail: Trail<'_>) -> bool {
-    match trail {
-        Trail::Root => false,
-        Trail::Key(_, "auth" | "tls" | "identity_tokens") => true,
-        Trail::Key(parent, _) | Trail::Index(parent, _) => is_guarded(*parent),
+/// Whether texts are taken, whatever they say.
+fn is_text(schemas: &[&Schema]) -> bool {
+    schemas.iter().any(|schema| {
+        schema.get("type").is_some_and(|kind| kind == "string")
+            && schema.get("enum").is_none()
+            && schema.get("const").is_none()
+    })
+}
+
+/// Whether a mapping has a secret.
+fn has_secret(schema: &Schema) -> bool {
+    let properties = schema.get("properties").and_then(Schema::as_object);
+    properties.is_some_and(|properties| properties.values().any(|schema| guard(schema).is_some()))
+}
+
+/// What is left of a text.
+fn without(hidden: &[Range<usize>], length: usize) -> Vec<Range<usize>> {
+    let mut sorted = hidden.to_vec();
+    sorted.sort_by_key(|range| range.start);
+    let (mut left, mut from) = (Vec::new(), 0);
+    for range in sorted {
+        left.push(from..range.start.max(from));
+        from = from.max(range.end);
     }
+    left.push(from..length.max(from));
+    left
 }
 
-/// Whether a text is the name of a key that a section has: `api_key: query` lacks brackets alone.
-fn is_key_of(value: &Node, schemas: &[&Schema]) -> bool {
-    let Value::Scalar(scalar) = &value.value else { return false };
-    schemas
-        .iter()
-        .any(|schema| schema.get("properties").is_some_and(|known| known.get(&scalar.text).is_some()))
+/// Where a text has `${env:NAME}` and `${file:PATH}`, and variables of ours.
+fn placeholders(text: &str, words: &super::secrecy::Words, guard: Guard) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    for (at, _) in text.match_indices('{') {
+        let Some(inside) = text.get(at + 1..).and_then(|rest| rest.split_once('}')).map(|(inside, _)| inside) else {
+            break;
+        };
+        let end = at + inside.len() + 2;
+        let is_put_in = text.get(..at).is_some_and(|before| before.ends_with('$') && !before.ends_with("$$"));
+        let is_source = ["env:", "file:"].iter().any(|source| inside.starts_with(source));
+        if is_put_in && is_source {
+            found.push(at - 1..end);
+        } else if guard == Guard::Text && !inside.is_empty() && parts(inside).all(|word| words.has(word)) {
+            found.push(at..end);
+        }
+    }
+    found
 }
 
-/// Whether a value is one that everybody may know.
-fn is_word(value: &Node) -> bool {
-    matches!(&value.value, Value::Scalar(scalar) if matches!(scalar.typed(), Typed::Bool(_)))
-}
-
-fn has_secret(schemas: &[&Schema]) -> bool {
-    let properties = schemas.iter().filter_map(|schema| schema.get("properties")?.as_object());
-    properties.flat_map(|properties| properties.values()).any(is_secret)
+/// Where an expression has words of its language, and members of what they name: not what stands in quotes.
+fn words_of(text: &str, names: &Names) -> Vec<Range<usize>> {
+    let mut found: Vec<Range<usize>> = Vec::new();
+    let mut quote = None;
+    let mut word: Option<usize> = None;
+    for (at, c) in text.char_indices().chain([(text.len(), ' ')]) {
+        if quote.is_none() && is_of_word(c) {
+            word.get_or_insert(at);
+            continue;
+        }
+        if let Some(start) = word.take() {
+            let own = text.get(start..at).unwrap_or_default();
+            let before = text.get(..start).unwrap_or_default();
+            let named = found.len().checked_sub(2).and_then(|at| found.get(at));
+            // What stands before a dot or a bracket, or behind a dot, is no value.
+            let is_name = matches!(c, '.' | '(')
+                || before.ends_with('.') && named.is_some_and(|named| named.end + 1 == start);
+            let is_member = is_name && own.chars().all(|c| c.is_ascii_alphabetic() || c == '_');
+            if is_member || names.words.may_have(own) {
+                found.push(start..at);
+            }
+        }
+        match quote {
+            Some(open) if open == c => quote = None,
+            Some(_) => {}
+            None if matches!(c, '"' | '\'') => quote = Some(c),
+            None if at < text.len() => found.push(at..at + c.len_utf8()),
+            None => {}
+        }
+    }
+    found
 }
 
 /// What stands in a text beside its `${env:…}` and `${file:…}`.
@@ -355,25 +437,51 @@ fn literals(text: &str) -> Vec<&str> {
     literals
 }
 
-/// Whether nothing of a text stands in the file itself.
-fn is_put_in(text: &str) -> bool {
-    literals(text).is_empty()
+/// Hides all that is not shown: the rest of each text, and what stands between texts, but for the marks of YAML.
+fn cover(file: &Arc<str>, text: &str, texts: &[Range<usize>], mut shown: Vec<Range<usize>>, sources: &mut Sources) {
+    shown.sort_by_key(|range| (range.start, range.end));
+    let mut shown = shown.into_iter().peekable();
+    let mut texts = texts.to_vec();
+    texts.sort_by_key(|range| (range.start, range.end));
+    let mut from = 0;
+    for whole in texts {
+        marks(text, from..whole.start, file, sources);
+        let mut hidden = whole.start.max(from);
+        while let Some(range) = shown.next_if(|range| range.start < whole.end) {
+            sources.cover(file, hidden..range.start.max(hidden));
+            hidden = hidden.max(range.end);
+        }
+        sources.cover(file, hidden..whole.end.max(hidden));
+        from = from.max(whole.end);
+    }
+    marks(text, from..text.len(), file, sources);
 }
 
-/// Whether a value says nothing but what variables will: `Bearer {identity.id}`.
-fn is_made_of_variables(value: &Node) -> bool {
-    match &value.value {
-        Value::Scalar(scalar) => {
-            let mut rest = scalar.text.as_str();
-            let mut literal = String::new();
-            while let Some((before, after)) = rest.split_once('{') {
-                literal.push_str(before.strip_suffix('$').unwrap_or(before));
-                rest = after.split_once('}').map_or("", |(_, after)| after);
-            }
-            literal.push_str(rest);
-            matches!(literal.trim(), "" | "Bearer" | "Basic" | "Token")
+/// Hides what stands between texts: comments, and the names of anchors and tags.
+fn marks(text: &str, range: Range<usize>, file: &Arc<str>, sources: &mut Sources) {
+    let Some(between) = text.get(range.clone()) else { return };
+    let (mut at, mut hidden) = (range.start, None);
+    let mut end = |hidden: &mut Option<(usize, bool)>, at| {
+        if let Some((start, _)) = hidden.take() {
+            sources.cover(file, start..at);
         }
-        Value::List(items) => items.iter().all(is_made_of_variables),
-        Value::Map(_) | Value::Broken => false,
+    };
+    for c in between.chars() {
+        let is_mark = c.is_whitespace() || "[]{},:-?|>+\"'".contains(c);
+        match hidden {
+            Some((_, true)) if c != '\n' => {}
+            Some((_, false)) if !is_mark => {}
+            _ => {
+                end(&mut hidden, at);
+                match c {
+                    '#' => hidden = Some((at + 1, true)),
+                    '&' | '*' | '!' => hidden = Some((at + 1, false)),
+                    _ if !is_mark => hidden = Some((at, false)),
+                    _ => {}
+                }
+            }
+        }
+        at += c.len_utf8();
     }
+    end(&mut hidden, at);
 }

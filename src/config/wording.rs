@@ -101,7 +101,7 @@ fn unknown_cure(key: &str, node: &Node, schema: &Schema, shape: &Shape) -> Strin
 }
 
 /// The known key that a misspelt one is nearest to, if it is near.
-fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
+pub(super) fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
     let plain = |text: &str| text.to_ascii_lowercase().replace(['-', ' '], "_");
     let (key, length) = (plain(key), key.chars().count());
     let distance = |known: &str| strsim::osa_distance(&key, &plain(known));

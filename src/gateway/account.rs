@@ -36,7 +36,7 @@ impl Account {
 /// Looks `server.user` up. None for `none`, and when `build.errors` says why.
 pub(super) fn compile(written: &OrNone<Spanned<String>>, build: &mut Build) -> Option<Account> {
     let written = written.as_option()?;
-    let mut refuse = |cause: String, cure: &str| {
+    let mut refuse = |cause: String, cure: &'static str| {
         build.errors.push(&written.site, "server.user", cause, cure);
         None
     };

@@ -378,10 +378,12 @@ pub struct Respond {
     #[schemars(range(min = 200, max = 599))]
     pub status: u16,
     /// The body, as it is.
+    #[schemars(extend("x-guarded" = "text"))]
     pub body: String,
     /// Its type.
     pub content_type: Spanned<String>,
     /// More header fields.
+    #[schemars(extend("x-guarded" = "text"))]
     pub headers: BTreeMap<String, Spanned<String>>,
 }
 

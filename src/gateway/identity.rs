@@ -30,7 +30,7 @@ pub(super) fn forwarding(
         None => document.defaults.forward_identity.as_option()?,
     };
     let mut sound = true;
-    let mut refuse = |cause: String, cure: &str| {
+    let mut refuse = |cause: String, cure: &'static str| {
         build.errors.push(&written.site, &*written.path, cause, cure);
         sound = false;
     };

@@ -42,11 +42,12 @@ use crate::framing::Pace;
 use crate::observe::Telling;
 use crate::policy::access::Access;
 use crate::policy::auth::identity_token::IdentityTokens;
-use crate::policy::auth::{self, Auth};
+use crate::policy::auth::{self, Auth, expression_words};
 use crate::policy::rate_limit::{Fleet, Kept, Limits, Plans, RateLimit};
 use crate::reply::Replies;
 use crate::route::Routes;
 use crate::state::Live;
+use crate::template::Fact;
 use crate::upstream::Upstream;
 use document::{Document, Underscores};
 
@@ -162,6 +163,9 @@ pub struct Gateway {
 impl Gateway {
     /// Compiles a document. None when `build.errors` says why.
     pub fn compile(document: &Document, live: &Live, generation: u64, build: &mut Build) -> Option<Self> {
+        build.sources.know_more(expression_words());
+        build.sources.know_more(Fact::ALL.iter().map(|fact| fact.name()));
+        build.sources.know_more(["labels", "authorizer", "claims"]);
         compile::compile(document, live, generation, build)
     }
 

@@ -136,7 +136,7 @@ fn compile_format(format: &Spanned<String>, build: &mut Build) -> Option<Format>
     if format.value == "json" {
         return Some(Format::Json);
     }
-    let mut refuse = |cause: String, cure: &str| {
+    let mut refuse = |cause: String, cure: &'static str| {
         build.errors.push(&format.site, &*format.path, cause, cure);
         None
     };
@@ -158,7 +158,7 @@ fn compile_format(format: &Spanned<String>, build: &mut Build) -> Option<Format>
 }
 
 fn compile_target(to: &Spanned<String>, build: &mut Build) -> Option<AccessTarget> {
-    let mut refuse = |cause: String, cure: &str| {
+    let mut refuse = |cause: String, cure: &'static str| {
         build.errors.push(&to.site, &*to.path, cause, cure);
         None
     };

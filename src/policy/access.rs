@@ -242,6 +242,9 @@ fn read_file(file: &Spanned<String>, build: &mut Build) -> Vec<Entry> {
             Ok(network) => entries.push(Entry { network, site, written: Written::File }),
             Err((cause, cure)) => {
                 wrong += 1;
+                // It may be any file: that of a password, for one.
+                let is_near = text.iter().all(|byte| byte.is_ascii_hexdigit() || b".:/".contains(byte));
+                let cause = if is_near { cause } else { "the line is neither an address nor a CIDR".to_owned() };
                 if wrong <= FILE_ERRORS_MAX {
                     build.errors.push(&site, &*file.path, cause, cure);
                 }
@@ -421,8 +424,8 @@ mod tests {
             errors_of_file(b"10.0.0.0/8\n10.0.0.1/8\nx\n\xff"),
             [
                 "list:2 `10.0.0.1/8` has bits set behind its prefix",
-                "list:3 `x` is neither an address nor a CIDR",
-                "list:4 `\u{fffd}` is neither an address nor a CIDR",
+                "list:3 the line is neither an address nor a CIDR",
+                "list:4 the line is neither an address nor a CIDR",
             ]
         );
         let errors = errors_of_file(&b"x\n".repeat(50));

@@ -1,5 +1,6 @@
 //! Header rules: set, add, remove and rename, on requests and responses.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -28,8 +29,10 @@ pub struct Config {
 #[serde(deny_unknown_fields, default)]
 pub struct Rules {
     /// Replaces all fields of a name by one. The value is a template.
+    #[schemars(extend("x-guarded" = "text"))]
     pub set: BTreeMap<String, Spanned<String>>,
     /// Adds a field beside those there are. The value is a template.
+    #[schemars(extend("x-guarded" = "text"))]
     pub add: BTreeMap<String, Spanned<String>>,
     /// Removes all fields of a name.
     pub remove: Vec<Spanned<String>>,
@@ -208,9 +211,9 @@ fn sanitised(text: String) -> Option<HeaderValue> {
 }
 
 /// Cause and cure.
-type Fault = (String, String);
+type Fault = (Cow<'static, str>, Cow<'static, str>);
 
-fn fault(cause: impl Into<String>, cure: impl Into<String>) -> Fault {
+fn fault(cause: impl Into<Cow<'static, str>>, cure: impl Into<Cow<'static, str>>) -> Fault {
     (cause.into(), cure.into())
 }
 

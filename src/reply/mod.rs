@@ -28,9 +28,11 @@ pub struct Config {
     #[schemars(range(min = 400, max = 599))]
     pub status: Option<u16>,
     /// More header fields; the values are templates.
+    #[schemars(extend("x-guarded" = "text"))]
     pub headers: BTreeMap<String, Spanned<String>>,
     /// Another body; a template. `{error.message}` is the sentence that clients may read; where the type is JSON or HTML, values
     /// are escaped for it, and a brace that is meant is written twice: `'{{"message": "{error.message}"}}'`.
+    #[schemars(extend("x-guarded" = "text"))]
     pub body: Option<Spanned<String>>,
     /// The body's type. Default: text/plain.
     pub content_type: Option<Spanned<String>>,

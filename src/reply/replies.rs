@@ -234,7 +234,7 @@ fn compile_header(name: &str, value: &Spanned<String>, build: &mut Build) -> Opt
         header::UPGRADE,
         header::TE,
     ];
-    let mut refuse = |cause: String, cure: &str| {
+    let mut refuse = |cause: String, cure: &'static str| {
         build.errors.push(&value.site, &*value.path, cause, cure);
         None
     };

@@ -228,7 +228,7 @@ fn retries(config: &Spanned<Config>, errors: &mut Errors) -> Option<()> {
 
 fn check(config: &Spanned<Health>, errors: &mut Errors) -> Option<()> {
     let mut right = true;
-    let mut wrong = |key: &str, cause: String, cure: &str| {
+    let mut wrong = |key: &str, cause: String, cure: &'static str| {
         right = false;
         errors.push(&config.site, format!("{}.{key}", config.path), cause, cure);
     };

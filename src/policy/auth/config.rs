@@ -81,7 +81,7 @@ pub struct Rules {
     #[schemars(length(min = 1))]
     pub groups: Vec<Spanned<String>>,
     /// Conditions on claims; a dot leads into a nested claim, or else is one of the name: `tenant: {equals: acme}`.
-    #[schemars(extend("minProperties" = 1))]
+    #[schemars(extend("minProperties" = 1, "x-guarded" = "text"))]
     pub claims: BTreeMap<String, Spanned<ClaimCondition>>,
     /// CIDRs or addresses, of which one must hold the client's.
     #[schemars(length(min = 1))]
@@ -92,6 +92,7 @@ pub struct Rules {
     /// An expression in CEL that must be true, such as `jwt.claims.tenant == route.tenant && method in ["GET"]`. `route.NAME` is a
     /// parameter of the path with its escapes decoded: `a b` for `a%20b`. It goes through a list once; where it would make too much of each
     /// element (a list of thousands looked for in another one), it is not true.
+    #[schemars(extend("x-guarded" = "expression"))]
     pub when: Option<Spanned<String>>,
 }
 

@@ -30,6 +30,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use challenge::Challenge;
+pub use authorise::expression_words;
 pub use config::{ClaimCondition, Config, RouteAuth, Rules};
 pub use credential::{Place, Presented};
 pub use figures::Figure;

@@ -131,7 +131,7 @@ impl Requirement {
     ) -> Option<Self> {
         let errors_before = build.errors.errors().len();
         let mut refuse =
-            |cause: String, cure: &str| build.errors.push(&rules.site, &*rules.path, cause, cure);
+            |cause: String, cure: &'static str| build.errors.push(&rules.site, &*rules.path, cause, cure);
         for (at, policy) in policies.iter().enumerate() {
             if policies.iter().take(at).any(|other| Arc::ptr_eq(other, policy)) {
                 refuse(format!("`{}` is named twice", policy.name()), "name each policy once");

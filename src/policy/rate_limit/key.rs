@@ -343,7 +343,7 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
 
 /// The name of a field that a request may bear. None when `build.errors` says why.
 pub(super) fn field(name: &Spanned<String>, build: &mut Build) -> Option<HeaderName> {
-    let mut refuse = |cause: String, cure: &str| {
+    let mut refuse = |cause: String, cure: &'static str| {
         build.errors.push(&name.site, &*name.path, cause, cure);
         None
     };

@@ -312,7 +312,7 @@ fn is_secret(secret: &Spanned<Secret>, build: &mut Build) {
 /// Understands `redis://host:port/database`. None when `build.errors` says why.
 fn named(written: &Spanned<String>, port: u16, build: &mut Build) -> Option<Named> {
     let cure = "write such as `redis://127.0.0.1:6379` or `rediss://redis.internal:6379/1`";
-    let mut refuse = |cause: String, cure: &str| {
+    let mut refuse = |cause: String, cure: &'static str| {
         build.errors.push(&written.site, &*written.path, cause, cure);
         None
     };

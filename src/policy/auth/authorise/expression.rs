@@ -4,6 +4,7 @@
 //! short, it has no regular expressions of its own (`claims` has `matches`), and lists are gone through once, not within each
 //! other; what is made of each element is bounded (`work`). An error while it is evaluated, such as a claim that is not there, refuses.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
@@ -21,6 +22,17 @@ use crate::identity::Identity;
 
 /// Longer ones are programs, and belong into a service.
 const BYTES_MAX: usize = 2048;
+
+/// The words of the language, which a message may show whatever an expression says.
+pub fn expression_words() -> impl Iterator<Item = &'static str> {
+    const FUNCTIONS: [&str; 26] = [
+        "lower", "upper", "lowerAscii", "user", "size", "contains", "startsWith", "endsWith", "has", "exists", "exists_one", "all", "map", "filter", "in",
+        "true", "false", "null", "matches", "timestamp", "duration", "getHours", "getMinutes", "getDayOfWeek",
+        "getFullYear", "getDate",
+    ];
+    let members = MEMBERS.into_iter().flat_map(|(_, members)| members.iter().copied());
+    VARIABLES.into_iter().chain(members).chain(TYPES).chain(FUNCTIONS)
+}
 
 /// What an expression may speak of, in the order in which a message lists it.
 const VARIABLES: [&str; 11] =
@@ -107,10 +119,10 @@ impl Expression {
 }
 
 /// Cause and cure.
-type Fault = (String, String);
+type Fault = (String, Cow<'static, str>);
 
 fn parse(text: &str) -> Result<Expression, Fault> {
-    let fault = |cause: String, cure: &str| Err((cause, cure.to_owned()));
+    let fault = |cause: String, cure: &'static str| Err((cause, cure.into()));
     if text.len() > BYTES_MAX {
         return fault(
             format!("the expression has {} bytes; at most {BYTES_MAX} are taken", text.len()),
@@ -144,7 +156,7 @@ fn parse(text: &str) -> Result<Expression, Fault> {
         return fault(format!("an expression knows no function `{name}`"), instead_of(name));
     }
     if let Some((of, name, known)) = unknown_member(program.expression()) {
-        return fault(format!("`{of}` has no `{name}`"), &format!("it has `{}`", known.join("`, `")));
+        return Err((format!("`{of}` has no `{name}`"), format!("it has `{}`", known.join("`, `")).into()));
     }
     let mut uses = Vec::new();
     for name in program.references().variables() {
@@ -159,10 +171,8 @@ fn parse(text: &str) -> Result<Expression, Fault> {
                 return fault(format!("an expression knows no types such as `{name}`"), instead_of("type"));
             }
             None => {
-                return fault(
-                    format!("an expression knows no `{name}`"),
-                    &format!("it knows {}", VARIABLES.join(", ")),
-                );
+                let cure = format!("it knows {}", VARIABLES.join(", "));
+                return Err((format!("an expression knows no `{name}`"), cure.into()));
             }
         }
     }

@@ -8,6 +8,8 @@ mod work;
 
 use std::net::IpAddr;
 
+pub use expression::expression_words;
+
 use ipnet::IpNet;
 use regex::Regex;
 use serde_json::Value;

@@ -1,5 +1,6 @@
 //! What is written about an external service, and what can be wrong with it.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use http::HeaderName;
@@ -100,11 +101,11 @@ pub(super) fn check(config: &Spanned<Config>, egress: &egress::Policy, build: &m
         build.errors.push(&config.site, format!("{}.url", config.path), "nobody is asked", cure);
     } else if let Err(failure) = egress.may_fetch(&config.url) {
         let host = config.url.parse::<http::Uri>().ok().and_then(|url| url.host().map(str::to_owned));
-        let cure = match (failure.reason, host) {
+        let cure: Cow<'static, str> = match (failure.reason, host) {
             (egress::Reason::NotPublic | egress::Reason::PlainHttp, Some(host)) => {
-                format!("write `server: {{egress: {{allow: [\"{host}\"]}}}}` where it is meant")
+                format!("write `server: {{egress: {{allow: [\"{host}\"]}}}}` where it is meant").into()
             }
-            _ => "write such as `https://auth.example.com/check`".to_owned(),
+            _ => "write such as `https://auth.example.com/check`".into(),
         };
         let cause = format!("the service cannot be asked: {}", failure.message);
         build.errors.push(&config.url.site, &*config.url.path, cause, cure);
@@ -113,7 +114,7 @@ pub(super) fn check(config: &Spanned<Config>, egress: &egress::Policy, build: &m
         let cause = "what stands behind `#` is sent to nobody";
         build.errors.push(&config.url.site, &*config.url.path, cause, "leave it out");
     }
-    let mut range = |key: &str, holds: bool, written: String, cure: &str| {
+    let mut range = |key: &str, holds: bool, written: String, cure: &'static str| {
         if !holds {
             let cause = format!("{written} is out of range");
             build.errors.push(&config.site, format!("{}.{key}", config.path), cause, cure);

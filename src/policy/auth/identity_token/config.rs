@@ -164,7 +164,7 @@ pub(super) fn check(config: &Spanned<Config>, build: &mut Build) {
             }
         }
     }
-    let mut range = |key: &str, holds: bool, written: String, cure: &str| {
+    let mut range = |key: &str, holds: bool, written: String, cure: &'static str| {
         if !holds {
             let cause = format!("{written} is out of range");
             build.errors.push(&config.site, format!("{}.{key}", config.path), cause, cure);

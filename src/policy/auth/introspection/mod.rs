@@ -185,7 +185,7 @@ fn check(config: &Spanned<Config>, build: &mut Build) {
     if !config.client_secret.is_empty() {
         secrets::is_one(&config.client_secret, build);
     }
-    let mut refuse = |key: &str, cause: String, cure: &str| {
+    let mut refuse = |key: &str, cause: String, cure: &'static str| {
         build.errors.push(&config.site, format!("{}.{key}", config.path), cause, cure);
     };
     if config.url.is_none() {

@@ -56,7 +56,7 @@ impl Keys {
             path => (&keys.site, path.to_owned()),
         };
         let mut refuse =
-            |cause: &str, cure: &str| context.build.errors.push(site, path.as_str(), cause, cure);
+            |cause: &'static str, cure: &'static str| context.build.errors.push(site, path.as_str(), cause, cure);
         let discovers = keys.discovery.unwrap_or(false);
         let sources = [discovers, keys.url.is_some(), keys.file.is_some(), keys.secret.is_some()];
         let count = sources.iter().filter(|given| **given).count();
@@ -217,7 +217,7 @@ fn judge_copy(
     }
     let current = issuer.current();
     let Some(set) = current.as_deref() else { return };
-    let mut warn = |cause: String, cure: &str| {
+    let mut warn = |cause: String, cure: &'static str| {
         context.build.errors.warn(&written.site, &*written.path, cause, cure);
     };
     for complaint in set.complaints() {

@@ -265,7 +265,7 @@ fn rules(name: &Arc<str>, config: &Config) -> Option<Rules> {
 
 /// What is wrong with the configuration, apart from its keys.
 fn check(config: &Spanned<Config>, build: &mut Build) {
-    let mut refuse = |key: &str, cause: String, cure: &str| {
+    let mut refuse = |key: &str, cause: String, cure: &'static str| {
         build.errors.push(&config.site, format!("{}.{key}", config.path), cause, cure);
     };
     if config.issuer.as_ref().is_none_or(|issuer| issuer.trim().is_empty()) {
