@@ -6,11 +6,11 @@ use std::net::IpAddr;
 
 use zeroize::Zeroizing;
 
+use super::Diagnostic;
 use super::scalars::{Typed, typed};
 use super::secrecy::{is_of_word, parts};
 use super::sources::{HIDDEN, Hidden, Kept, Sources, is_long};
 use super::units::{Percent, Rate, Size, Speed, Time};
-use super::Diagnostic;
 
 /// Words of examples.
 const EXAMPLES: &str = "env file path name key value text url port host http https redis rediss unix example com org net api internal \
@@ -19,7 +19,8 @@ const EXAMPLES: &str = "env file path name key value text url port host http htt
 impl Sources {
     /// A text that was made of the configuration's values, as it may be told: without what may be a secret in them.
     pub fn discreet_value(&self, text: &str) -> String {
-        let values = self.hidden.iter().filter(|hidden| hidden.written == HIDDEN).map(|hidden| &*hidden.value);
+        let values =
+            self.hidden.iter().filter(|hidden| hidden.written == HIDDEN).map(|hidden| &*hidden.value);
         let mut literals: Vec<&str> = values
             .flat_map(|value| value.split(['{', '}']).step_by(2))
             .map(str::trim)
@@ -96,7 +97,8 @@ impl<'a> Veiled<'a> {
     fn has_number(&self, wanted: u64) -> bool {
         let is_short = wanted < 10;
         self.forms.iter().any(|form| {
-            let mut runs = form.split(|c: char| !c.is_ascii_digit()).filter_map(|run| run.parse::<u64>().ok());
+            let mut runs =
+                form.split(|c: char| !c.is_ascii_digit()).filter_map(|run| run.parse::<u64>().ok());
             runs.any(|number| number == wanted) && (!is_short || form.len() < 3)
         })
     }
@@ -105,13 +107,15 @@ impl<'a> Veiled<'a> {
 impl<'a> Scope<'a> {
     fn of(sources: &'a Sources, diagnostic: &Diagnostic) -> Self {
         let below = |a: &str, b: &str| {
-            !b.is_empty() && a.strip_prefix(b).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+            !b.is_empty()
+                && a.strip_prefix(b).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
         };
         let (mut here, mut near) = (Vec::new(), Vec::new());
         let path = sources.discreet_path(&diagnostic.path, &diagnostic.site.file);
         // Names are told in other spellings too: `x-version` for `x_version`.
         let near_by = [&*path, &*diagnostic.site.file].map(str::to_lowercase);
-        let words = near_by.iter().flat_map(|text| parts(text).chain(text.split(|c: char| !c.is_alphanumeric())));
+        let words =
+            near_by.iter().flat_map(|text| parts(text).chain(text.split(|c: char| !c.is_alphanumeric())));
         let mut shown: HashSet<String> = words.map(str::to_owned).collect();
         for hidden in &sources.hidden {
             let is_same_line =
@@ -169,8 +173,9 @@ impl<'a> Scope<'a> {
         let mut rest = text;
         while let Some(start) = rest.find(is_of_word) {
             let (before, from) = rest.split_at_checked(start).unwrap_or((rest, ""));
-            let (word, after) =
-                from.split_at_checked(from.find(|c| !is_of_word(c)).unwrap_or(from.len())).unwrap_or((from, ""));
+            let (word, after) = from
+                .split_at_checked(from.find(|c| !is_of_word(c)).unwrap_or(from.len()))
+                .unwrap_or((from, ""));
             told.push_str(before);
             told.push_str(if self.may_tell(word, false) { word } else { self.instead() });
             rest = after;
@@ -182,7 +187,8 @@ impl<'a> Scope<'a> {
     fn may_tell(&self, word: &str, is_quoted: bool) -> bool {
         let low = word.to_lowercase();
         let is_number = number(&low).is_some();
-        let is_whole = |veiled: &Veiled<'_>| veiled.is_put_in() && veiled.is(&low) && (is_quoted || is_long(&low));
+        let is_whole =
+            |veiled: &Veiled<'_>| veiled.is_put_in() && veiled.is(&low) && (is_quoted || is_long(&low));
         if self.here.iter().any(is_whole) {
             return false;
         }
@@ -251,7 +257,11 @@ mod tests {
             ("007", "7 is out of range: write 1 to 250", "${env:A} is out of range: write 1 to 250"),
             ("0x1F", "`31` is out of range", "`${env:A}` is out of range"),
             ("90000ms", "`90s` is more than `1h`", "`${env:A}` is more than `1h`"),
-            ("https://Me:Pw1@Host.example/x", "the host `host.example` of `me`", "the host `${env:A}` of `${env:A}`"),
+            (
+                "https://Me:Pw1@Host.example/x",
+                "the host `host.example` of `me`",
+                "the host `${env:A}` of `${env:A}`",
+            ),
             ("a%2Fsecret", "`a/secret` is no path", "`${env:A}` is no path"),
             ("::ffff:10.1.2.3", "`10.1.2.3` is inner", "`${env:A}` is inner"),
             ("Sword Fish", "mismatched input 'Fish' expecting", "mismatched input '${env:A}' expecting"),
@@ -269,7 +279,14 @@ mod tests {
         for text in ["nosniff", "no-store, max-age=0", "production", "x"] {
             assert!(is_harmless(text), "{text}");
         }
-        for text in ["hunter2", "Bearer", "86400000", "thisislongerthanaword", "é", "a b c d e f g h i j k l m n o p q"] {
+        for text in [
+            "hunter2",
+            "Bearer",
+            "86400000",
+            "thisislongerthanaword",
+            "é",
+            "a b c d e f g h i j k l m n o p q",
+        ] {
             assert!(!is_harmless(text), "{text}");
         }
     }

@@ -1,7 +1,7 @@
 //! Text → document, in two passes: the whole is read and checked, then decoded.
 
 use std::any::Any;
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::places::Places;
 use super::shape::Shape;
 use super::tree::{Node, Trail, Value};
 use super::validate::validate;
-use super::{Build, Errors};
+use super::{Build, Diagnostic, Errors, Site};
 
 /// Reads a configuration and everything it includes. None when `build.errors` says why; it then says all that is wrong.
 ///
@@ -146,8 +146,8 @@ fn read_and_check<T: DeserializeOwned + JsonSchema + Any>(
         None => None,
         Some(tree) if sound => decode(tree, &mut build.errors),
         Some(tree) => {
-            let paths: BTreeSet<&str> =
-                build.errors.errors().iter().map(|error| error.path.as_str()).collect();
+            let complaint = |error: &'_ Diagnostic| (error.path.clone(), error.site.clone());
+            let paths: HashSet<_> = build.errors.errors().iter().map(complaint).collect();
             prune(tree, Trail::Root, &paths);
             decode(tree, &mut Errors::default())
         }
@@ -161,8 +161,8 @@ fn read_and_check<T: DeserializeOwned + JsonSchema + Any>(
     Loaded { document, places, sound }
 }
 
-/// Takes away the keys that were complained about. Elements of lists stay, so that paths stay true.
-fn prune(node: &mut Node, trail: Trail<'_>, complaints: &BTreeSet<&str>) {
+/// Takes away the keys that were complained about, but for the first of two. Elements of lists stay, so that paths stay true.
+fn prune(node: &mut Node, trail: Trail<'_>, complaints: &HashSet<(String, Site)>) {
     match &mut node.value {
         Value::Scalar(_) | Value::Broken => {}
         Value::List(items) => {
@@ -172,7 +172,9 @@ fn prune(node: &mut Node, trail: Trail<'_>, complaints: &BTreeSet<&str>) {
         }
         Value::Map(entries) => entries.retain_mut(|entry| {
             let trail = Trail::Key(&trail, &entry.key);
-            let sound = !complaints.contains(trail.to_string().as_str())
+            let is_wrong = |site: &Site| complaints.contains(&(trail.to_string(), site.clone()));
+            let sound = !is_wrong(&entry.site)
+                && !is_wrong(&entry.value.site)
                 && !matches!(entry.value.value, Value::Broken);
             if sound {
                 prune(&mut entry.value, trail, complaints);

@@ -14,6 +14,7 @@ mod includes;
 mod join;
 mod load;
 mod parse;
+mod pieces;
 mod places;
 mod render;
 mod scalars;

@@ -190,8 +190,11 @@ impl Sources {
 
     /// What no message may show, the longest first: one secret may be part of another.
     fn everywhere(&self) -> impl Iterator<Item = &Hidden> {
-        let mut all: Vec<&Hidden> =
-            self.hidden.iter().filter(|hidden| hidden.kept == Kept::Everywhere && is_long(&hidden.value)).collect();
+        let mut all: Vec<&Hidden> = self
+            .hidden
+            .iter()
+            .filter(|hidden| hidden.kept == Kept::Everywhere && is_long(&hidden.value))
+            .collect();
         all.sort_by_key(|hidden| std::cmp::Reverse(hidden.value.len()));
         all.into_iter()
     }
@@ -217,7 +220,12 @@ impl Sources {
 
     /// A text without secrets and without what URLs in it have before `@` (RFC 3986 §3.2.1), a password mostly, nor what is hidden besides;
     /// and where a place of it is then, in bytes.
-    pub(super) fn shown<'t>(&self, text: &'t str, at: usize, hidden: Vec<Range<usize>>) -> (Cow<'t, str>, usize) {
+    pub(super) fn shown<'t>(
+        &self,
+        text: &'t str,
+        at: usize,
+        hidden: Vec<Range<usize>>,
+    ) -> (Cow<'t, str>, usize) {
         let mut all = hidden;
         all.extend(self.literal.iter().flat_map(|secret| places_of(secret, text)));
         all.extend(passwords(text));

@@ -2,11 +2,28 @@
 
 use granit_parser::ErrorKind;
 
+use super::Site;
 use super::tree::shortened;
-use super::{Site, unread};
+use super::unread::{self, VEIL};
 
 /// Cause and cure of a parser's error at `site` of `text`; `shown` is as long, has no secrets in it, and is what is quoted.
 pub(super) fn explain(kind: &ErrorKind, text: &str, shown: &str, site: &Site) -> (String, String) {
+    let before = line(shown, site.line.saturating_sub(1)).trim_start_matches([' ', '-']);
+    if matches!(kind, ErrorKind::MappingValueNotAllowed | ErrorKind::MappingKeyNotAllowed)
+        && site.line > 1
+        && let Some((key, VEIL)) =
+            before.split_once(':').and_then(|(key, rest)| Some((key, rest.chars().next()?)))
+        && !key.contains(VEIL)
+    {
+        let cause = format!("`{key}` in the line before lacks a space behind its colon");
+        return (cause, format!("write `{key}: …`"));
+    }
+    if matches!(kind, ErrorKind::ExpectedFlowMappingSeparator | ErrorKind::ExpectedFlowSequenceSeparator)
+        && line(text, site.line).contains("${")
+    {
+        let cause = "within brackets, a text with brackets in it needs quotes";
+        return (cause.into(), "write `\"${env:NAME}\"`, in quotes".into());
+    }
     let is_bracketed = value_of(line(text, site.line)).starts_with(['[', '{']);
     let line = line(shown, site.line);
     let at = usize::try_from(site.column.saturating_sub(1)).unwrap_or(usize::MAX);

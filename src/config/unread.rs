@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::secrecy::{Words, is_of_word};
 
 /// What stands for a hidden character.
-const VEIL: char = '…';
+pub(super) const VEIL: char = '…';
 
 /// What of a text is not shown, in bytes: all but its keys, and the marks around them.
 pub(super) fn hidden(text: &str, words: &Words) -> Vec<Range<usize>> {

@@ -97,7 +97,24 @@ fn unknown_cure(key: &str, node: &Node, schema: &Schema, shape: &Shape) -> Strin
     if known(shape, shape.root()).contains(&key) {
         return format!("`{key}` stands at the top level; check the indentation");
     }
+    if let Some(section) = section_of(key, node, schema, shape) {
+        return format!("`{key}` stands under `{section}`; check the indentation");
+    }
     format!("known here: {}", list(&known_here, "and"))
+}
+
+/// The section of a mapping that a key belongs into: one that is written there without a value, or the only one that knows it.
+fn section_of<'a>(key: &str, node: &Node, schema: &'a Schema, shape: &'a Shape) -> Option<&'a str> {
+    let knows = |section: &&str| {
+        let below = shape.property(schema, section).map(|below| forms(below, shape)).unwrap_or_default();
+        below.iter().any(|form| known(shape, form).contains(&key))
+    };
+    let sections: Vec<&str> = known(shape, schema).into_iter().filter(knows).collect();
+    let is_empty = |section: &&&str| node.entry(section).is_some_and(|entry| entry.value.is_nothing());
+    match (sections.iter().find(is_empty), sections.as_slice()) {
+        (Some(section), _) | (None, [section]) => Some(section),
+        _ => None,
+    }
 }
 
 /// The known key that a misspelt one is nearest to, if it is near.
@@ -143,6 +160,9 @@ fn form(place: &Place<'_>, schema: &Schema, shape: &Shape) -> (String, String) {
                     let inner = shortened(scalar.template.as_deref().unwrap_or(&scalar.text));
                     (cause, format!("write it without brackets, `{inner}`, or in quotes, `\"[{inner}]\"`"))
                 }
+                _ if has_names(schema, shape) => {
+                    (cause, "write a name and a colon in place of each `- `: `NAME: …`".into())
+                }
                 _ => (cause, cure),
             }
         }
@@ -167,6 +187,13 @@ fn scalar_cure(scalar: &Scalar, schema: &Schema, shape: &Shape) -> Option<String
     let takes = |name| takes(schema, shape, name);
     let words = words(schema, shape);
     if !matches!(scalar.typed(), Typed::Text(_)) {
+        if let Some(items) = items(schema, shape).filter(|items| self::takes(items, shape, "integer"))
+            && matches!(scalar.typed(), Typed::Whole(_))
+            && !takes("integer")
+            && wanted(items, shape).contains("number")
+        {
+            return Some(format!("write a list: `[{text}]`"));
+        }
         let quotes_help =
             words.contains(&scalar.text.as_str()) || takes("string") && !has_format(schema, shape);
         return quotes_help.then(|| format!("write it in quotes: `\"{text}\"`"));
@@ -217,7 +244,10 @@ fn mapping_cure(scalar: &Scalar, schema: &Schema, shape: &Shape) -> Option<Strin
     if known(shape, form).contains(&first) {
         return Some(format!("write `{first}: …`, with a space after the colon"));
     }
-    let key = form.get("required").and_then(|required| required.get(0)).and_then(Schema::as_str)?;
+    let names = known(shape, form);
+    let required = form.get("required").and_then(|required| required.get(0)).and_then(Schema::as_str);
+    // Of a few keys one is an example, of many none.
+    let key = required.or_else(|| names.first().copied().filter(|_| names.len() <= 4))?;
     Some(format!("write {}, such as `{{{key}: …}}`", wanted(schema, shape)))
 }
 
@@ -332,6 +362,12 @@ pub(super) fn forms<'a>(schema: &'a Schema, shape: &'a Shape) -> Vec<&'a Schema>
 pub(super) fn takes(schema: &Schema, shape: &Shape, name: &str) -> bool {
     let is = |form: &&Schema| form.get("type").is_some_and(|it| it == name);
     forms(schema, shape).iter().any(|form| is(form) && (name != "string" || !is_word(form)))
+}
+
+/// Whether a mapping of the operator's own names is taken.
+fn has_names(schema: &Schema, shape: &Shape) -> bool {
+    let is = |form: &&Schema| form.get("additionalProperties").is_some_and(Schema::is_object);
+    forms(schema, shape).iter().any(is)
 }
 
 /// What the items of a list are, where one is taken.

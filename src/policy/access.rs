@@ -244,7 +244,8 @@ fn read_file(file: &Spanned<String>, build: &mut Build) -> Vec<Entry> {
                 wrong += 1;
                 // It may be any file: that of a password, for one.
                 let is_near = text.iter().all(|byte| byte.is_ascii_hexdigit() || b".:/".contains(byte));
-                let cause = if is_near { cause } else { "the line is neither an address nor a CIDR".to_owned() };
+                let cause =
+                    if is_near { cause } else { "the line is neither an address nor a CIDR".to_owned() };
                 if wrong <= FILE_ERRORS_MAX {
                     build.errors.push(&site, &*file.path, cause, cure);
                 }

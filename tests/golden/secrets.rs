@@ -56,13 +56,33 @@ fn no_secret_is_shown_of_whatever_file() {
         let said = said_of(&path, file.variable);
         asked += 1;
         told += usize::from(said.contains("error: "));
-        let low = said.to_lowercase();
-        if PARTS.iter().any(|part| low.contains(part)) {
+        if shows_marker(&said) {
             wrong += &format!("── {}\n{said}", difference(&text));
         }
     }
     assert!(wrong.is_empty(), "{wrong}");
     assert!(told * 3 > asked, "only {told} of {asked} files were wrong");
+}
+
+fn shows_marker(said: &str) -> bool {
+    let low = said.to_lowercase();
+    PARTS.iter().any(|part| low.contains(part))
+}
+
+#[test]
+fn a_marker_in_a_place_of_no_secret_is_seen() {
+    let directory = super::published();
+    let path = directory.path().join("examples/portcullis.yaml");
+    for (text, is_seen) in [
+        (format!("server: {{drain: {MARKER}}}"), true),
+        (format!("server: {{colour: {MARKER}}}"), false),
+        ("server: {drain: \"${env:MARKED}\"}".to_owned(), false),
+        (format!("server: {{drain: {MARKER}"), false),
+    ] {
+        fs::write(&path, &text).unwrap();
+        let said = said_of(&path, MARKER);
+        assert!(said.contains("portcullis.yaml:1:") && shows_marker(&said) == is_seen, "{said}");
+    }
 }
 
 /// The lines that have the marker in them.
@@ -85,8 +105,10 @@ fn said_of(path: &Path, variable: &str) -> String {
 
 /// An example with a marker: for every value a variable in its place, and the marker itself where secrets stand.
 fn marked(text: &str) -> Vec<Marked> {
-    let value = regex::Regex::new(r#"(?m)(^|[\s{,])([A-Za-z_-]+): +("[^"\n]*"|'[^'\n]*'|[^\s,\[\]{}#&*"'|>][^,\[\]{}#\n]*)"#)
-        .unwrap();
+    let value = regex::Regex::new(
+        r#"(?m)(^|[\s{,])([A-Za-z_-]+): +("[^"\n]*"|'[^'\n]*'|[^\s,\[\]{}#&*"'|>][^,\[\]{}#\n]*)"#,
+    )
+    .unwrap();
     let (mut files, mut section) = (Vec::new(), "");
     for found in value.captures_iter(text) {
         let (key, old) = (found.get(2).unwrap(), found.get(3).unwrap());
@@ -114,12 +136,21 @@ fn marked(text: &str) -> Vec<Marked> {
         }
         let is_secret = ["client_secret", "secret", "password", "equals", "body"].contains(&key.as_str());
         if is_secret || ["set", "add"].contains(&section) {
-            for new in [MARKER.to_owned(), format!("\"{MARKER}\""), format!("Bearer {MARKER} {{x}}"), format!("[{MARKER}]")] {
+            for new in [
+                MARKER.to_owned(),
+                format!("\"{MARKER}\""),
+                format!("Bearer {MARKER} {{x}}"),
+                format!("[{MARKER}]"),
+            ] {
                 files.push(with(&new, ""));
             }
         }
         if key.as_str() == "when" {
-            for new in [format!("'jwt.claims.x == \"{MARKER}\"'"), format!("'jwt.claims.x == {MARKER}'"), format!("'{MARKER}('")] {
+            for new in [
+                format!("'jwt.claims.x == \"{MARKER}\"'"),
+                format!("'jwt.claims.x == {MARKER}'"),
+                format!("'{MARKER}('"),
+            ] {
                 files.push(with(&new, ""));
             }
         }

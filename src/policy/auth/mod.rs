@@ -29,8 +29,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use challenge::Challenge;
 pub use authorise::expression_words;
+use challenge::Challenge;
 pub use config::{ClaimCondition, Config, RouteAuth, Rules};
 pub use credential::{Place, Presented};
 pub use figures::Figure;

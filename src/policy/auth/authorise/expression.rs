@@ -26,9 +26,32 @@ const BYTES_MAX: usize = 2048;
 /// The words of the language, which a message may show whatever an expression says.
 pub fn expression_words() -> impl Iterator<Item = &'static str> {
     const FUNCTIONS: [&str; 26] = [
-        "lower", "upper", "lowerAscii", "user", "size", "contains", "startsWith", "endsWith", "has", "exists", "exists_one", "all", "map", "filter", "in",
-        "true", "false", "null", "matches", "timestamp", "duration", "getHours", "getMinutes", "getDayOfWeek",
-        "getFullYear", "getDate",
+        "lower",
+        "upper",
+        "lowerAscii",
+        "user",
+        "size",
+        "contains",
+        "startsWith",
+        "endsWith",
+        "has",
+        "exists",
+        "exists_one",
+        "all",
+        "map",
+        "filter",
+        "in",
+        "true",
+        "false",
+        "null",
+        "matches",
+        "timestamp",
+        "duration",
+        "getHours",
+        "getMinutes",
+        "getDayOfWeek",
+        "getFullYear",
+        "getDate",
     ];
     let members = MEMBERS.into_iter().flat_map(|(_, members)| members.iter().copied());
     VARIABLES.into_iter().chain(members).chain(TYPES).chain(FUNCTIONS)
@@ -133,7 +156,8 @@ fn parse(text: &str) -> Result<Expression, Fault> {
         Ok(program) => program,
         Err(errors) => {
             let error = errors.errors.first().map(|error| error.msg.clone()).unwrap_or_default();
-            let error = error.lines().next().unwrap_or_default().trim_end_matches('.').to_owned();
+            let error = error.lines().next().unwrap_or_default();
+            let error = error.split(" expecting ").next().unwrap_or_default().trim_end_matches('.');
             return fault(
                 format!("`{text}` is no expression: {error}"),
                 "write such as `jwt.claims.tenant == route.tenant && method in [\"GET\"]`",

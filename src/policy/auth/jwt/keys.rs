@@ -55,8 +55,9 @@ impl Keys {
             "" => (&config.site, format!("{}.keys", config.path)),
             path => (&keys.site, path.to_owned()),
         };
-        let mut refuse =
-            |cause: &'static str, cure: &'static str| context.build.errors.push(site, path.as_str(), cause, cure);
+        let mut refuse = |cause: &'static str, cure: &'static str| {
+            context.build.errors.push(site, path.as_str(), cause, cure)
+        };
         let discovers = keys.discovery.unwrap_or(false);
         let sources = [discovers, keys.url.is_some(), keys.file.is_some(), keys.secret.is_some()];
         let count = sources.iter().filter(|given| **given).count();
