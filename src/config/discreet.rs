@@ -23,7 +23,7 @@ impl Sources {
             self.hidden.iter().filter(|hidden| hidden.written == HIDDEN).map(|hidden| &*hidden.value);
         let mut literals: Vec<&str> = values
             .flat_map(|value| value.split(['{', '}']).step_by(2))
-            .map(str::trim)
+            .map(|literal| literal.trim_end_matches('$').trim())
             .filter(|literal| literal.len() > 2 && !is_harmless(literal))
             .collect();
         literals.sort_by_key(|literal| std::cmp::Reverse(literal.len()));
