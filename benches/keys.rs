@@ -143,23 +143,23 @@ fn judge_keys(bencher: Bencher<'_, '_>, different: usize, key: impl Fn(usize) ->
 }
 
 /// The identities of these are remembered.
-#[divan::bench]
+#[divan::bench(sample_count = 200, sample_size = 500)]
 fn a_thousand_keys_of_all(bencher: Bencher<'_, '_>) {
     judge_keys(bencher, 1000, key);
 }
 
 /// Of most of these, identities are made anew.
-#[divan::bench]
+#[divan::bench(sample_count = 200, sample_size = 500)]
 fn all_keys_in_turn(bencher: Bencher<'_, '_>) {
     judge_keys(bencher, 100_000, key);
 }
 
-#[divan::bench]
+#[divan::bench(sample_count = 200, sample_size = 500)]
 fn unknown_keys(bencher: Bencher<'_, '_>) {
     judge_keys(bencher, 1000, |number| key(number).replace("pk_", "no_"));
 }
 
-#[divan::bench]
+#[divan::bench(sample_count = 200, sample_size = 500)]
 fn a_remembered_password(bencher: Bencher<'_, '_>) {
     let users = STATE.get().unwrap().path().join("users");
     std::fs::write(&users, "alice:$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW\n").unwrap();

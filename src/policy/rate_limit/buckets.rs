@@ -47,6 +47,7 @@
 //! stay as they were, and time goes on from there.
 
 mod carry;
+mod pages;
 mod saved;
 mod set;
 
@@ -127,8 +128,11 @@ impl Buckets {
     }
 
     pub(super) fn of(sets: usize, slots: usize, slowest: &Gcra) -> Self {
+        let mut lines = Vec::with_capacity(sets.saturating_sub(1));
+        pages::prefer_large(lines.spare_capacity_mut());
+        lines.extend((1..sets).map(|_| Line::new()));
         Self {
-            sets: (1..sets).map(|_| Line::new()).collect(),
+            sets: lines.into_boxed_slice(),
             last: Line::new(),
             screen: Screen::new(slots, slowest.window().max(WINDOW_MIN)),
             counters: Counters::default(),
