@@ -37,6 +37,8 @@ enum Verb {
     Revoke(Revoke),
     /// Give an id a new key, and print it this once; the old one is good for the overlap
     Rotate(Rotate),
+    /// Move a key to another usage plan, or out of all; gateways know within a second
+    Set(Set),
     /// Take over keys made elsewhere, from CSV with a line of names (key or sha256, name, owner, scopes, plan, expires,
     /// addresses, routes) or JSON with an object a line: all of them, or none
     Import(Import),
@@ -106,6 +108,21 @@ struct Rotate {
     /// How long the old key is good beside the new one; `0s` ends it at once
     #[arg(long, value_name = "TIME", default_value = "24h")]
     overlap: String,
+}
+
+#[derive(Debug, Args)]
+struct Set {
+    #[command(flatten)]
+    common: Common,
+    /// Which key
+    #[arg(long, value_name = "ID")]
+    id: String,
+    /// Its usage plan from now on: its throttle is fresh there, its quota is what the key has left in that plan
+    #[arg(long, value_name = "NAME", required_unless_present = "no_plan")]
+    plan: Option<String>,
+    /// It is in no plan from now on
+    #[arg(long, conflicts_with = "plan")]
+    no_plan: bool,
 }
 
 #[derive(Debug, Args)]
@@ -224,6 +241,7 @@ impl Keys {
             Verb::List(asked) => &asked.common,
             Verb::Revoke(asked) => &asked.common,
             Verb::Rotate(asked) => &asked.common,
+            Verb::Set(asked) => &asked.common,
             Verb::Import(asked) => &asked.common,
         }
     }
@@ -298,6 +316,23 @@ fn run(asked: &Keys, place: &Place, out: &mut dyn Write, err: &mut dyn Write) ->
                 writeln!(out, "`{}` is revoked; gateways refuse it within a second", asked.id)?;
             } else {
                 writeln!(out, "`{}` was revoked already", asked.id)?;
+            }
+        }
+        Verb::Set(Set { common: _, id, plan, no_plan: _ }) => {
+            let none = Known::default();
+            let known = place.known.as_ref().unwrap_or(&none);
+            let plan = plan.clone().map(|plan| describe::plan_in(plan, known)).transpose();
+            let plan = plan.map_err(Failed::usage)?;
+            let mut store = open(place)?;
+            let changed = api_key::set_plan(&mut store, id, plan.as_deref())
+                .map_err(|why| Failed::new(format!("`{id}`: {why}")))?;
+            let said = plan.as_deref().map_or("no plan".to_owned(), |plan| format!("the plan `{plan}`"));
+            if json {
+                writeln!(out, "{}", json!({"id": id, "plan": plan}))?;
+            } else if changed {
+                writeln!(out, "`{id}` is in {said}; gateways know within a second")?;
+            } else {
+                writeln!(out, "`{id}` was in {said} already")?;
             }
         }
         Verb::List(_) => list(place, json, now, out)?,

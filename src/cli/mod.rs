@@ -51,7 +51,7 @@ enum Command {
     Explain(Explain),
     /// Fetch a URL by the rules of `server.egress`, as the gateway would, and tell what comes
     Fetch(Fetch),
-    /// Make, show, end, rotate and import API keys; gateways that run know within a second
+    /// Make, show, end, rotate, move to other plans and import API keys; gateways that run know within a second
     Keys(keys::Keys),
     /// Show the usage plans, and how many keys are in each
     Plans(plans::Plans),

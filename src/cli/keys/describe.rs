@@ -56,7 +56,7 @@ impl Words {
         }
         let name = text("name", self.name)?;
         let owner = text("owner", self.owner)?;
-        let plan = self.plan.filter(|plan| !plan.is_empty()).map(plan_name).transpose()?;
+        let plan = self.plan.filter(|plan| !plan.is_empty()).map(|plan| plan_in(plan, known)).transpose()?;
         for scope in &self.scopes {
             // RFC 6749 §3.3: scope-token = 1*( %x21 / %x23-5B / %x5D-7E )
             let token = |b: u8| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
@@ -69,18 +69,6 @@ impl Words {
         if let Some(unknown) = self.routes.iter().find(|route| !known.routes.contains(*route)) {
             let cause = format!("the configuration has no route `{unknown}`");
             return Err((cause, Known::nearest(&known.routes, unknown)));
-        }
-        if let (Some(plan), Some(plans)) = (&plan, &known.plans)
-            && !plans.contains(plan)
-        {
-            let cause = format!("the configuration has no plan `{plan}`");
-            let cure = match plans.is_empty() {
-                true => format!(
-                    "write it first: `policies.plans: {{{plan}: {{throttle: none}}}}`, or what it allows"
-                ),
-                false => Known::nearest(plans, plan),
-            };
-            return Err((cause, cure));
         }
         let expires =
             self.expires.filter(|text| !text.is_empty()).map(|text| moment(&text, now)).transpose()?;
@@ -100,9 +88,27 @@ fn text(what: &str, text: Option<String>) -> Result<String, Told> {
     }
 }
 
+/// A plan that a key may be in: one of the configuration's, where one is at hand.
+pub(super) fn plan_in(plan: String, known: &Known) -> Result<String, Told> {
+    let plan = plan_name(plan)?;
+    if let Some(plans) = &known.plans
+        && !plans.contains(&plan)
+    {
+        let cause = format!("the configuration has no plan `{plan}`");
+        let cure = match plans.is_empty() {
+            true => {
+                format!("write it first: `policies.plans: {{{plan}: {{throttle: none}}}}`, or what it allows")
+            }
+            false => Known::nearest(plans, &plan),
+        };
+        return Err((cause, cure));
+    }
+    Ok(plan)
+}
+
 fn plan_name(plan: String) -> Result<String, Told> {
     let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-    if plan.len() > 64 || !plan.chars().all(sound) {
+    if plan.is_empty() || plan.len() > 64 || !plan.chars().all(sound) {
         let cure = "use 1 to 64 letters, digits, `_` and `-`";
         return Err((format!("`{plan}` cannot be a plan's name"), cure.to_owned()));
     }

@@ -18,7 +18,10 @@ use serde_json::{Map, Value};
 
 pub use super::config::PlaceConfig as Config;
 pub use keeper::{Figures, Keys};
-pub use records::{Description, Foreign, Listed, Made, Unchanged, create, import, list, revoke, rotate};
+pub use records::{
+    Description, Foreign, Listed, Made, Unchanged, create, import, list, revoke, rotate, set_plan,
+};
+pub use text::is_id;
 
 use super::{Asked, Context, Denial, Judgement, Place, Presented};
 use crate::config::Spanned;

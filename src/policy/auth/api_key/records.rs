@@ -306,6 +306,30 @@ pub fn revoke(store: &mut Store, id: &str, now: i64) -> Result<bool, Unchanged> 
     })
 }
 
+/// Moves a key to another usage plan, or out of all. False where it is there already.
+///
+/// # Errors
+/// See [`Unchanged`]; one that is revoked stays as it is.
+pub fn set_plan(store: &mut Store, id: &str, plan: Option<&str>) -> Result<bool, Unchanged> {
+    change(store, |transaction, number| {
+        let found = transaction
+            .query_row("SELECT plan, revoked FROM api_keys WHERE id = ?1", [id], |row| {
+                Ok((row.get::<_, Option<String>>(0)?, row.get::<_, Option<i64>>(1)?))
+            })
+            .optional()?;
+        match found {
+            None => Err(Unchanged::NoSuchKey.into()),
+            Some((_, Some(_))) => Err(Unchanged::Revoked.into()),
+            Some((before, None)) if before.as_deref() == plan => Ok(false),
+            Some((_, None)) => {
+                let changed = "UPDATE api_keys SET plan = ?2, change = ?3 WHERE id = ?1";
+                transaction.execute(changed, params![id, plan, number])?;
+                Ok(true)
+            }
+        }
+    })
+}
+
 /// Tells every key, the eldest first.
 ///
 /// # Errors
@@ -468,6 +492,24 @@ mod tests {
             assert!(memchr::memmem::find(&content, secret.as_bytes()).is_none());
             assert!(memchr::memmem::find(&content, made.id.as_bytes()).is_some());
         }
+    }
+
+    #[test]
+    fn a_key_moves_to_another_plan_and_is_read_again() {
+        let (_place, mut store) = store();
+        let id = create(&mut store, &description("one"), 10).unwrap().id;
+        let plan = |store: &mut Store| listed(store, 10)[0].description.plan.clone();
+        assert!(set_plan(&mut store, &id, Some("gold")).unwrap());
+        assert_eq!(plan(&mut store).as_deref(), Some("gold"));
+        let (seen, read) = rows(&mut store, Some(1));
+        assert_eq!((seen, read.len(), read[0].change), (2, 1, 2));
+        assert!(!set_plan(&mut store, &id, Some("gold")).unwrap(), "it is there already");
+        assert!(set_plan(&mut store, &id, None).unwrap());
+        assert_eq!(plan(&mut store), None);
+        assert!(matches!(set_plan(&mut store, "none", None), Err(Unchanged::NoSuchKey)));
+        revoke(&mut store, &id, 20).unwrap();
+        assert!(matches!(set_plan(&mut store, &id, Some("gold")), Err(Unchanged::Revoked)));
+        assert_eq!(plan(&mut store), None);
     }
 
     #[test]

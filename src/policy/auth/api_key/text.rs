@@ -53,6 +53,11 @@ pub(super) fn new_key(id: &str) -> Result<Secret, NoRandomness> {
     Ok(Secret::new(key))
 }
 
+/// Whether a text could be a key's id.
+pub fn is_id(text: &str) -> bool {
+    text.len() == ID_DIGITS && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+}
+
 /// Whether a text looks as keys look that were made here.
 pub(super) fn has_our_form(text: &str) -> bool {
     let parts = text.strip_prefix("pk_").and_then(|rest| rest.split_once('_'));
@@ -123,7 +128,7 @@ mod tests {
             let id = new_id().unwrap();
             let key = new_key(&id).unwrap();
             assert_eq!(id.len(), 12);
-            assert!(id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()), "{id}");
+            assert!(is_id(&id), "{id}");
             let secret = key.strip_prefix(&format!("pk_{id}_")).unwrap();
             assert_eq!(secret.len(), 43);
             assert!(secret.bytes().all(|b| b.is_ascii_alphanumeric()), "{}", &*key);
