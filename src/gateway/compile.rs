@@ -82,6 +82,7 @@ pub(super) fn compile(
     limits::overridden_routes_exist(document, &shelf, build);
     plans::routes_exist(document, build);
     plans::overridden_plans_exist(document, build);
+    plans::plans_of_tokens_bound_nothing(document, build);
     plans::names_are_apart(document, build);
     limits::tables_are_small(document, build);
     names::unused(document, build);

@@ -329,5 +329,48 @@ mod tests {
         assert_eq!(told("entreprise", "enterprise: {throttle: none}"), [slip]);
         assert_eq!(told("gold", "enterprise: {throttle: none}"), [""; 0]);
         assert_eq!(told("gold", ""), [""; 0]);
+        assert_eq!(told("gulf", "gold: {throttle: none}"), [""; 0], "short names are near");
+    }
+
+    #[test]
+    fn an_identity_and_a_key_may_be_called_anything_that_they_can_be() {
+        let told = |key: &str, overrides: &str| {
+            warned(&format!(
+                "listeners: [{{address: '127.0.0.1:8080'}}]\npolicies:\n  \
+                 auth: {{keys: {{api_key: {{header: x-api-key}}}}}}\n  \
+                 plans: {{free: {{throttle: {{rate: 5/1s, burst: 10}}}}, enterprise: {{throttle: none}}}}\n  \
+                 rate_limits: {{one: {{key: {key}, limit: 5/1s, overrides: {{{overrides}: 1000/1s}}}}}}\n\
+                 routes: [{{name: all, auth: keys, rate_limits: [one], respond: {{}}}}]\n"
+            ))
+        };
+        for (key, name) in [("identity", "alice"), ("identity", "premium"), ("api_key", "0123456789ab")] {
+            assert_eq!(told(key, name), [""; 0], "{key} {name}");
+        }
+        let slip = "policies.rate_limits.one.overrides.enterprize: there is no plan `enterprize`".to_owned();
+        assert_eq!(told("identity", "enterprize"), [slip]);
+    }
+
+    #[test]
+    fn a_plan_that_tokens_name_and_that_does_not_bound_them_is_told() {
+        let told = |plans: &str, limits: &str| {
+            let said = warned(&format!(
+                "listeners: [{{address: '127.0.0.1:8080'}}]\npolicies:\n  \
+                 auth: {{staff: {{jwt: {{issuer: 'https://id.example.com', audiences: [a], plan_claim: plan}}}}}}\n  \
+                 plans: {{{plans}}}\n  rate_limits: {{one: {{{limits}}}}}\n\
+                 routes: [{{name: all, auth: staff, rate_limits: [one], respond: {{}}}}]\n"
+            ));
+            said.into_iter().filter(|said| said.contains("bounds nobody")).count()
+        };
+        let (bare, own) = ("free: {throttle: none}", "key: client, limit: 5/1s");
+        for (plans, limits, expected) in [
+            (bare, own, 0),
+            ("free: {throttle: {rate: 5/1s}}", own, 1),
+            ("free: {quota: {limit: 5, per: DAY}}", own, 1),
+            ("free: {throttle: {rate: 5/1s}}", "key: identity, limit: 5/1s", 0),
+            ("free: {throttle: {rate: 5/1s}}", "key: [route, plan], limit: 5/1s", 0),
+            ("free: {throttle: {rate: 5/1s}}", "key: {claim: plan}, limit: 5/1s", 0),
+        ] {
+            assert_eq!(told(plans, limits), expected, "{plans} {limits}");
+        }
     }
 }

@@ -200,8 +200,8 @@ impl Gateway {
 
     /// The tables of limits and of plans' throttles, which outlive the process.
     pub fn kept_limits(&self) -> Vec<Kept> {
-        let limits = self.limits.iter().filter_map(|limit| limit.kept());
-        limits.chain(self.plans.iter().filter_map(|plan| plan.kept())).collect()
+        let limits = self.limits.iter().map(|limit| limit.kept());
+        limits.chain(self.plans.iter().map(|plan| plan.kept())).collect()
     }
 
     /// What there is to say of keys whose plan is not in this configuration, once keys have been read.

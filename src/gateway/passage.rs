@@ -255,6 +255,9 @@ impl Passage {
             Some(auth) => self.authenticate(auth, &entry.facts, request).await,
             None => Ok(()),
         };
+        if authenticated.is_ok() {
+            self.announce_plan(&gateway, &entry.facts);
+        }
         if let Some(limits) = &entry.limits {
             let identity = self.record.identity.as_deref();
             let facts = facts(request, Some(&entry.facts.name), identity);
@@ -267,6 +270,14 @@ impl Passage {
         authenticated?;
         self.plan(&gateway, &entry.facts).await?;
         Ok(HeadAdmitted { route })
+    }
+
+    /// The plan of the key is told, whatever refuses the request from here on.
+    fn announce_plan(&mut self, gateway: &Gateway, route: &RouteFacts) {
+        let Some(key) = self.effects.key.clone() else { return };
+        if let (Some(id), Ok(Some(plan))) = (key.key_id.as_deref(), gateway.plans.of(&key)) {
+            plan.announce(id, &route.name, self.record.started_at, &mut self.effects);
+        }
     }
 
     /// The plan of the key that has opened the route.

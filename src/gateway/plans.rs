@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::compile::name_is_sound;
 use super::document::Document;
-use crate::config::Build;
-use crate::policy::auth::api_key::Keys;
+use crate::config::{Build, OrNone};
+use crate::policy::auth::api_key::{self, Keys};
 use crate::policy::rate_limit::config::{Headers, KeyPart};
-use crate::policy::rate_limit::{Fleet, Plan, Plans};
+use crate::policy::rate_limit::{Fleet, Plan, Plans, plan_config};
 use crate::state::Live;
 
 /// Plans that keys are in and that are not there: so many are named.
@@ -47,39 +47,71 @@ pub(super) fn routes_exist(document: &Document, build: &mut Build) {
     }
 }
 
-/// A limit by identity, API key or plan has other rates for single plans: for plans that there are. Where tokens name plans too
-/// (`plan_claim`), these need not be here, and only what looks like one that is here is told.
+/// A limit by identity, API key or plan has other rates for single names. Those that nobody can have are errors. An identity may be called
+/// anything, a key's id has a form, and tokens may name plans that are not here (`plan_claim`): of these only what looks like a plan that is
+/// here is told.
 pub(super) fn overridden_plans_exist(document: &Document, build: &mut Build) {
     let plans = &document.policies.plans;
     let claimed = document.policies.auth.values().any(|auth| auth.names_plans());
     for config in document.policies.rate_limits.values() {
         let Some(KeyPart::Word(word)) = config.key.0.first() else { continue };
-        let others = match word.as_str() {
-            "api_key" => false,
-            "identity" | "plan" => claimed,
-            _ => continue,
-        };
-        for (plan, rate) in config.overrides.iter().filter(|(plan, _)| !plans.contains_key(*plan)) {
-            let distance = |known: &&String| strsim::damerau_levenshtein(known, plan);
-            let nearest = plans.keys().min_by_key(distance);
-            let cause = format!("there is no plan `{plan}`");
+        for (name, rate) in config.overrides.iter().filter(|(name, _)| !plans.contains_key(*name)) {
+            let (possible, otherwise) = match word.as_str() {
+                "identity" => (true, "an identity is called so"),
+                "api_key" => (api_key::is_id(name), "a key has this id"),
+                "plan" => (claimed, "a token names it so"),
+                _ => continue,
+            };
+            let nearest = plans.keys().map(|known| (strsim::damerau_levenshtein(known, name), known)).min();
+            let mut cause = format!("there is no plan `{name}`");
+            if word == "api_key" && !possible {
+                cause.push_str(", and no key has such an id");
+            }
             match nearest {
-                Some(nearest) if others && distance(&nearest) <= TYPO => {
-                    let cure = format!("did you mean `{nearest}`? If a token names it so, all is well");
-                    build.errors.warn(&rate.site, &*rate.path, cause, cure);
+                Some((distance, nearest)) if possible => {
+                    // A short name is near to every other.
+                    if distance <= TYPO && 2 * distance < name.chars().count() {
+                        let cure = format!("did you mean `{nearest}`? If {otherwise}, all is well");
+                        build.errors.warn(&rate.site, &*rate.path, cause, cure);
+                    }
                 }
-                _ if others => {}
-                Some(nearest) => {
+                None if possible => {}
+                Some((_, nearest)) => {
                     build.errors.push(&rate.site, &*rate.path, cause, format!("did you mean `{nearest}`?"));
                 }
                 None => {
                     let cure = format!(
-                        "write it: `policies.plans: {{{plan}: {{throttle: none}}}}`, or what it allows"
+                        "write it: `policies.plans: {{{name}: {{throttle: none}}}}`, or what it allows"
                     );
                     build.errors.push(&rate.site, &*rate.path, cause, cure);
                 }
             }
         }
+    }
+}
+
+/// Throttle and quota of a plan are an API key's: who names plans in tokens and has no limit by identity, plan or claim may take them for
+/// bounded.
+pub(super) fn plans_of_tokens_bound_nothing(document: &Document, build: &mut Build) {
+    let policies = &document.policies;
+    let of_people = |part: &KeyPart| match part {
+        KeyPart::Word(word) => matches!(word.as_str(), "identity" | "plan"),
+        KeyPart::Named(named) => named.claim.is_some(),
+    };
+    if policies.rate_limits.values().any(|limit| limit.key.0.iter().any(of_people)) {
+        return;
+    }
+    let binds = |plan: &plan_config::Config| {
+        plan.throttles() || plan.quota.as_ref().and_then(OrNone::as_option).is_some()
+    };
+    let Some((plan, _)) = policies.plans.iter().find(|(_, plan)| binds(plan)) else { return };
+    let naming = policies.auth.values().filter(|auth| auth.names_plans());
+    for jwt in naming.filter_map(|auth| auth.jwt.as_ref()) {
+        let cause = "a plan that a token names bounds nobody: throttles and quotas are those of API keys";
+        let cure = format!(
+            "bound tokens by a limit that their routes name: `{{key: identity, limit: 5/1s, overrides: {{{plan}: 50/1s}}}}`"
+        );
+        build.errors.warn(&jwt.site, format!("{}.plan_claim", jwt.path), cause, cure);
     }
 }
 

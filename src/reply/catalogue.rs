@@ -104,6 +104,8 @@ catalogue! {
         "Bad gateway", "The service behind this resource could not be reached, or its answer could not be used.";
     AuthorizerFailure = "AUTHORIZER_FAILURE", SERVICE_UNAVAILABLE, grpc 14,
         "Authorisation unavailable", "Credentials cannot be checked at the moment.";
+    QuotaUnavailable = "QUOTA_UNAVAILABLE", SERVICE_UNAVAILABLE, grpc 14,
+        "Quota unavailable", "The request cannot be counted against its quota at the moment.";
     NoHealthyServer = "NO_HEALTHY_SERVER", SERVICE_UNAVAILABLE, grpc 14,
         "Service unavailable", "The service behind this resource is not available at the moment.";
     Overloaded = "OVERLOADED", SERVICE_UNAVAILABLE, grpc 14,
@@ -154,7 +156,7 @@ impl Kind {
     pub fn retry_after(self) -> Option<u16> {
         match self {
             Self::Overloaded => Some(1),
-            Self::NoHealthyServer | Self::AuthorizerFailure => Some(5),
+            Self::NoHealthyServer | Self::AuthorizerFailure | Self::QuotaUnavailable => Some(5),
             _ => None,
         }
     }

@@ -162,6 +162,33 @@ fn a_rate_that_has_changed_is_scaled_and_a_limit_that_is_gone_is_forgotten() {
 }
 
 #[test]
+fn a_value_whose_limit_is_gone_meanwhile_has_what_it_had_left() {
+    let with = |overrides: &str| {
+        format!(
+            "policies: {{rate_limits: {{few: {{key: {{header: x-tenant}}, limit: 100/1m, overrides: {overrides}}}}}}}\n\
+             routes: [{{name: all, rate_limits: [few], respond: {{}}}}]\n"
+        )
+    };
+    let (gold, none) = (with("{gold: 2/1d}"), with("{silver: 5/1d}"));
+    let gateway = Running::with(&gold);
+    let ask = |gateway: &Running| ask(gateway, "/", "X-Tenant: gold\r\n").status;
+    assert_eq!([ask(&gateway), ask(&gateway), ask(&gateway)], [200, 200, 429]);
+    for _ in 0..2 {
+        gateway.reload(&none);
+        assert_eq!(ask(&gateway), 200);
+        gateway.reload(&gold);
+        assert_eq!(ask(&gateway), 429);
+    }
+    let gateway = restart(gateway, &none);
+    assert_eq!(ask(&gateway), 200);
+    gateway.reload(&gold);
+    assert_eq!(ask(&gateway), 429);
+    let gateway = restart(gateway, &none);
+    let gateway = restart(gateway, &gold);
+    assert_eq!(ask(&gateway), 429);
+}
+
+#[test]
 fn what_is_settled_while_it_drains_is_kept() {
     let (origin, told) = Origin::waiting();
     let config = format!(

@@ -206,6 +206,108 @@ fn what_anything_else_refuses_takes_nothing_and_a_plan_that_is_gone_refuses() {
 }
 
 #[test]
+fn a_key_moves_to_another_plan_within_a_second() {
+    let gateway = Running::with(&with_plans(
+        "    free: {quota: {limit: 1, per: MONTH}}\n    gold: {quota: {limit: 3, per: MONTH}}\n",
+    ));
+    let (id, key) = create(&gateway.place, &["--plan", "free"]);
+    keys_are_known(&gateway);
+    assert_eq!(statuses(&gateway, 2, "/orders", &key), [200, 429]);
+    let set = |arguments: &[&str]| {
+        let output = portcullis(&gateway.place, &[&["keys", "set"], arguments].concat());
+        (output.status.code(), told(&output))
+    };
+    let told_of = |plan: &str| {
+        let told = ask(&gateway, "/items", &key).all("ratelimit-policy");
+        told.starts_with(plan).then_some(())
+    };
+    let begun = std::time::Instant::now();
+    let (status, said) = set(&["--id", &id, "--plan", "gold"]);
+    assert_eq!(
+        (status, said.trim()),
+        (Some(0), &*format!("`{id}` is in the plan `gold`; gateways know within a second"))
+    );
+    eventually("the other plan to hold", || told_of("\"gold-quota\";q=3"));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(
+        set(&["--id", &id, "--plan", "gold"]).1.trim(),
+        format!("`{id}` was in the plan `gold` already")
+    );
+    // Back again, what was used there is used.
+    assert_eq!(set(&["--id", &id, "--plan", "free", "--json"]).0, Some(0));
+    eventually("the first one to hold", || (ask(&gateway, "/orders", &key).status == 429).then_some(()));
+    assert!(told_of("\"free-quota\";q=1").is_some());
+    let (status, said) = set(&["--id", &id, "--no-plan", "--json"]);
+    assert_eq!((status, serde_json::from_str(&said).ok()), (Some(0), Some(json!({"id": id, "plan": null}))));
+    eventually("no plan to hold", || (ask(&gateway, "/orders", &key).status == 200).then_some(()));
+    assert_eq!(ask(&gateway, "/orders", &key).header("ratelimit-policy"), None);
+    for (arguments, status, expected) in [
+        (
+            &["--id", &*id, "--plan", "glod"][..],
+            64,
+            "the configuration has no plan `glod`\n  = help: did you mean `gold`?",
+        ),
+        (&["--id", "nobody", "--plan", "gold"], 1, "`nobody`: there is no key of this id"),
+        (&["--id", &id, "--plan", "gold", "--no-plan"], 64, "cannot be used with"),
+        (&["--id", &id], 64, "--plan"),
+    ] {
+        let (code, said) = set(arguments);
+        assert!(code == Some(status) && said.contains(expected), "{arguments:?}: {code:?} {said}");
+    }
+    assert_eq!(portcullis(&gateway.place, &["keys", "revoke", "--id", &id]).status.code(), Some(0));
+    let (status, said) = set(&["--id", &id, "--plan", "gold"]);
+    assert!(status == Some(1) && said.contains("the key is revoked"), "{said}");
+}
+
+#[test]
+fn what_a_key_has_spent_is_there_when_its_throttle_comes_back() {
+    let (throttled, free) = (
+        with_plans("    free: {throttle: {rate: 2/1h}, quota: {limit: 90, per: MONTH}}\n"),
+        with_plans("    free: {throttle: none}\n"),
+    );
+    let gateway = Running::with(&throttled);
+    let (_, key) = create(&gateway.place, &["--plan", "free"]);
+    keys_are_known(&gateway);
+    assert_eq!(statuses(&gateway, 3, "/orders", &key), [200, 200, 429]);
+    for between in [&free, &with_plans("    free: {quota: {limit: 90, per: MONTH}}\n")] {
+        gateway.reload(between);
+        ask(&gateway, "/orders", &key).expect(200);
+        gateway.reload(&throttled);
+        let refused = ask(&gateway, "/orders", &key);
+        refused.expect(429);
+        let told = "\"free\";q=2;w=3600, \"free-quota\";q=90;w=";
+        assert!(refused.all("ratelimit-policy").starts_with(told), "{refused:?}");
+    }
+    // Through two restarts, between which nobody is throttled.
+    gateway.reload(&free);
+    let gateway = gateway.restart();
+    ask(&gateway, "/orders", &key).expect(200);
+    gateway.reload(&throttled);
+    ask(&gateway, "/orders", &key).expect(429);
+    gateway.reload(&free);
+    let gateway = gateway.restart().restart();
+    gateway.reload(&throttled);
+    ask(&gateway, "/orders", &key).expect(429);
+}
+
+#[test]
+fn what_refuses_a_key_before_its_plan_tells_of_the_plan_too() {
+    let limit = "policies:\n  rate_limits: {few: {key: api_key, limit: 1/1h}}\n";
+    let plans = "    free: {throttle: {rate: 9/1h}, quota: {limit: 9, per: DAY}}\n";
+    let text = with_plans(plans)
+        .replace("policies:\n", limit)
+        .replace("auth: partners, ", "auth: partners, rate_limits: [few], ");
+    let gateway = Running::with(&text);
+    let (_, key) = create(&gateway.place, &["--plan", "free"]);
+    eventually("the key to open", || (ask(&gateway, "/orders", &key).status != 401).then_some(()));
+    let refused = ask(&gateway, "/orders", &key);
+    refused.expect(429);
+    let told = "\"few\";q=1;w=3600, \"free\";q=9;w=3600, \"free-quota\";q=9;w=86400";
+    assert_eq!(refused.all("ratelimit-policy"), told);
+    assert!(refused.all("ratelimit").starts_with("\"few\";r=0;t="), "{refused:?}");
+}
+
+#[test]
 fn counts_are_exact_through_reloads_and_a_restart() {
     let plan = |limit: u32| {
         with_plans(&format!("    free: {{quota: {{limit: {limit}, per: MONTH, flush: 60s}}}}\n"))
@@ -415,6 +517,11 @@ fn without_its_store_a_strict_plan_refuses_and_a_batched_one_goes_on() {
     let refused = ask(&gateway, "/orders", &strict);
     refused.expect(503);
     assert_eq!(refused.all("retry-after"), "5");
+    assert_eq!(refused.all("ratelimit-policy").split(';').next(), Some("\"strict-quota\""));
+    let problem = refused.text();
+    for words in ["quota-unavailable", "\"Quota unavailable\"", "counted against its quota"] {
+        assert!(problem.contains(words), "{problem}");
+    }
     gateway.await_line("quotas: `");
     assert_eq!(statuses(&gateway, 3, "/orders", &batched), [200, 200, 429]);
     gateway.await_metric("portcullis_quota_store_lost", &[], 1.0);

@@ -26,7 +26,8 @@ pub(super) enum Classes {
     One,
     /// The longest prefixes first.
     Networks(Vec<(IpNet, Class)>),
-    Plans(HashMap<Box<str>, Class, foldhash::fast::FixedState>),
+    /// Whom it is about, by his own name, else by his plan.
+    Names(HashMap<Box<str>, Class, foldhash::fast::FixedState>),
     Values(HashMap<Box<[u8]>, Class, foldhash::fast::FixedState>),
 }
 
@@ -39,7 +40,7 @@ impl Classes {
         build: &mut Build,
     ) -> Self {
         let mut networks = Vec::new();
-        let (mut plans, mut texts) = (HashMap::default(), HashMap::default());
+        let (mut names, mut texts) = (HashMap::default(), HashMap::default());
         let mut seen = HashMap::<String, &str>::new();
         let mut is_new = |canonical: String, value: &'a str, at: &Spanned<T>, build: &mut Build| {
             let Some(first) = seen.insert(canonical, value) else { return true };
@@ -63,7 +64,7 @@ impl Classes {
                     Err((cause, cure)) => build.errors.push(&at.site, &*at.path, cause, cure),
                 },
                 Part::Identity | Part::ApiKey => {
-                    plans.insert(value.as_str().into(), class);
+                    names.insert(value.as_str().into(), class);
                 }
                 Part::Host => match canonical_host(value) {
                     Ok(host) => {
@@ -83,9 +84,9 @@ impl Classes {
         }
         networks.sort_by_key(|(network, _)| std::cmp::Reverse(network.prefix_len()));
         match first {
-            _ if networks.is_empty() && plans.is_empty() && texts.is_empty() => Self::One,
+            _ if networks.is_empty() && names.is_empty() && texts.is_empty() => Self::One,
             Part::Client => Self::Networks(networks),
-            Part::Identity | Part::ApiKey => Self::Plans(plans),
+            Part::Identity | Part::ApiKey => Self::Names(names),
             _ => Self::Values(texts),
         }
     }
@@ -99,9 +100,15 @@ impl Classes {
                 let found = networks.iter().find(|(network, _)| network.contains(&address));
                 found.map(|(_, class)| *class).unwrap_or_default()
             }
-            Self::Plans(plans) => {
+            Self::Names(names) => {
+                let own = match found {
+                    Found::Who(who) => Some(&*who.id),
+                    Found::Bytes(key) => std::str::from_utf8(key).ok(),
+                    Found::Address(_) | Found::Fields(_) | Found::Claim(_) => None,
+                };
                 let plan = facts.identity.and_then(|who| who.plan.as_deref());
-                plan.and_then(|plan| plans.get(plan)).copied().unwrap_or_default()
+                let class = |name: Option<&str>| names.get(name?).copied();
+                class(own).or_else(|| class(plan)).unwrap_or_default()
             }
             Self::Values(values) => {
                 let class = |value: &[u8]| values.get(value).copied().unwrap_or_default();

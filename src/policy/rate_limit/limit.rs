@@ -150,9 +150,9 @@ impl RateLimit {
         Some(self.table.penalties()?.figures(Nanos::now()))
     }
 
-    /// Its buckets, which outlive the process; none where it has none.
-    pub fn kept(&self) -> Option<Kept> {
-        self.allowance.as_ref().map(|_| Kept(Arc::clone(&self.table)))
+    /// Its buckets, which outlive the process, also while only `concurrent` is written.
+    pub fn kept(&self) -> Kept {
+        Kept(Arc::clone(&self.table))
     }
 
     /// Requests that it counts as under way; none where it does not count them.
@@ -188,13 +188,12 @@ impl RateLimit {
         Some(self.table.take(asked.key, &self.tier(asked.tier)?.gcra, asked.cost, now))
     }
 
-    pub(super) fn charge(&self, asked: &Asked, now: Nanos) {
-        if self.charge_fleet(asked, now) {
-            return;
+    /// How it stands then, where it is known here.
+    pub(super) fn charge(&self, asked: &Asked, now: Nanos) -> Option<Taken> {
+        if self.is_of_fleet() {
+            return self.charge_fleet(asked, now);
         }
-        if let Some(tier) = self.tier(asked.tier) {
-            self.table.charge(asked.key, &tier.gcra, asked.cost, now);
-        }
+        Some(self.table.charge(asked.key, &self.tier(asked.tier)?.gcra, asked.cost, now))
     }
 
     /// Whether requests are counted once they have ended.

@@ -16,7 +16,7 @@ use super::Nanos;
 use super::headers::Telling;
 use super::key::{Facts, Reach};
 use super::limit::RateLimit;
-use super::standing::{Standing, Ticket};
+use super::standing::{Rank, Standing, Ticket, Told};
 use crate::policy::Effects;
 use crate::reply::Refusal;
 use crate::request::Fields;
@@ -100,16 +100,19 @@ impl Limits {
     }
 
     /// The statuses of a request are known, its response's and that of its refusal's kind: it is counted where one of them is, once
-    /// by each limit. Called when the response's head is, and again when the request has ended: then for those without one.
+    /// by each limit. Called when the response's head is, before it is told where it stands, and again when the request has ended:
+    /// then for those without one.
     pub fn settle(&self, statuses: &[u16], standing: &mut Standing) {
-        standing.tickets.retain(|Ticket { index, asked }| {
+        let mut tickets = std::mem::take(&mut standing.tickets);
+        tickets.retain(|Ticket { index, asked }| {
             let Some(limit) = self.all.get(usize::from(*index)) else { return false };
             let counts = statuses.iter().any(|status| limit.counts(*status));
-            if counts {
-                limit.charge(asked, Nanos::now());
+            if let Some(left) = counts.then(|| limit.charge(asked, Nanos::now())).flatten() {
+                standing.note(limit, Told::tokens(*index, asked.tier, Rank::Tokens, &left));
             }
             !counts
         });
+        standing.tickets = tickets;
     }
 
     /// Tells the client, on its response, where it stands. Whether there was something to say.

@@ -148,9 +148,9 @@ impl Plan {
         self.throttles().then(|| self.table.figures())
     }
 
-    /// The buckets of its throttles, which outlive the process; none where it throttles nobody. Quotas are in the store.
-    pub fn kept(&self) -> Option<Kept> {
-        self.throttles().then(|| Kept(Arc::clone(&self.table)))
+    /// The buckets of its throttles, which outlive the process, also while it throttles nobody. Quotas are in the store.
+    pub fn kept(&self) -> Kept {
+        Kept(Arc::clone(&self.table))
     }
 
     fn throttles(&self) -> bool {
@@ -178,13 +178,38 @@ impl Plan {
         now: SystemTime,
         effects: &mut Effects,
     ) -> Result<(), Refusal> {
-        let mut standing = PlanStanding::new(self);
+        let announced = effects.limits.plan.take();
+        let mut standing = announced.unwrap_or_else(|| Box::new(self.standing(key, route, now)));
         let mut checked = self.check_throttle(key, route, &mut standing, effects).await;
         if let (Ok(()), Some(quota)) = (&checked, &self.quota) {
             checked = self.check_quota(quota, key, now, &mut standing, effects).await;
         }
-        effects.limits.plan = Some(Box::new(standing));
+        effects.limits.plan = Some(standing);
         checked
+    }
+
+    /// A request has come with a key that is in it: so its client is told what the plan says, also where something else refuses the
+    /// request before the plan is asked.
+    pub fn announce(self: &Arc<Self>, key: &str, route: &str, now: SystemTime, effects: &mut Effects) {
+        if self.is_visible() {
+            effects.limits.plan = Some(Box::new(self.standing(key, route, now)));
+        }
+    }
+
+    fn standing(self: &Arc<Self>, key: &str, route: &str, now: SystemTime) -> PlanStanding {
+        let throttle = self.throttle_on(route).map(|throttle| throttle.gcra);
+        let quota = self.quota.as_ref().map(|quota| {
+            let period = quota.period(second(now));
+            (quota.allowed(key, period), period.seconds())
+        });
+        PlanStanding::new(self, (throttle, quota))
+    }
+
+    fn throttle_on(&self, route: &str) -> Option<&Throttle> {
+        match self.routes.get(route) {
+            Some(own) => own.as_ref(),
+            None => self.throttle.as_ref(),
+        }
     }
 
     async fn check_throttle(
@@ -194,11 +219,9 @@ impl Plan {
         standing: &mut PlanStanding,
         effects: &mut Effects,
     ) -> Result<(), Refusal> {
-        let throttle = match self.routes.get(route) {
-            Some(own) => own.as_ref(),
-            None => self.throttle.as_ref(),
+        let Some(Throttle { gcra, count, fleet, class, site }) = self.throttle_on(route) else {
+            return Ok(());
         };
-        let Some(Throttle { gcra, count, fleet, class, site }) = throttle else { return Ok(()) };
         let hashed = |by: &HashKey, class| {
             let mut hasher = by.hasher();
             hasher.part(key.as_bytes());
@@ -250,7 +273,7 @@ impl Plan {
             Err(NotWritten) => {
                 let message = "the store has not confirmed the request's count within the quota's `wait`";
                 return self.refuse(
-                    Kind::AuthorizerFailure,
+                    Kind::QuotaUnavailable,
                     QUOTA_STORE,
                     message.into(),
                     quota.site(),

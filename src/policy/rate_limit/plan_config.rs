@@ -14,6 +14,9 @@ use crate::policy::Mode;
 
 /// What API keys of a plan may do, each for itself, on every route that they open: `portcullis keys create --plan NAME`.
 ///
+/// `portcullis keys set --id ID --plan NAME` moves a key. What a token names as its plan (`plan_claim`) is a word for conditions and limits
+/// alone: no throttle and no quota bounds it.
+///
 /// A key whose plan is not here is refused (403). A plan that is only a word for conditions and limits is `{throttle: none}`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

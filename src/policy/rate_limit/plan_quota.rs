@@ -151,7 +151,7 @@ impl Quota {
         let wanted = fleet.wanted_of_quota((hash, hash), allowed, period.ends);
         let taken = fleet.count(wanted, waited).await;
         if always && !taken.passed() {
-            fleet.leases().charge(&wanted, Nanos::now());
+            let _ = fleet.leases().charge(&wanted, Nanos::now());
         }
         if always || taken.passed() {
             let _ = self.quotas.count_always(&self.tally, key, period, &self.terms);
@@ -198,6 +198,16 @@ impl Quota {
     /// How many requests there are in a period.
     pub fn allowance(&self) -> Allowance {
         self.terms.allowance
+    }
+
+    /// How many a key has in a period, as far as that is known in memory: all of them, where it may be the key's first.
+    pub(super) fn allowed(&self, key: &str, period: Period) -> u64 {
+        let allowance = self.terms.allowance;
+        if allowance.offset == 0 {
+            return allowance.limit;
+        }
+        let known = self.tally.counter(key).look(period, allowance);
+        known.map_or(allowance.limit, |usage| usage.allowed)
     }
 
     /// The period that this second is in.

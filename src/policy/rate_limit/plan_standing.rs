@@ -4,17 +4,19 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Taken;
 use super::config::Headers;
 use super::headers::{Binding, push_item, push_number, seconds};
 use super::plan::Plan;
 use super::quota::{Period, Usage};
 use super::standing::Rank;
+use super::{Gcra, Taken};
 
 /// What a plan has made of one request so far.
 #[derive(Clone, Debug)]
 pub(super) struct PlanStanding {
     plan: Arc<Plan>,
+    /// The throttle that holds on the route, and the quota's requests and seconds: what the plan says, whether it has been asked or not.
+    pub(super) says: (Option<Gcra>, Option<(u64, u64)>),
     pub(super) throttle: Option<Taken>,
     pub(super) quota: Option<QuotaTold>,
 }
@@ -30,8 +32,8 @@ pub(super) struct QuotaTold {
 }
 
 impl PlanStanding {
-    pub(super) fn new(plan: &Arc<Plan>) -> Self {
-        Self { plan: Arc::clone(plan), throttle: None, quota: None }
+    pub(super) fn new(plan: &Arc<Plan>, says: (Option<Gcra>, Option<(u64, u64)>)) -> Self {
+        Self { plan: Arc::clone(plan), says, throttle: None, quota: None }
     }
 
     /// Whether clients are told of it in this way.
@@ -44,12 +46,13 @@ impl PlanStanding {
         self.plan.is_visible()
     }
 
-    /// `"free";q=10;w=2, "free-quota";q=1000;w=86400`
+    /// `"free";q=10;w=2, "free-quota";q=1000;w=86400`: both, whichever has refused, and also where something else did before them.
     pub(super) fn push_policy(&self, text: &mut Vec<u8>) {
-        let throttle = self.throttle.as_ref().map(Taken::gcra);
+        let (throttle, quota) = &self.says;
         let throttle = throttle.map(|gcra| (self.plan.label(), gcra.burst(), seconds(gcra.fill()).max(1)));
-        let quota = self.quota.as_ref();
-        let quota = quota.map(|told| (self.plan.quota_label(), told.usage.allowed, told.period.seconds()));
+        // In a key's first period it has less, once that is known.
+        let known = self.quota.as_ref().map(|told| (told.usage.allowed, told.period.seconds()));
+        let quota = known.or(*quota).map(|(allowed, time)| (self.plan.quota_label(), allowed, time));
         for (name, size, window) in throttle.into_iter().chain(quota) {
             push_item(text, name);
             text.extend_from_slice(b";q=");

@@ -92,7 +92,11 @@ fn the_throttle_is_asked_first_and_what_it_refuses_is_not_counted() {
     );
     let (refused, effects) = ask(&plan, "one", "fourth", MONDAY + 86_400);
     assert_eq!(refused.unwrap_err().reason, "rate", "tokens come by another clock");
-    assert_eq!(told(&effects, "ratelimit-policy").unwrap(), "\"free\";q=3;w=10800");
+    assert_eq!(
+        told(&effects, "ratelimit-policy").unwrap(),
+        "\"free\";q=3;w=10800, \"free-quota\";q=5;w=86400",
+        "what was not asked any more is told all the same"
+    );
     assert_eq!(passes(&plan, "two", "orders", MONDAY, 5), 3, "each key for itself");
 }
 
@@ -149,6 +153,27 @@ fn of_throttle_quota_and_limits_the_most_binding_is_told() {
 }
 
 #[test]
+fn a_plan_is_told_before_it_is_asked() {
+    let plan = plan(
+        "throttle: {rate: 1/1h, burst: 3}\nquota: {limit: 5, per: DAY, offset: 2}\nroutes: {own: {throttle: none}}",
+    );
+    let announced = |route: &str| {
+        let mut effects = Effects::default();
+        plan.announce("one", route, at(MONDAY), &mut effects);
+        (told(&effects, "ratelimit-policy"), told(&effects, "ratelimit"))
+    };
+    let both = "\"free\";q=3;w=10800, \"free-quota\";q=5;w=86400".to_owned();
+    assert_eq!(announced("orders"), (Some(both), None), "how it stands is not known");
+    assert_eq!(announced("own").0.as_deref(), Some("\"free-quota\";q=5;w=86400"));
+    assert_eq!(passes(&plan, "one", "own", MONDAY, 9), 3, "nothing was taken");
+    assert_eq!(
+        announced("own").0.as_deref(),
+        Some("\"free-quota\";q=3;w=86400"),
+        "its first period is known"
+    );
+}
+
+#[test]
 fn a_shadowed_plan_notes_what_it_would_refuse() {
     let plan = plan("throttle: {rate: 1/1h}\nquota: {limit: 1, per: DAY}\nmode: shadow");
     assert!(ask(&plan, "one", "a", MONDAY).1.would.is_empty());
@@ -182,4 +207,7 @@ fn a_reload_keeps_counts_and_buckets() {
     assert_eq!(passes(&second, "one", "a", MONDAY, 3), 0, "three tokens are spent");
     let third = plan_in(&live, "quota: {limit: 4, per: DAY}");
     assert_eq!(passes(&third, "one", "a", MONDAY, 9), 2);
+    assert_eq!(passes(&plan_in(&live, "throttle: none"), "one", "a", MONDAY, 9), 9);
+    let again = plan_in(&live, &text(9));
+    assert_eq!(passes(&again, "one", "a", MONDAY, 3), 0, "as they were before nobody was throttled");
 }

@@ -3,12 +3,12 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use super::LIMITS_MAX;
 use super::concurrency::Slot;
 use super::config::Headers;
 use super::headers::Telling;
 use super::limit::{Asked, RateLimit};
 use super::plan_standing::PlanStanding;
+use super::{LIMITS_MAX, Taken};
 use crate::request::Fields;
 
 /// The limits of a request: those of the edge and those of its route.
@@ -163,6 +163,12 @@ impl From<SlotsTold> for Told {
 }
 
 impl Told {
+    /// As a limit's bucket has said it.
+    pub(super) fn tokens(index: u8, tier: u8, rank: Rank, seen: &Taken) -> Self {
+        let (remaining, next, full) = (seen.remaining(), seen.next_token(), seen.full());
+        Self { index, tier, rank, of: Of::Tokens, remaining, next, full }
+    }
+
     /// So many slots are left.
     pub(super) fn slots(index: u8, refused: bool, left: u32) -> Self {
         Self {

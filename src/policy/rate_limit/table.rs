@@ -67,7 +67,12 @@ pub(super) struct Table {
 #[derive(Clone, Debug)]
 struct Current {
     buckets: Arc<Buckets>,
+    /// Those in force, and the last ones of classes that are not, as long as their keys may owe something.
     limits: Limits,
+    /// Which are not in force, and until when they matter.
+    gone: BTreeMap<u8, Nanos>,
+    /// The values of all these classes; the class 0 has none.
+    values: BTreeMap<u8, Box<str>>,
     /// The memory that was asked for.
     bytes: usize,
     /// What the limit had before, the latest first.
@@ -88,7 +93,15 @@ impl Table {
     pub(super) fn new(definition: &str, hash: HashKey, runtime: Option<Handle>) -> Self {
         let limits = Limits::new();
         let buckets = Arc::new(buckets(0, &limits));
-        let current = Current { buckets, limits, bytes: 0, former: Arc::default(), penalties: None };
+        let current = Current {
+            buckets,
+            limits,
+            gone: BTreeMap::new(),
+            values: BTreeMap::new(),
+            bytes: 0,
+            former: Arc::default(),
+            penalties: None,
+        };
         Self {
             definition: definition.into(),
             hash,
@@ -125,8 +138,7 @@ impl Table {
             if let Some(class) = known.get(*value) {
                 return *class;
             }
-            let free =
-                (1..=u8::MAX).find(|class| !known.values().any(|taken| taken == class)).unwrap_or(u8::MAX);
+            let free = free(&known).unwrap_or(u8::MAX);
             known.insert((*value).clone(), free);
             free
         };
@@ -135,25 +147,49 @@ impl Table {
 
     /// These limits are in force from now on, in so much memory: what keys owe is brought under them, where theirs has changed. Takes some
     /// milliseconds then, and the table's memory twice for as long; where the memory has changed, for as long as keys owe what they do.
+    ///
+    /// What keys of a class owe that is not in force any more stays, under the limit that they had, until it would be nothing: so a class
+    /// that comes back finds what it had left.
     pub(super) fn put_in_force(self: &Arc<Self>, limits: &Limits, bytes: usize) {
         let changing = self.changing();
-        let current = self.current.load_full();
-        if current.limits == *limits && current.bytes == bytes {
-            return;
-        }
+        let mut current = Current::clone(&self.current.load_full());
+        let now = Nanos::now();
+        let values = self.values();
+        // Where there are more values than numbers, a number may have become that of another value, and its buckets nobody's.
+        let foreign =
+            |class: &u8| current.values.get(class).is_some_and(|value| values.get(class) != Some(value));
+        let foreign: Vec<u8> = current.limits.keys().copied().filter(foreign).collect();
+        current.forget(&foreign, now);
+        let gone: BTreeMap<_, _> = current
+            .owing(now)
+            .filter(|(class, _)| !limits.contains_key(class))
+            .map(|(class, gcra)| {
+                (class, current.gone.get(&class).copied().unwrap_or_else(|| settled(gcra, now)))
+            })
+            .collect();
+        let kept = current.owing(now).filter(|(class, _)| gone.contains_key(class));
+        let limits: Limits = kept.map(|(class, gcra)| (class, *gcra)).chain(limits.clone()).collect();
         let sets = Buckets::sets_in(bytes);
-        let next = if current.buckets.sets() == sets {
-            let buckets = under(&current.buckets, &current.limits, limits, bytes);
-            Current { buckets, limits: limits.clone(), bytes, ..Current::clone(&current) }
+        let mut next = if current.buckets.sets() == sets {
+            let buckets = under(&current.buckets, &current.limits, &limits, bytes);
+            Current { buckets, limits, bytes, ..current }
         } else {
-            self.resized(&current, limits, bytes)
+            self.resized(&current, &limits, bytes)
         };
+        next.values = values.into_iter().filter(|(class, _)| next.limits.contains_key(class)).collect();
+        next.gone = gone;
         let has_former = !next.former.is_empty();
         self.current.store(Arc::new(next));
         drop(changing);
         if has_former {
             self.look_after_former();
         }
+    }
+
+    /// The values that it tells apart, by class.
+    fn values(&self) -> BTreeMap<u8, Box<str>> {
+        let known = self.classes.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().map(|(value, class)| (*class, value.as_str().into())).collect()
     }
 
     fn resized(&self, current: &Current, limits: &Limits, bytes: usize) -> Current {
@@ -232,27 +268,36 @@ impl Table {
         self.current.load().penalties.as_ref()?.rest(key, now)
     }
 
-    /// What outlives the process: what there is to say of the buckets, and these; then the former ones likewise.
+    /// What outlives the process: what there is to say of the buckets, and these; then the former ones likewise. Nothing of a table that
+    /// has limited nobody.
     pub(super) fn kept(&self) -> Vec<(Head, Arc<Buckets>)> {
-        let current = self.current.load_full();
-        let known = self.classes.lock().unwrap_or_else(PoisonError::into_inner);
-        let value = |class: u8| known.iter().find(|(_, id)| **id == class).map(|(value, _)| &**value);
+        let (current, now) = (self.current.load_full(), Nanos::now());
         let kept = |buckets: &Arc<Buckets>, limits: &Limits| {
-            let classes = limits.iter().map(|(class, gcra)| ClassHead {
-                class: *class,
-                value: value(*class).unwrap_or_default().into(),
-                gcra: *gcra,
+            let classes = limits.iter().filter_map(|(class, gcra)| {
+                let is_over = current.gone.get(class).is_some_and(|until| *until <= now);
+                let value = if *class == 0 { Box::default() } else { current.values.get(class)?.clone() };
+                if is_over {
+                    return None;
+                }
+                Some(ClassHead { class: *class, value, gcra: *gcra })
             });
-            let head = Head {
+            let mut head = Head {
                 definition: self.definition.clone(),
                 hash: self.hash().clone(),
                 sets: u32::try_from(buckets.sets()).unwrap_or(u32::MAX),
                 classes: classes.collect(),
             };
+            if !head.fits() {
+                head.classes.retain(|known| !current.gone.contains_key(&known.class));
+            }
             (head, Arc::clone(buckets))
         };
-        let former = current.former.iter().map(|former| kept(&former.buckets, &former.limits));
-        std::iter::once(kept(&current.buckets, &current.limits)).chain(former).collect()
+        let owes = |buckets: &Buckets| buckets.saved(now).next().is_some();
+        let is_kept = current.limits.len() > current.gone.len() || owes(&current.buckets);
+        let own = is_kept.then(|| kept(&current.buckets, &current.limits));
+        let former = current.former.iter().filter(|former| owes(&former.buckets));
+        let former = former.map(|former| kept(&former.buckets, &former.limits));
+        own.into_iter().chain(former).collect()
     }
 
     pub(super) fn take(&self, key: KeyHash, gcra: &Gcra, cost: u32, now: Nanos) -> Taken {
@@ -263,8 +308,8 @@ impl Table {
         self.of(key, gcra, now).buckets.look(key, gcra, cost, now)
     }
 
-    pub(super) fn charge(&self, key: KeyHash, gcra: &Gcra, cost: u32, now: Nanos) {
-        let _ = self.of(key, gcra, now).buckets.charge(key, gcra, cost, now);
+    pub(super) fn charge(&self, key: KeyHash, gcra: &Gcra, cost: u32, now: Nanos) -> Taken {
+        self.of(key, gcra, now).buckets.charge(key, gcra, cost, now)
     }
 
     /// The buckets, in which the key has whatever it owes.
@@ -289,6 +334,27 @@ impl Table {
 }
 
 impl Current {
+    /// By class, the limits that matter.
+    fn owing(&self, now: Nanos) -> impl Iterator<Item = (u8, &Gcra)> {
+        let matters = move |class: &u8| self.gone.get(class).is_none_or(|until| *until > now);
+        self.limits.iter().filter(move |(class, _)| matters(class)).map(|(class, gcra)| (*class, gcra))
+    }
+
+    /// Nobody of these classes owes anything any more.
+    fn forget(&mut self, classes: &[u8], now: Nanos) {
+        if classes.is_empty() {
+            return;
+        }
+        self.limits.retain(|class, _| !classes.contains(class));
+        self.gone.retain(|class, _| !classes.contains(class));
+        let none = Gcra::new(1, Duration::from_secs(1), 1);
+        let new = Buckets::with_sets(self.buckets.sets(), slowest(&self.limits).unwrap_or(&none));
+        let others = self.buckets.saved(now).filter(|owed| !classes.contains(&owed.class()));
+        new.restore(others, Duration::ZERO, now);
+        self.buckets = Arc::new(new);
+        self.former = Arc::default();
+    }
+
     /// What a key owes in former tables comes along. Its class says under which limit that was.
     #[cold]
     fn carry(&self, key: KeyHash, gcra: &Gcra, now: Nanos) {
@@ -327,6 +393,17 @@ fn under(held: &Arc<Buckets>, old: &Limits, limits: &Limits, bytes: usize) -> Ar
     });
     new.restore(owed, Duration::ZERO, now);
     Arc::new(new)
+}
+
+/// When no bucket of a limit owes anything, if nobody asks any more: what is charged may be two bursts.
+fn settled(gcra: &Gcra, now: Nanos) -> Nanos {
+    let fill = u64::try_from(gcra.fill().as_nanos()).unwrap_or(u64::MAX);
+    Nanos::from_nanos(now.as_nanos().saturating_add(fill.saturating_mul(2)))
+}
+
+/// A number that no value has.
+fn free(known: &BTreeMap<String, u8>) -> Option<u8> {
+    (1..=u8::MAX).find(|class| !known.values().any(|taken| taken == class))
 }
 
 fn slowest(limits: &Limits) -> Option<&Gcra> {

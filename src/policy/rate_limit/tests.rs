@@ -182,13 +182,33 @@ fn claims_of_any_type_are_keys() {
 }
 
 #[test]
-fn an_override_is_by_plan_for_people_and_by_value_for_the_rest() {
+fn an_override_is_by_value_and_for_people_and_keys_by_plan_too() {
     let limits = one(&limit("{key: [identity, host], limit: 1/1h, overrides: {gold: 3/1h}}"));
     let mut gold = who("alice", identity::Method::Jwt, Some("i"), "auth.p");
     gold.plan = Some("gold".into());
     assert_eq!(passes(&limits, &Asking::of("192.0.2.1").known(gold), 9), 3);
     let named = who("gold", identity::Method::Jwt, Some("i"), "auth.p");
-    assert_eq!(passes(&limits, &Asking::of("192.0.2.1").known(named), 9), 1);
+    assert_eq!(passes(&limits, &Asking::of("192.0.2.1").known(named), 9), 3, "it is called so");
+    for first in ["identity", "api_key"] {
+        let overrides = "{gold: 4/1h, alice: 2/1h, 0123456789ab: 3/1h}";
+        let limits = one(&limit(&format!("{{key: {first}, limit: 1/1h, overrides: {overrides}}}")));
+        let passes = |id: &str, key: &str, plan: Option<&str>| {
+            let mut identity = who(id, identity::Method::ApiKey, None, "auth.p");
+            (identity.key_id, identity.plan) = (Some(key.into()), plan.map(Into::into));
+            passes(&limits, &Asking::of("192.0.2.1").known(identity), 9)
+        };
+        let named = if first == "identity" { 2 } else { 3 };
+        assert_eq!(passes("alice", "0123456789ab", Some("gold")), named, "{first}: its own name comes first");
+        assert_eq!(passes("bob", "ba9876543210", Some("gold")), 4, "{first}: then its plan");
+        assert_eq!(passes("carol", "000000000000", Some("free")), 1, "{first}: then what holds for all");
+        let nobody =
+            Asking::of("192.0.2.9").known(Identity { plan: Some("gold".into()), ..Identity::anonymous() });
+        assert_eq!(
+            (0..9).filter(|_| ask(&limits, &nobody).is_ok()).count(),
+            1,
+            "{first}: a client in its place"
+        );
+    }
     let limits = one(&limit("{key: {header: x-a}, limit: 1/1h, overrides: {gold: 3/1h}}"));
     assert_eq!(passes(&limits, &Asking::of("192.0.2.1").with("x-a", "gold"), 9), 3);
     let two = Asking::of("192.0.2.1").with("x-a", "gold").with("x-a", "gold");
@@ -215,6 +235,28 @@ fn a_failure_counts_when_it_is_settled_and_once() {
 }
 
 #[test]
+fn what_is_counted_at_the_end_is_told_on_the_answer_that_was_counted() {
+    for (way, name, told) in [
+        ("ietf", "ratelimit", ["\"few\";r=2;t=0", "\"few\";r=1;t=0", "\"few\";r=0;t=1200"]),
+        ("legacy", "x-ratelimit-remaining", ["2", "1", "0"]),
+    ] {
+        let text = format!("{{key: client, limit: 3/1h, count: {{status: [404]}}, headers: {way}}}");
+        let limits = one(&limit(&text));
+        let asking = Asking::of("192.0.2.1");
+        let answer = |status: u16| {
+            let mut effects = ask(&limits, &asking).unwrap();
+            limits.settle(&[status, status], &mut effects.limits);
+            let mut fields = HeaderMap::new();
+            limits.tell(&effects.limits, &mut fields);
+            fields[name].to_str().unwrap().to_owned()
+        };
+        assert!(answer(200).contains('3'), "{way}");
+        assert_eq!([answer(404), answer(404), answer(404)], told);
+        assert!(ask(&limits, &asking).is_err(), "as it was told");
+    }
+}
+
+#[test]
 fn authentication_that_refuses_somebody_known_counts_for_limits_behind_it() {
     let limit = limit("{key: identity, limit: 2/1h, count: {status: [403]}}");
     let limits = one(&limit);
@@ -238,13 +280,7 @@ fn authentication_that_refuses_somebody_known_counts_for_limits_behind_it() {
 #[test]
 fn what_authentication_refuses_takes_no_slot_and_no_token_of_limits_that_count_every_request() {
     let live = Live::default();
-    let named = |name: &str, text: &str| {
-        let mut build = Build::default();
-        let config: Spanned<Config> = load_text("t.yaml", text, &|_| None, &mut build).unwrap();
-        let limit = RateLimit::compile(name, &config, &live, &mut build).unwrap();
-        limit.put_in_force();
-        Arc::new(limit)
-    };
+    let named = |name: &str, text: &str| named(name, text, &live);
     let all = named("all", "{key: identity, limit: 3/1h, concurrent: 1}");
     let some = named("some", "{key: identity, limit: 3/1h, concurrent: 1, count: {status: [403]}}");
     let limits = Limits::new(&[], vec![Arc::clone(&all), Arc::clone(&some)]).unwrap();
@@ -317,13 +353,7 @@ fn one_limit_alone_is_asked_once_and_nothing_is_allocated_for_it() {
 #[test]
 fn what_is_told_is_what_binds_most() {
     let live = Live::default();
-    let named = |name: &str, text: &str| {
-        let mut build = Build::default();
-        let config: Spanned<Config> = load_text("t.yaml", text, &|_| None, &mut build).unwrap();
-        let limit = RateLimit::compile(name, &config, &live, &mut build).unwrap();
-        limit.put_in_force();
-        Arc::new(limit)
-    };
+    let named = |name: &str, text: &str| named(name, text, &live);
     let edge = [named("edge", "{key: client, limit: 9/1h, overrides: {10.0.0.0/8: 20/10s}}")];
     let route = vec![
         named("user", "{key: identity, limit: 5/1h}"),

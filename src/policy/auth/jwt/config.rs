@@ -43,7 +43,8 @@ pub struct Config {
     pub scope_claims: Vec<String>,
     /// The claim with the groups, a text or a list; a dot leads into a nested claim: `realm_access.roles`.
     pub groups_claim: String,
-    /// The claim with the usage plan; `none`, or a name.
+    /// The claim with the usage plan; `none`, or a name. It is a word for conditions, and for limits by `plan` or with `overrides`: throttle
+    /// and quota of `policies.plans` are those of API keys, and no token's.
     pub plan_claim: OrNone<String>,
     /// Whether a token must be bound to a key of the client's, which each request proves to have (RFC 9449): `none` (a token that is
     /// bound so is refused), `optional` (it needs its proof, others do not), `required`.

@@ -237,6 +237,16 @@ impl Account {
         self.seen(terms, true, cost, now)
     }
 
+    /// Takes tokens, and owes them where they are not there, up to `most`: how it stands then, as far as this node knows.
+    pub(super) fn charge(&mut self, terms: &Terms, cost: u32, most: u32, now: Nanos) -> Taken {
+        let served = self.serve(terms, cost, now);
+        if served.passed() {
+            return served;
+        }
+        self.owe(cost, most);
+        terms.gcra.charge(served.debt(), self.owed)
+    }
+
     /// The least that the fleet's bucket owes now; none where the store has never been asked.
     pub(super) fn owes(&self, now: Nanos) -> Option<u64> {
         let Told { debt, at, .. } = self.told?;
@@ -355,6 +365,16 @@ mod tests {
         let none = decided(account.spend(&terms, 1, at(5)));
         assert_eq!((none.passed(), none.wait()), (false, Some(Duration::from_millis(5))));
         assert!(matches!(account.spend(&terms, 1, at(10)), Known::Ask));
+    }
+
+    #[test]
+    fn what_is_charged_is_told_whether_it_was_leased_or_is_owed() {
+        let terms = terms(10, 10, 5);
+        let mut account = Account::default();
+        let order = account.order(&terms, 2, at(0)).unwrap();
+        account.fill(&order, &said(2, Duration::from_millis(200)));
+        let left: Vec<_> = (0..5).map(|_| account.charge(&terms, 1, 10, at(0)).remaining()).collect();
+        assert_eq!((left, account.owed), (vec![9, 8, 7, 6, 5], 3));
     }
 
     #[test]

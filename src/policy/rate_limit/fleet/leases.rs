@@ -200,21 +200,20 @@ impl Leases {
     }
 
     /// What only the end of a request could say: takes tokens from the lease, or has the store charge them.
-    pub(in super::super) fn charge(self: &Arc<Self>, wanted: &Wanted, now: Nanos) {
+    pub(in super::super) fn charge(self: &Arc<Self>, wanted: &Wanted, now: Nanos) -> Option<Taken> {
         let Wanted { key, shared, cost, terms } = *wanted;
         let mut shard = self.shard(key);
         if !shard.contains_key(&key) && shard.len() >= self.keys_max {
             add(&self.counters.overflows);
-            return;
+            return None;
         }
         let entry = shard.entry(key).or_insert_with(|| Entry::new(shared, terms));
         entry.account.used(now);
-        if !entry.account.serve(&terms, cost, now).passed() {
-            entry.account.owe(cost, whole(&terms.gcra));
-        }
+        let left = entry.account.charge(&terms, cost, whole(&terms.gcra), now);
         let order = if self.redis.status() == Status::Lost { None } else { entry.order(&terms, now) };
         drop(shard);
         self.ask(key, shared, terms, order);
+        Some(left)
     }
 
     /// The node has decided alone and let the request pass: the store is told when it can be.

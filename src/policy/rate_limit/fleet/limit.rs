@@ -98,7 +98,7 @@ impl FleetLimit {
             let own = table.look(wanted.key, &share, 0, now).debt();
             let missing = gcra.scaled(owes, &share).saturating_sub(own).div_ceil(share.time(1).max(1));
             if missing > 0 {
-                table.charge(wanted.key, &share, u32::try_from(missing).unwrap_or(u32::MAX), now);
+                let _ = table.charge(wanted.key, &share, u32::try_from(missing).unwrap_or(u32::MAX), now);
             }
         });
         let seen = table.look(wanted.key, &share, wanted.cost, now);
@@ -126,11 +126,13 @@ impl FleetLimit {
     }
 
     /// What only the end of a request could say.
-    pub(in super::super) fn charge(&self, wanted: &Wanted, table: &Table, now: Nanos) {
-        self.leases.charge(wanted, now);
+    pub(in super::super) fn charge(&self, wanted: &Wanted, table: &Table, now: Nanos) -> Option<Taken> {
+        let left = self.leases.charge(wanted, now);
         if self.fleet.is_alone() {
-            table.charge(wanted.key, &wanted.terms.gcra.share(self.fleet.nodes()), wanted.cost, now);
+            let share = wanted.terms.gcra.share(self.fleet.nodes());
+            return Some(table.charge(wanted.key, &share, wanted.cost, now));
         }
+        left
     }
 }
 
@@ -192,13 +194,10 @@ impl RateLimit {
         Some(fleet.reserve(wanted, &self.table, waited).await)
     }
 
-    /// Whether the fleet was charged; not where each node counts by itself.
-    pub(in super::super) fn charge_fleet(&self, asked: &Asked, now: Nanos) -> bool {
-        let wanted = self.wanted(asked);
-        if let Some((fleet, wanted)) = &wanted {
-            fleet.charge(wanted, &self.table, now);
-        }
-        wanted.is_some()
+    /// Charges the fleet: how it stands then, where it is known.
+    pub(in super::super) fn charge_fleet(&self, asked: &Asked, now: Nanos) -> Option<Taken> {
+        let (fleet, wanted) = self.wanted(asked)?;
+        fleet.charge(&wanted, &self.table, now)
     }
 
     fn wanted(&self, asked: &Asked) -> Option<(&FleetLimit, Wanted)> {

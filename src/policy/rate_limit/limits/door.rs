@@ -275,15 +275,7 @@ impl<'a> Door<'a> {
     }
 
     fn told(&self, index: usize, asked: &Asked, rank: Rank, seen: &Taken) -> Told {
-        Told {
-            index: self.place(index),
-            tier: asked.tier,
-            rank,
-            of: Of::Tokens,
-            remaining: seen.remaining(),
-            next: seen.next_token(),
-            full: seen.full(),
-        }
+        Told::tokens(self.place(index), asked.tier, rank, seen)
     }
 
     fn pair(&self, index: usize) -> Option<(&'a RateLimit, Asked)> {

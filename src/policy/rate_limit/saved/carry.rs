@@ -1,8 +1,8 @@
 //! What tables give away and take over.
 //!
 //! A table is found again by its kind, its limit's name and its key, as by a reload. What keys owe is brought under
-//! the rates that hold now, and is less by the time between. Where a value has no limit of its own any more, and where the limit is
-//! gone or has another key, it is forgotten. Where it has another memory now, what was saved is a former table (`table.rs`), and former
+//! the rates that hold now, and is less by the time between. Where a value has no limit of its own any more, it is
+//! kept in case that it gets one again. Where the limit is gone or has another key, it is forgotten. Where it has another memory now, what was saved is a former table (`table.rs`), and former
 //! tables are saved behind the present one. Keys that a penalty has cooled off stay so until their time. Slots of `concurrent` are not carried: when a process has ended nothing of
 //! its is under way.
 //!

@@ -110,7 +110,7 @@ impl<'a> Writer<'a> {
 
     /// Whether there is room for it in a frame; where there is not, nothing is written.
     pub(super) fn table(&mut self, head: &Head) -> io::Result<bool> {
-        if head.length() > FRAME_BYTES_MAX {
+        if !head.fits() {
             return Ok(false);
         }
         self.write(TABLE, |content| head.push(content))?;
@@ -275,6 +275,11 @@ fn checked(sum: &mut Context, parts: &[&[u8]]) -> [u8; CHECK_BYTES] {
 }
 
 impl Head {
+    /// Whether it can be written.
+    pub(in crate::policy::rate_limit) fn fits(&self) -> bool {
+        self.length() <= FRAME_BYTES_MAX
+    }
+
     fn length(&self) -> usize {
         let classes = self.classes.iter().map(|class| 1 + Gcra::BYTES + 2 + class.value.len());
         16 + 4 + 2 + self.definition.len() + classes.sum::<usize>()

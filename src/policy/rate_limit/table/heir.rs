@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::{Current, FORMER_MAX, Former, Table, slowest};
+use super::{Current, FORMER_MAX, Former, Table, free, settled, slowest};
 use crate::policy::rate_limit::limit::MEMORY_MAX;
 use crate::policy::rate_limit::penalty::SavedPenalty;
 use crate::policy::rate_limit::saved::{ClassHead, Head};
@@ -12,7 +12,8 @@ use crate::policy::rate_limit::{Buckets, Gcra, Nanos, Saved};
 
 impl Table {
     /// Takes over from a table of this definition that another process had: hashes keys as that did from now on, so nothing may
-    /// have been hashed yet. Where that had another memory, its buckets become a former table. None where another's have come before,
+    /// have been hashed yet. Where that had another memory, its buckets become a former table. Classes that are not in force here are kept as a
+    /// reload keeps them. None where another's have come before,
     /// and where there are as many former tables as may be.
     pub(in super::super) fn inherit(self: &Arc<Self>, head: &Head) -> Option<Heir> {
         let sets = usize::try_from(head.sets).ok()?;
@@ -22,14 +23,30 @@ impl Table {
             return None;
         }
         let changing = self.changing();
-        let current = self.current.load_full();
-        let known = self.classes.lock().unwrap_or_else(PoisonError::into_inner);
-        let rates = head.classes.iter().filter_map(|ClassHead { class, value, gcra }| {
-            let now = if *class == 0 { 0 } else { *known.get(&**value)? };
-            Some((*class, (now, *gcra, *current.limits.get(&now)?)))
-        });
-        let rates = rates.collect();
+        let (mut current, now) = (Current::clone(&self.current.load_full()), Nanos::now());
+        let mut known = self.classes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rates = BTreeMap::new();
+        for ClassHead { class, value, gcra } in &head.classes {
+            let own = match known.get(&**value) {
+                _ if *class == 0 => 0,
+                Some(own) => *own,
+                None => {
+                    let Some(free) = free(&known) else { continue };
+                    known.insert(value.to_string(), free);
+                    free
+                }
+            };
+            // Not in force here: it may be again.
+            let new = *current.limits.entry(own).or_insert_with(|| {
+                current.gone.insert(own, settled(gcra, now));
+                current.values.insert(own, value.clone());
+                *gcra
+            });
+            rates.insert(*class, (own, *gcra, new));
+        }
         drop(known);
+        let current = Arc::new(current);
+        self.current.store(Arc::clone(&current));
         let buckets = if sets == current.buckets.sets() {
             Arc::clone(&current.buckets)
         } else {

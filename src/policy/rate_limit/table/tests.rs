@@ -26,8 +26,8 @@ fn buckets_stay_while_limits_are_what_they_were_and_are_scaled_where_they_change
     let (one, own) = (key(&table, "one", 0), key(&table, "own", 1));
     let left = |key, gcra: &Gcra| table.look(key, gcra, 1, Nanos::now()).remaining();
     table.put_in_force(&[(0, slow), (1, hourly(4))].into(), SMALL);
-    table.charge(one, &slow, 10, now);
-    table.charge(own, &hourly(4), 3, now);
+    let _ = table.charge(one, &slow, 10, now);
+    let _ = table.charge(own, &hourly(4), 3, now);
     assert_eq!((left(one, &slow), left(own, &hourly(4))), (0, 1));
     let before = Arc::as_ptr(&table.current.load().buckets);
     table.put_in_force(&[(0, slow), (1, hourly(4))].into(), SMALL);
@@ -74,7 +74,9 @@ fn another_memory_gives_nobody_tokens_and_takes_none() {
     let keys: Vec<_> =
         (0..900_u32).map(|number| (key(&table, &number.to_string(), 0), number % 11)).collect();
     table.put_in_force(&[(0, ten)].into(), SMALL);
-    keys.iter().for_each(|(key, spent)| table.charge(*key, &ten, *spent, Nanos::now()));
+    for (key, spent) in &keys {
+        let _ = table.charge(*key, &ten, *spent, Nanos::now());
+    }
     // Every step is another memory; some are another rate too. Only some of the keys come in each.
     let steps = [
         (2 * SMALL, ten, 2),
@@ -105,7 +107,7 @@ fn a_former_table_stays_while_anybody_owes_something_there_and_no_more_than_thre
     let (table, gcra) = (table(), daily(10));
     let one = key(&table, "one", 0);
     table.put_in_force(&[(0, gcra)].into(), SMALL);
-    table.charge(one, &gcra, 9, Nanos::now());
+    let _ = table.charge(one, &gcra, 9, Nanos::now());
     table.put_in_force(&[(0, gcra)].into(), 2 * SMALL);
     let rest = table.forget_settled(Nanos::now()).unwrap();
     assert!(rest > Duration::from_secs(77_000) && rest < Duration::from_secs(77_761), "{rest:?}");
@@ -196,6 +198,61 @@ async fn the_back_office_lets_former_tables_go_each_time() {
             }
         };
         tokio::time::timeout(Duration::from_secs(60), gone).await.unwrap();
-        table.charge(one, &gcra, 10, Nanos::now());
+        let _ = table.charge(one, &gcra, 10, Nanos::now());
     }
+}
+
+#[test]
+fn a_class_that_comes_back_finds_what_it_had_left() {
+    let table = table();
+    let ids = |values: &[&str]| {
+        let values: Vec<_> = values.iter().map(|value| (*value).to_owned()).collect();
+        table.classes(values.iter())
+    };
+    let (all, few) = (daily(10), daily(4));
+    let gold = ids(&["gold"])[0];
+    let own = key(&table, "own", gold);
+    let left = |gcra: &Gcra| table.look(own, gcra, 1, Nanos::now()).remaining();
+    let with_gold: Limits = [(0, all), (gold, few)].into();
+    table.put_in_force(&with_gold, SMALL);
+    let _ = table.charge(own, &few, 3, Nanos::now());
+    let other = |count| Limits::from([(0, daily(count))]);
+    for between in [vec![other(10)], vec![other(99)], vec![[(9, all)].into(), other(7), other(8)]] {
+        for limits in &between {
+            table.put_in_force(limits, SMALL);
+        }
+        table.put_in_force(&with_gold, SMALL);
+        assert_eq!(left(&few), 1, "{between:?}");
+    }
+    // With another memory meanwhile.
+    table.put_in_force(&other(10), 2 * SMALL);
+    table.put_in_force(&with_gold, 4 * SMALL);
+    assert_eq!(left(&few), 1);
+    // Changed when it comes back, and changed back.
+    table.put_in_force(&other(10), SMALL);
+    table.put_in_force(&[(0, all), (gold, daily(400))].into(), SMALL);
+    assert_eq!(left(&daily(400)), 100);
+    table.put_in_force(&with_gold, SMALL);
+    assert_eq!(left(&few), 1);
+    // Its number is another value's, once there are too many of them.
+    table.put_in_force(&other(10), SMALL);
+    let many: Vec<_> = (0..VALUES_MAX).map(|number| format!("v{number}")).collect();
+    let many: Limits = table.classes(many.iter()).into_iter().map(|class| (class, few)).collect();
+    assert!(many.contains_key(&gold));
+    table.put_in_force(&many, SMALL);
+    assert_eq!(left(&few), 4, "another's debt");
+    assert!(table.current.load().limits.len() <= 1 + VALUES_MAX);
+}
+
+#[test]
+fn what_is_gone_is_kept_no_longer_than_it_may_owe_something() {
+    let table = table();
+    let short = Gcra::new(1000, Duration::from_millis(1), 1);
+    table.put_in_force(&[(0, daily(10)), (1, short)].into(), SMALL);
+    table.put_in_force(&[(0, daily(10))].into(), SMALL);
+    assert!(table.current.load().gone.contains_key(&1));
+    std::thread::sleep(Duration::from_millis(1));
+    table.put_in_force(&[(0, daily(10)), (2, short)].into(), SMALL);
+    let current = table.current.load();
+    assert!(current.gone.is_empty() && !current.limits.contains_key(&1));
 }

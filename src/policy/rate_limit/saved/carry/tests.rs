@@ -36,7 +36,7 @@ fn key(Kept(table): &Kept, name: &str, value: Option<&str>) -> KeyHash {
 }
 
 fn spend(kept: &Kept, name: &str, value: Option<&str>, limit: &Gcra, tokens: u32) {
-    kept.0.charge(key(kept, name, value), limit, tokens, Nanos::now());
+    let _ = kept.0.charge(key(kept, name, value), limit, tokens, Nanos::now());
 }
 
 fn left(kept: &Kept, name: &str, value: Option<&str>, limit: &Gcra) -> u64 {
@@ -135,6 +135,35 @@ fn values_with_limits_of_their_own_are_found_by_their_names() {
 }
 
 #[test]
+fn values_whose_limit_is_gone_meanwhile_have_what_they_had_left_when_it_comes_back() {
+    let (all, gold) = (hourly(10), hourly(100));
+    let before = table("few", 1, all, &[("gold", gold)]);
+    spend(&before, "a", None, &all, 4);
+    spend(&before, "b", Some("gold"), &gold, 40);
+    let bytes = given(&[before], 0);
+    let between = table("few", 2, all, &[("copper", hourly(5))]);
+    assert_eq!(found(std::slice::from_ref(&between), &bytes, 360).1, None);
+    assert_eq!(left(&between, "b", None, &all), 10);
+    let bytes = given(&[between], 720);
+    // By a process that limits nobody for a while, too.
+    let nobody = Table::new("few", HashKey::from_bytes(Zeroizing::new([3; 16])), None);
+    let nobody = Kept(Arc::new(nobody));
+    assert_eq!(found(std::slice::from_ref(&nobody), &bytes, 720).0.tables, 1);
+    let bytes = given(&[nobody], 1080);
+    let after = table("few", 4, all, &[("silver", hourly(5)), ("gold", gold)]);
+    assert_eq!(
+        found(std::slice::from_ref(&after), &bytes, 1080),
+        (Found { tables: 1, buckets: 2, early: false }, None)
+    );
+    assert_eq!(left(&after, "a", None, &all), 7);
+    assert_eq!(left(&after, "b", Some("gold"), &gold), 70);
+    assert_eq!(left(&after, "b", Some("silver"), &hourly(5)), 5);
+    // One that has never limited anybody takes no memory, and is not written.
+    let idle = Kept(Arc::new(Table::new("few", HashKey::from_bytes(Zeroizing::new([5; 16])), None)));
+    assert_eq!(found(std::slice::from_ref(&idle), &given(&[idle.clone()], 0), 0).0.tables, 0);
+}
+
+#[test]
 fn what_is_gone_is_forgotten_and_what_is_new_begins_empty() {
     let limit = hourly(10);
     let before = [table("one", 1, limit, &[]), table("two", 2, limit, &[]), table("three", 3, limit, &[])];
@@ -179,7 +208,12 @@ fn only_what_owes_something_is_written_and_no_more_than_may_be() {
     let small = table("small", 2, limit, &[]);
     spend(&small, "a", None, &limit, 9);
     // Full again in a microsecond: it says no more than no bucket.
-    small.0.charge(key(&small, "b", None), &Gcra::new(1_000_000, Duration::from_secs(1), 9), 1, Nanos::now());
+    let _ = small.0.charge(
+        key(&small, "b", None),
+        &Gcra::new(1_000_000, Duration::from_secs(1), 9),
+        1,
+        Nanos::now(),
+    );
     let tables = [large, small];
     let mut bytes = Vec::new();
     let whole = give(&tables, &mut bytes, at(9), generous()).unwrap();

@@ -24,7 +24,7 @@ fn spend(Kept(table): &Kept, tokens: u32) -> u64 {
     let mut hasher = table.hash().hasher();
     hasher.part(b"key");
     let key = hasher.finish(0);
-    table.charge(key, &limit(), tokens, Nanos::now());
+    let _ = table.charge(key, &limit(), tokens, Nanos::now());
     table.look(key, &limit(), 1, Nanos::now()).remaining()
 }
 
