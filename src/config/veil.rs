@@ -24,7 +24,7 @@ pub(super) fn veil(file: &Arc<str>, text: &str, parsed: &Parsed, shape: &Shape, 
     let Some(tree) = parsed.tree.as_ref().filter(|tree| parsed.is_whole && is_document(tree)) else {
         sources.distrust(file);
         let hidden = match parsed.is_whole {
-            true => vec![0..text.len()],
+            true => std::iter::once(0..text.len()).collect(),
             false => unread::hidden(text, &shape.names().words),
         };
         return hidden.into_iter().for_each(|range| sources.cover(file, range));
