@@ -90,9 +90,10 @@ fn policies_do_not_know_each_other() {
         if POLICY_SHARED.contains(&own.as_str()) {
             continue;
         }
-        // Within a policy that is a directory, `super::x` is a part of it.
-        let beside = if path.components().count() == 3 { "super::" } else { "super::super::" };
-        for (line, used) in paths_after(&["crate::policy::", beside], &text) {
+        // Within a policy that is a directory, `super::x` is a part of it, and so on for directories in it.
+        let is_root = path.file_name().is_some_and(|name| name == "mod.rs");
+        let beside = "super::".repeat(path.components().count() - 2 - usize::from(is_root));
+        for (line, used) in paths_after(&["crate::policy::", &beside], &text) {
             if used != own && policies.contains(&used) {
                 breaches.push(format!("{}:{line}: {own} uses {used}", path.display()));
             }

@@ -326,7 +326,8 @@ fn run(asked: &Keys, place: &Place, out: &mut dyn Write, err: &mut dyn Write) ->
             let mut store = open(place)?;
             let changed = api_key::set_plan(&mut store, id, plan.as_deref())
                 .map_err(|why| Failed::new(format!("`{id}`: {why}")))?;
-            let said = plan.as_deref().map_or("no plan".to_owned(), |plan| format!("the plan `{plan}`"));
+            let said =
+                plan.as_deref().map_or_else(|| "no plan".to_owned(), |plan| format!("the plan `{plan}`"));
             if json {
                 writeln!(out, "{}", json!({"id": id, "plan": plan}))?;
             } else if changed {

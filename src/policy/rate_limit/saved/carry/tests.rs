@@ -160,7 +160,7 @@ fn values_whose_limit_is_gone_meanwhile_have_what_they_had_left_when_it_comes_ba
     assert_eq!(left(&after, "b", Some("silver"), &hourly(5)), 5);
     // One that has never limited anybody takes no memory, and is not written.
     let idle = Kept(Arc::new(Table::new("few", HashKey::from_bytes(Zeroizing::new([5; 16])), None)));
-    assert_eq!(found(std::slice::from_ref(&idle), &given(&[idle.clone()], 0), 0).0.tables, 0);
+    assert_eq!(found(std::slice::from_ref(&idle), &given(std::slice::from_ref(&idle), 0), 0).0.tables, 0);
 }
 
 #[test]
