@@ -143,6 +143,8 @@ pub struct Build {
     pub files: Files,
     /// The text of the configuration's files: what errors quote.
     pub sources: Sources,
+    /// The names of the usage plans that there are.
+    pub plans: std::collections::BTreeSet<String>,
 }
 
 #[cfg(test)]

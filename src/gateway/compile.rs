@@ -51,6 +51,7 @@ pub(super) fn compile(
     let listeners = listener::compile(&document.listeners, build);
     // Where the rules are wrong their error stops the load; until then nothing may be fetched.
     let egress = Arc::new(egress.unwrap_or_default());
+    build.plans = document.policies.plans.keys().cloned().collect();
     let shelf = shelf(document, &egress, live, build);
     let plans = plans::compile(document, shelf.fleet.as_ref(), live, build);
     plans::keys_have_theirs(document, &plans, live, build);

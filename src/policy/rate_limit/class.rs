@@ -26,9 +26,18 @@ pub(super) enum Classes {
     One,
     /// The longest prefixes first.
     Networks(Vec<(IpNet, Class)>),
-    /// Whom it is about, by his own name, else by his plan.
-    Names(HashMap<Box<str>, Class, foldhash::fast::FixedState>),
+    /// Whom it is about, by his own name, else by his plan. A plan's name is nobody's own: who can call himself like a plan gets nothing
+    /// by it.
+    Names(HashMap<Box<str>, Named, foldhash::fast::FixedState>),
     Values(HashMap<Box<[u8]>, Class, foldhash::fast::FixedState>),
+}
+
+/// Who is named so.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Named {
+    class: Class,
+    /// A plan of the configuration.
+    is_plan: bool,
 }
 
 impl Classes {
@@ -64,7 +73,8 @@ impl Classes {
                     Err((cause, cure)) => build.errors.push(&at.site, &*at.path, cause, cure),
                 },
                 Part::Identity | Part::ApiKey => {
-                    names.insert(value.as_str().into(), class);
+                    let is_plan = build.plans.contains(value);
+                    names.insert(value.as_str().into(), Named { class, is_plan });
                 }
                 Part::Host => match canonical_host(value) {
                     Ok(host) => {
@@ -107,8 +117,9 @@ impl Classes {
                     Found::Address(_) | Found::Fields(_) | Found::Claim(_) => None,
                 };
                 let plan = facts.identity.and_then(|who| who.plan.as_deref());
-                let class = |name: Option<&str>| names.get(name?).copied();
-                class(own).or_else(|| class(plan)).unwrap_or_default()
+                let named = |name: Option<&str>| names.get(name?);
+                let found = named(own).filter(|named| !named.is_plan).or_else(|| named(plan));
+                found.map(|named| named.class).unwrap_or_default()
             }
             Self::Values(values) => {
                 let class = |value: &[u8]| values.get(value).copied().unwrap_or_default();
