@@ -39,7 +39,9 @@ impl Table {
             // Not in force here: it may be again.
             let new = *current.limits.entry(own).or_insert_with(|| {
                 current.gone.insert(own, settled(gcra, now));
-                current.values.insert(own, value.clone());
+                if own != 0 {
+                    current.values.insert(own, value.clone());
+                }
                 *gcra
             });
             rates.insert(*class, (own, *gcra, new));

@@ -149,7 +149,9 @@ fn values_whose_limit_is_gone_meanwhile_have_what_they_had_left_when_it_comes_ba
     let nobody = Table::new("few", HashKey::from_bytes(Zeroizing::new([3; 16])), None);
     let nobody = Kept(Arc::new(nobody));
     assert_eq!(found(std::slice::from_ref(&nobody), &bytes, 720).0.tables, 1);
-    let bytes = given(&[nobody], 1080);
+    let bytes = given(std::slice::from_ref(&nobody), 1080);
+    nobody.0.put_in_force(&[(0, all)].into(), 1 << 20);
+    assert_eq!(left(&nobody, "a", None, &all), 7, "by a reload, too");
     let after = table("few", 4, all, &[("silver", hourly(5)), ("gold", gold)]);
     assert_eq!(
         found(std::slice::from_ref(&after), &bytes, 1080),
