@@ -144,7 +144,7 @@ pub struct Build {
     /// The text of the configuration's files: what errors quote.
     pub sources: Sources,
     /// The names of the usage plans that there are.
-    pub plans: std::collections::BTreeSet<String>,
+    pub plans: BTreeSet<String>,
 }
 
 #[cfg(test)]
