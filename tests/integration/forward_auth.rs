@@ -106,7 +106,7 @@ fn the_service_is_told_of_the_request_and_the_upstream_of_its_answer() {
     for absent in ["secret", "root", "forged", "content-length", "x-other"] {
         assert!(!asked.contains(absent), "{absent} in {asked}");
     }
-    assert_eq!(gateway.access(1)[0]["identity"]["user"], "ann");
+    assert_eq!(gateway.access_of("/a-b")["identity"]["user"], "ann");
 }
 
 #[test]
