@@ -631,10 +631,10 @@ impl Way {
 
 #[test]
 fn a_store_that_turns_late_gives_nobody_another_burst() {
-    let Some(redis) = Redis::start(&[]) else { return };
-    let way = Way::to(redis.address());
-    let fleet = format!("redis: 'redis://{}'", way.address);
     for (limit, leases) in [("limit: 60/1h, strict: true", 0.0), ("limit: 60/1h", 12.0)] {
+        let Some(redis) = Redis::start(&[]) else { return };
+        let way = Way::to(redis.address());
+        let fleet = format!("redis: 'redis://{}'", way.address);
         let gateways: Vec<_> = (0..3).map(|_| start(&fleet, limit)).collect();
         gateways.iter().for_each(|gateway| gateway.await_metric("portcullis_fleet_nodes", &[], 3.0));
         // One is spent before the store is late, of the others a part while it is, now and then.
@@ -670,8 +670,8 @@ fn a_store_that_turns_late_gives_nobody_another_burst() {
 
 #[test]
 fn a_store_that_comes_back_empty_hears_what_was_spent() {
-    let Some(mut redis) = Redis::start(&[]) else { return };
     for (limit, leases) in [("limit: 60/1h, strict: true", 0.0), ("limit: 60/1h", 12.0)] {
+        let Some(mut redis) = Redis::start(&[]) else { return };
         let gateways = gateways(3, &redis, limit);
         let ask = |number: usize, tenant: &str| {
             count((0..number).filter(|turn| passes(&gateways[turn % 3], tenant)))
