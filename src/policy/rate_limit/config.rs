@@ -31,7 +31,8 @@ pub struct Config {
     pub burst: Option<Spanned<u32>>,
     /// Other limits for single values of the key, of its first part where it has several: a header's, a route's name, an address or
     /// a CIDR (the longest wins). For `identity` and `api_key` a name is first an identity's id or a key's (as `portcullis keys list`
-    /// shows it), whoever vouches for it, then the plan of who asks: `enterprise: 1000/1s`. Their burst is their count.
+    /// shows it), whoever vouches for it, then the plan of who asks: `enterprise: 1000/1s`. A plan of `policies.plans` is nobody's own
+    /// name. Their burst is their count.
     #[serde(default)]
     pub overrides: BTreeMap<String, Spanned<Rate>>,
     /// What a request costs, where that is not one token.
