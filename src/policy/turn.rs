@@ -29,11 +29,6 @@ impl Turn {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether somebody waits.
-    pub fn is_waiting(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
-    }
-
     fn set(&self, facts: Option<ErrorFacts>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = facts;
     }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
@@ -14,7 +14,8 @@ use tokio::sync::oneshot;
 use super::super::quota::second;
 use super::super::{Gcra, KeyHash, Nanos, Taken};
 use super::account::{Account, Known, Order, Said, Terms};
-use crate::state::redis::{Answer, Lost, Question, Redis, Script, Status};
+use super::wire::{question, said};
+use crate::state::redis::{Lost, Question, Redis, Status};
 
 /// Workers that ask for different keys rarely meet.
 const SHARDS: usize = 64;
@@ -25,9 +26,6 @@ pub(super) const PATIENCE: Duration = Duration::from_millis(4);
 
 /// So many accounts of a shard at once tell a store that was lost what they know.
 const CLAIMS_MAX: usize = 64;
-
-/// A quota is forgotten a day after its period, in seconds: clocks differ.
-const KEPT: i64 = 86_400;
 
 /// The leases of one limit.
 pub(in super::super) struct Leases {
@@ -444,52 +442,6 @@ impl Drop for Reserved {
         if let Some(leases) = self.leases.take() {
             leases.take_back(&self.wanted);
         }
-    }
-}
-
-/// What the store has answered when it had been lost so often: none where it cannot be so.
-fn said(numbers: &[i64], terms: &Terms, order: &Order, losses: u64) -> Option<Said> {
-    let [leased, said, life] = *numbers else { return None };
-    let leased = u32::try_from(leased).ok().filter(|leased| *leased <= order.want)?;
-    let said = u64::try_from(said).ok()?;
-    let debt = match terms.ends {
-        None => Duration::from_micros(said),
-        Some(_) => Duration::from_nanos(terms.gcra.spent(said)),
-    };
-    Some(Said { leased, debt, life, losses })
-}
-
-fn question(shared: KeyHash, terms: &Terms, order: &Order, losses: u64, answer: Answer) -> Question {
-    static LEASE: OnceLock<Script> = OnceLock::new();
-    static QUOTA: OnceLock<Script> = OnceLock::new();
-    let (charge, want) = (order.charge.to_string(), order.want.to_string());
-    let burst = terms.gcra.burst().to_string();
-    let (known, life, is_lost_since) = match &order.claim {
-        None => (0, 0, false),
-        Some(claim) => (claim.debt, claim.life, claim.losses != losses),
-    };
-    let known = match terms.ends {
-        None => known / 1_000,
-        Some(_) => terms.gcra.burst() - terms.gcra.look(known, 1).remaining(),
-    };
-    let claim = [known.to_string(), life.to_string(), u8::from(is_lost_since).to_string()];
-    let key = format!("{:016x}{:016x}", shared.fingerprint, shared.place);
-    match terms.ends {
-        None => Question {
-            script: LEASE.get_or_init(|| Script::new(include_str!("lease.lua"))),
-            key: format!("l:{key}"),
-            arguments: [terms.gcra.microseconds().to_string(), burst, charge, want]
-                .into_iter()
-                .chain(claim)
-                .collect(),
-            answer,
-        },
-        Some(ends) => Question {
-            script: QUOTA.get_or_init(|| Script::new(include_str!("quota.lua"))),
-            key: format!("q:{key}"),
-            arguments: [burst, charge, want, (ends + KEPT).to_string()].into_iter().chain(claim).collect(),
-            answer,
-        },
     }
 }
 

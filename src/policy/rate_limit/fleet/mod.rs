@@ -26,6 +26,7 @@ mod leases;
 mod limit;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU32, Ordering};
