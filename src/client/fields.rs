@@ -145,12 +145,29 @@ pub enum Upgrade {
     Drop,
 }
 
+/// What [`strip_hop_by_hop`] ends. Not a constant: one would be made and dropped anew wherever it is looked through.
+static GONE: [HeaderName; 7] = [
+    header::CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    header::TE,
+    header::TRAILER,
+    HTTP2_SETTINGS,
+    header::UPGRADE,
+];
+
 /// Ends hop-by-hop fields (RFC 9110 §7.6.1): those of the standard and those that `Connection` nominates, except what must
 /// not be lost. `Transfer-Encoding` is the framing's own business and stays. Comes before the gateway's own fields are set.
 /// `relied` says of other fields whether they must stay too.
 pub fn strip_hop_by_hop(fields: &mut impl Fields, upgrade: Upgrade, relied: impl Fn(&HeaderName) -> bool) {
-    // Most heads have none: one pass over the names costs less than seven look-ups.
-    if !fields.fields().keys().any(|name| is_hop_by_hop(name.as_str())) {
+    // One pass over the names costs less than seven look-ups: most heads have one of these or none.
+    let mut found = [false; GONE.len()];
+    for name in fields.fields().keys() {
+        if let Some(found) = GONE.iter().position(|gone| gone == name).and_then(|at| found.get_mut(at)) {
+            *found = true;
+        }
+    }
+    if found == [false; GONE.len()] {
         return;
     }
     let keep_upgrade = upgrade == Upgrade::Keep && fields.fields().contains_key(header::UPGRADE);
@@ -159,28 +176,13 @@ pub fn strip_hop_by_hop(fields: &mut impl Fields, upgrade: Upgrade, relied: impl
             fields.remove(&name);
         }
     }
-    static GONE: [HeaderName; 6] =
-        [header::CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, header::TE, header::TRAILER, HTTP2_SETTINGS];
-    for name in &GONE {
-        remove(fields, name);
+    for (name, found) in GONE.iter().zip(found) {
+        if found && !(keep_upgrade && *name == header::UPGRADE) {
+            fields.remove(name);
+        }
     }
     if keep_upgrade {
         fields.set(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    } else {
-        remove(fields, &header::UPGRADE);
-    }
-}
-
-fn is_hop_by_hop(name: &str) -> bool {
-    matches!(
-        name,
-        "connection" | "keep-alive" | "proxy-connection" | "te" | "trailer" | "http2-settings" | "upgrade"
-    )
-}
-
-fn remove(fields: &mut impl Fields, name: &HeaderName) {
-    if fields.fields().contains_key(name) {
-        fields.remove(name);
     }
 }
 

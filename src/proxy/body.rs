@@ -29,9 +29,11 @@ pub(super) async fn call_for(session: &mut Session) -> Result<()> {
 /// whole request, before anybody knows whether it is (RFC 9113 §8.1.1).
 pub(super) async fn end_if_empty(session: &mut Session) -> Result<()> {
     let head = session.req_header();
+    if head.version != Version::HTTP_2 {
+        return Ok(());
+    }
     let length = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    if head.version != Version::HTTP_2 || length != Some(0_u64) || session.as_downstream_mut().is_body_done()
-    {
+    if length != Some(0_u64) || session.as_downstream_mut().is_body_done() {
         return Ok(());
     }
     match count(session).await? {

@@ -30,11 +30,11 @@ static HOP_BY_HOP: [HeaderName; 11] = [
 /// The protocol a request asks for, if it may have it. HTTP/1.1 only (RFC 9113 §8.6), never with a body, whose end would be
 /// the tunnel's beginning, and only one protocol at a time.
 pub(super) fn upgrade(head: &RequestHeader, admitted: &Admitted) -> Option<HeaderValue> {
+    let mut asked = head.headers.get_all(UPGRADE).iter();
+    let (protocol, None) = (asked.next()?, asked.next()) else { return None };
     if head.version != Version::HTTP_11 || has_body(&head.headers) {
         return None;
     }
-    let mut asked = head.headers.get_all(UPGRADE).iter();
-    let (protocol, None) = (asked.next()?, asked.next()) else { return None };
     let named = tokens(&head.headers).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
     let word = protocol.to_str().ok()?.trim().to_ascii_lowercase();
     (named && admitted.permits_upgrade(&word)).then(|| protocol.clone())

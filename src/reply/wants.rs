@@ -28,7 +28,9 @@ impl Preference {
     pub fn of(headers: &HeaderMap) -> Self {
         let mut lines = headers.get_all(header::ACCEPT).iter();
         match (lines.next(), lines.next()) {
-            (Some(accept), None) if !asks_for_grpc(headers) => Self::Accept(accept.clone()),
+            _ if asks_for_grpc(headers) => Self::Settled(Wants::Grpc),
+            (None, _) => Self::Settled(Wants::Problem),
+            (Some(accept), None) => Self::Accept(accept.clone()),
             _ => Self::Settled(Wants::from_headers(headers)),
         }
     }

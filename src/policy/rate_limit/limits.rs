@@ -67,12 +67,13 @@ impl Limits {
             return Ok(());
         };
         let mut door = Door::new(limits, range.start, facts);
-        if limits.iter().any(|limit| limit.waits() || limit.is_of_fleet()) {
-            return Box::pin(door.check_waiting(effects)).await;
-        }
-        door.look(effects)?;
-        door.hold(effects)?;
-        door.take(effects)
+        let checked = if limits.iter().any(|limit| limit.waits() || limit.is_of_fleet()) {
+            Box::pin(door.check_waiting(effects)).await
+        } else {
+            door.look(effects).and_then(|()| door.hold(effects)).and_then(|()| door.take(effects))
+        };
+        door.wait_for_status(effects);
+        checked
     }
 
     /// Asks the limits of a place about a request that was refused before it came to them: by the door, or by authentication although it
@@ -96,7 +97,9 @@ impl Limits {
         for (index, _) in limits.iter().enumerate().filter(|(_, limit)| !is_asked(limit)) {
             door.forget(index);
         }
-        Box::pin(door.check_refused(effects)).await
+        let checked = Box::pin(door.check_refused(effects)).await;
+        door.wait_for_status(effects);
+        checked
     }
 
     /// The statuses of a request are known, its response's and that of its refusal's kind: it is counted where one of them is, once

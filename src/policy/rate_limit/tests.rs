@@ -309,6 +309,35 @@ fn a_status_that_comes_after_another_counts_where_the_first_did_not() {
 }
 
 #[test]
+fn what_another_limit_of_the_same_place_refuses_counts_by_its_status_but_no_own_refusal_does() {
+    for (status, tight, reason) in [(429, "limit: 1/1h", "rate"), (503, "concurrent: 1", "concurrent")] {
+        for counted_first in [true, false] {
+            let live = Live::default();
+            let counted = named("c", "{key: client, limit: 3/1h, count: {status: [429, 503]}}", &live);
+            let tight = named("t", &format!("{{key: client, {tight}}}"), &live);
+            let mut pair = vec![Arc::clone(&counted), tight];
+            if !counted_first {
+                pair.reverse();
+            }
+            let limits = Limits::new(&[], pair).unwrap();
+            let asking = Asking::of("192.0.2.1");
+            let _under_way = ask(&limits, &asking).unwrap();
+            let refused = || {
+                let (refusal, mut effects) = *ask(&limits, &asking).unwrap_err();
+                limits.settle(&[status, status], &mut effects.limits);
+                refusal.reason
+            };
+            let spent = || counted.look(&counted.ask(&asking.facts()), Nanos::now()).unwrap();
+            assert_eq!([refused(), refused(), refused()], [reason; 3]);
+            assert_eq!(spent().remaining(), 0, "{reason}, counted first: {counted_first}");
+            (0..3).for_each(|_| _ = refused());
+            let wait = spent().wait().unwrap();
+            assert!(wait.as_secs() <= 1200, "{reason}, counted first: {counted_first}: {wait:?}");
+        }
+    }
+}
+
+#[test]
 fn a_slot_is_held_as_long_as_the_request_is() {
     let limit = limit("{key: client, concurrent: 2, mode: enforce}");
     let limits = one(&limit);

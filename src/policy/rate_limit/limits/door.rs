@@ -139,13 +139,14 @@ impl<'a> Door<'a> {
     }
 
     /// As [`Door::check_waiting`], for requests that go no further: they need no slot.
-    pub(super) async fn check_refused(mut self, effects: &mut Effects) -> Result<(), Refusal> {
+    pub(super) async fn check_refused(&mut self, effects: &mut Effects) -> Result<(), Refusal> {
         self.reserve(effects).await;
         self.look(effects)?;
         self.take(effects)
     }
 
-    pub(super) async fn check_waiting(mut self, effects: &mut Effects) -> Result<(), Refusal> {
+    /// Waits for the store and for slots, where the limits of this place have those.
+    pub(super) async fn check_waiting(&mut self, effects: &mut Effects) -> Result<(), Refusal> {
         self.reserve(effects).await;
         self.look(effects)?;
         for index in 0..self.limits.len() {
@@ -164,13 +165,20 @@ impl<'a> Door<'a> {
         self.take(effects)
     }
 
+    /// Those that count by status wait for it: also for that of a refusal by another limit of this place, but not of their own.
+    pub(super) fn wait_for_status(&self, effects: &mut Effects) {
+        for index in 0..self.limits.len() {
+            if let Some((_, asked)) = self.pair(index).filter(|(limit, _)| limit.counts_ends()) {
+                effects.limits.tickets.push(Ticket { index: self.place(index), asked });
+            }
+        }
+    }
+
     /// Takes what was looked at.
     pub(super) fn take(&mut self, effects: &mut Effects) -> Result<(), Refusal> {
         for index in 0..self.limits.len() {
             let Some((limit, asked)) = self.pair(index) else { continue };
             if limit.counts_ends() {
-                let index = self.place(index);
-                effects.limits.tickets.push(Ticket { index, asked });
                 continue;
             }
             let granted = self.granted.get_mut(index).and_then(Option::take);
