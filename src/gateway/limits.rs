@@ -22,7 +22,7 @@ pub(super) fn of_edge(document: &Document, shelf: &Shelf, build: &mut Build) -> 
     let found = find_all(&named, document, shelf, build);
     for (name, limit) in found.iter().filter(|(_, limit)| limit.reach() != Reach::Edge) {
         let cause = format!("`{}` counts by what is not known before the route is", limit.name());
-        let cure = "on the edge, count by `client`, `host` or `{header: …}`; name this one on routes";
+        let cure = "on the edge, count by `client`, `auth_failures`, `host` or `{header: …}`; name this one on routes";
         build.errors.push(&name.site, &*name.path, cause, cure);
     }
     none_is_alone(&found, &[], document, build);
@@ -87,6 +87,7 @@ pub(super) fn of_route(
         build.errors.push(&config.site, path, cause, format!("keep {LIMITS_MAX} of them"));
     }
     identities_are_known(&found, config, document, auth, build);
+    failures_are_possible(&found, config, document, build);
     each_can_refuse(&found, edge, config, build);
     none_is_alone(&found, edge, document, build);
     found.into_iter().map(|(_, limit)| limit).collect()
@@ -138,8 +139,7 @@ fn identities_are_known(
     auth: Option<&Requirement>,
     build: &mut Build,
 ) {
-    let written = config.auth.as_ref().or(document.defaults.auth.as_ref()).map(|auth| &auth.value);
-    let is_public = matches!(written, Some(RouteAuth::None));
+    let is_public = is_public(config, document);
     for (name, limit) in found.iter().filter(|(_, limit)| limit.reach() == Reach::Identity) {
         // An inherited limit is complained about at the route that cannot have it.
         let (site, path) = match name.path.starts_with(&*config.path) {
@@ -158,6 +158,34 @@ fn identities_are_known(
             let cause = format!("`{}` counts by API key, and the route `{route}` takes none", limit.name());
             build.errors.push(site, path, cause, "count by `identity`, or take API keys on the route");
         }
+    }
+}
+
+/// Whether the route asks nobody who it is.
+fn is_public(config: &RouteConfig, document: &Document) -> bool {
+    let written = config.auth.as_ref().or(document.defaults.auth.as_ref()).map(|auth| &auth.value);
+    matches!(written, Some(RouteAuth::None))
+}
+
+/// Where nobody is asked who he is, no credential is refused. It may be meant all the same: who is above the limit is kept out.
+fn failures_are_possible(
+    found: &[Named<'_>],
+    config: &Spanned<RouteConfig>,
+    document: &Document,
+    build: &mut Build,
+) {
+    let own = found.iter().filter(|(name, _)| name.path.starts_with(&*config.path));
+    for (name, _) in own.filter(|(_, limit)| limit.counts_auth_failures() && is_public(config, document)) {
+        let cause = format!(
+            "`{}` counts what authentication refuses, and the route `{}` asks nobody who it is: nothing is counted here",
+            name.value, config.name.value
+        );
+        build.errors.warn(
+            &name.site,
+            &*name.path,
+            cause,
+            "name it on the edge if clients that guess are to be kept out of all routes, or on routes with an `auth`",
+        );
     }
 }
 
@@ -280,6 +308,7 @@ mod tests {
             ("key: {header: x-b}, limit: 5/1s", false),
             ("key: client, limit: 5/1s, mode: shadow", false),
             ("key: client, limit: 5/1s, count: {status: [401]}", false),
+            ("key: auth_failures, limit: 5/1s", false),
             ("key: client, concurrent: 5", false),
         ] {
             let limits = format!("{tenant}, other: {{{other}}}");
@@ -294,6 +323,24 @@ mod tests {
         }
         let slots = "one: {key: {header: x-tenant}, concurrent: 5}, other: {key: client, concurrent: 50}";
         assert_eq!(at(slots, "other", "one"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn failures_are_counted_where_somebody_is_asked() {
+        let told = |edge: &str, defaults: &str, rest: &str| {
+            warned(&format!(
+                "listeners: [{{address: '127.0.0.1:8080'}}]\npolicies:\n  \
+                 auth: {{staff: {{jwt: {{issuer: 'https://id.example.com', audiences: [a]}}}}}}\n  \
+                 rate_limits: {{one: {{key: auth_failures, limit: 5/1m}}}}\n\
+                 edge: {{rate_limits: [{edge}]}}\ndefaults: {{rate_limits: [{defaults}]}}\n\
+                 routes: [{{name: all, {rest}, respond: {{}}}}]\n"
+            ))
+        };
+        assert_eq!(told("", "", "auth: staff, rate_limits: [one]"), [""; 0]);
+        assert_eq!(told("one", "", "auth: none"), [""; 0]);
+        assert_eq!(told("", "one", "auth: none"), [""; 0], "what is inherited may be meant for others");
+        let said = told("", "", "auth: none, rate_limits: [one]");
+        assert!(said.len() == 1 && said[0].contains("nothing is counted here"), "{said:?}");
     }
 
     #[test]

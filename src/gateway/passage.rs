@@ -252,7 +252,7 @@ impl Passage {
             }
         }
         let authenticated = match &entry.auth {
-            Some(auth) => self.authenticate(auth, &entry.facts, request).await,
+            Some(auth) => self.authenticate(auth, entry, request).await,
             None => Ok(()),
         };
         if authenticated.is_ok() {
@@ -295,11 +295,12 @@ impl Passage {
         }
     }
 
-    /// Who it is, and whether they may; into the record, with what it took.
+    /// Who it is, and whether they may; into the record, with what it took. Where a limit by `auth_failures` refuses its client by now, all
+    /// is as though nobody had been asked.
     async fn authenticate(
         &mut self,
         auth: &Requirement,
-        route: &RouteFacts,
+        entry: &Route,
         request: &Request<'_>,
     ) -> Result<(), Refusal> {
         let began = Instant::now();
@@ -308,12 +309,20 @@ impl Passage {
         let query = request.target.query().map(|query| places.scrub_query(auth.scrub_query(query)));
         let kept = Kept { requirement: Some(auth), places: Some(places) };
         let now = self.record.started_at;
+        let route = &*entry.facts;
         let asked = Asked { request, route, parameters, query: query.as_deref(), kept, now };
         let decided = auth.decide(&asked, &mut self.effects).await;
+        if let Some(limits) = &entry.limits {
+            let has_failed = decided.as_ref().is_err_and(|refused| refused.has_failed);
+            limits.authenticated(has_failed, &mut self.effects).inspect_err(|_| {
+                self.effects.answers.clear();
+                self.effects.key = None;
+            })?;
+        }
         let mut phase = Phase { status: Some(200), latency: Some(began.elapsed()), error: None };
         let (identity, refusal) = match decided {
             Ok(decision) => (decision.identity().cloned(), None),
-            Err(Refused { refusal, identity }) => {
+            Err(Refused { refusal, identity, .. }) => {
                 phase.status = Some(refusal.kind.status().as_u16());
                 phase.error = Some(refusal.message.clone());
                 (identity, Some(refusal))

@@ -350,6 +350,38 @@ fn a_preflight_that_shadowed_cors_would_refuse_is_asked_who_it_is() {
     assert_eq!(gateway.access_of("/told/1")["would"][0]["policy"], "cors.soft");
 }
 
+/// 401 is for a credential that is not valid, `invalid_request` for 400 (RFC 6750 §3.1): what is malformed is the former.
+#[test]
+fn status_and_error_agree_whatever_is_wrong_with_a_token() {
+    let (_origin, gateway) = start();
+    let (good, own) = (bearer(&staff(json!({}))), staff(json!({})));
+    for (at, (route, fields, reason)) in [
+        ("one", vec![("Authorization", "Bearer")], "malformed"),
+        ("one", vec![("Authorization", "Bearer\tx")], "malformed"),
+        ("one", vec![("Authorization", "Bearer ..")], "token_form"),
+        ("one", vec![("Authorization", "Bearer x")], "token_form"),
+        ("one", vec![("Authorization", "DPoP x")], "malformed"),
+        ("one", vec![("Authorization", &*good), ("Authorization", &*good)], "malformed"),
+        ("any", vec![("Authorization", "Bearer")], "malformed"),
+        ("any", vec![("Authorization", "Bearer x")], "unknown_issuer"),
+        ("any", vec![("Authorization", &good), ("Authorization", &good)], "malformed"),
+        ("any", vec![("Authorization", &good), ("X-Token", &own)], "several_tokens"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let refused = ask(&gateway, &format!("GET /{route}/bad{at}"), &fields);
+        refused.expect(401);
+        let bearers = refused.headers.iter().filter(|(name, value)| {
+            name.eq_ignore_ascii_case("www-authenticate") && value.starts_with("Bearer realm=\"staff\"")
+        });
+        let said: Vec<_> = bearers.map(|(_, value)| value.as_str()).collect();
+        assert!(said.len() == 1 && said[0].contains("error=\"invalid_token\""), "row {at}: {refused:?}");
+        assert!(!refused.all("www-authenticate").contains("invalid_request"), "row {at}: {refused:?}");
+        assert_eq!(gateway.access_of(&format!("/{route}/bad{at}"))["error"]["reason"], reason, "row {at}");
+    }
+}
+
 #[test]
 fn what_other_servers_may_read_as_a_credential_is_one() {
     let (_origin, gateway) = start();

@@ -15,6 +15,7 @@ mod harness;
 mod access_lists;
 mod access_log;
 mod api_keys;
+mod auth_failures;
 mod authorisation;
 mod basic;
 mod canonical;

@@ -52,7 +52,6 @@ impl Challenge {
 fn description(error: &str) -> &'static str {
     match error {
         "insufficient_scope" => "The request needs more scope than the token has",
-        "invalid_request" => "The request bears its credential in a way that is not accepted",
         "use_dpop_nonce" => "The proof needs the nonce of this answer",
         "invalid_dpop_proof" => "The proof of possession is not valid",
         _ => "The token is not valid",

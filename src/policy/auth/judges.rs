@@ -7,7 +7,6 @@ use std::sync::Arc;
 use super::credential::Presented;
 use super::{Asked, Auth, Denial, Judgement, Place, Rules, jwt};
 use crate::config::{Build, Spanned};
-use crate::reply::Kind;
 
 /// A kind of credential.
 #[derive(Debug)]
@@ -69,7 +68,7 @@ async fn tokens<'s>(
     let token = match place.find(asked.request, dpop) {
         Presented::Absent => return (first, Judgement::Absent),
         Presented::Malformed(why) => {
-            let denial = Denial::new(Kind::Unauthorized, "malformed", why).with_error("invalid_request");
+            let denial = Denial::invalid("malformed", why);
             return (first, Judgement::Refused(denial));
         }
         Presented::One(token) => token,
@@ -88,7 +87,7 @@ async fn tokens<'s>(
             // It is there, and of a scheme that this judge does not take: that is not the same as none.
             Judgement::Absent => {
                 let why = "the token's issuer is known, and its scheme is not taken for it";
-                let denial = Denial::new(Kind::Unauthorized, "malformed", why).with_error("invalid_request");
+                let denial = Denial::invalid("malformed", why);
                 (judge, Judgement::Refused(denial))
             }
             judgement => (judge, judgement),

@@ -127,7 +127,9 @@ pub struct Denial {
     pub reason: &'static str,
     /// What happened, for the log; never with the credential.
     pub message: Cow<'static, str>,
-    /// `error` of the challenge (RFC 6750 §3.1): `invalid_token`, `invalid_request`, `use_dpop_nonce`, …; none where it has none.
+    /// `error` of the challenge (RFC 6750 §3.1): `invalid_token`, `insufficient_scope`, `use_dpop_nonce`, …; none where it has none. What is
+    /// malformed, or one token too many, is 401 as any credential that is not valid, so that its error is that of 401 too:
+    /// `invalid_request` belongs to 400, which says that nothing was asked that could be read.
     pub error: Option<&'static str>,
     /// More header fields for the answer: a DPoP nonce, what an external service said.
     pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
@@ -149,6 +151,15 @@ impl Denial {
     /// Of any kind.
     pub fn new(kind: Kind, reason: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, reason, message: message.into(), error: None, headers: Vec::new(), status: None }
+    }
+
+    /// Whether it is of a credential that is wrong, which limits by `auth_failures` count. Not of none; nor of a token that was good and
+    /// has expired, since clients find that out so; nor of a proof that wants the nonce of this answer (RFC 9449 §8), nor where a
+    /// service shows the way to its login. Of API keys all count alike, or who is throttled could tell a wrong key from a revoked one.
+    pub fn is_failure(&self) -> bool {
+        let is_refused = self.kind.status() == http::StatusCode::UNAUTHORIZED && self.status.is_none();
+        let is_innocent = matches!(self.kind, Kind::MissingAuthenticationToken | Kind::ExpiredToken);
+        is_refused && !is_innocent && self.error != Some("use_dpop_nonce")
     }
 
     /// With the `error` of its challenge.

@@ -19,12 +19,15 @@ use crate::request::{Fields, Request};
 /// Before the path of a resource: the address of its metadata (RFC 9728 §3).
 pub const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 
+/// Two tokens where a request bears one.
+const SEVERAL_TOKENS: &str = "several_tokens";
+
 /// The words that any policy may refuse with; each kind of credential adds its own.
 pub(super) const REASONS: &[&str] = &[
     "missing",
     "malformed",
     "unknown_issuer",
-    "several_tokens",
+    SEVERAL_TOKENS,
     "insufficient_scope",
     "group",
     "claim",
@@ -94,7 +97,7 @@ fn missing() -> Denial {
 fn several_tokens(other: &Auth) -> Denial {
     let message =
         format!("there is a token for `{}` too, in another place: a request bears one", other.name());
-    Denial::new(Kind::Unauthorized, "several_tokens", message).with_error("invalid_request")
+    Denial::invalid(SEVERAL_TOKENS, message)
 }
 
 /// A refusal, and who was refused where that is known: somebody who may not.
@@ -104,11 +107,13 @@ pub struct Refused {
     pub refusal: Refusal,
     /// For the log.
     pub identity: Option<Arc<Identity>>,
+    /// Whether a credential was presented that is wrong ([`Denial::is_failure`]), to a policy that is enforced.
+    pub has_failed: bool,
 }
 
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, identity: None }
+        Self { refusal, identity: None, has_failed: false }
     }
 }
 
@@ -238,6 +243,8 @@ impl Requirement {
                     continue;
                 }
             }
+            // What a service says of a request that bears nothing for it is said of no credential.
+            let presented = kind.asks(asked).is_none_or(|(_, presented)| presented);
             let (by, judgement) = kind.judge(asked).await;
             match judgement {
                 Judgement::Absent => {
@@ -276,7 +283,9 @@ impl Requirement {
                     }
                 }
                 Judgement::Refused(denial) => {
-                    self.refuse(asked, effects, by, by.mode(), by.site(), denial)?;
+                    let has_failed = presented && denial.is_failure();
+                    self.refuse(asked, effects, by, by.mode(), by.site(), denial)
+                        .map_err(|refusal| Refused { has_failed, ..refusal.into() })?;
                     noted = true;
                     absent = absent.or(Some(by));
                 }
@@ -313,6 +322,7 @@ impl Requirement {
             self.refuse(asked, effects, by, self.mode, &self.site, denial).map_err(|refusal| Refused {
                 refusal,
                 identity: known.as_ref().map(|(identity, _)| Arc::clone(identity)),
+                has_failed: false,
             })?;
         }
         Ok(known.map_or(Decision::Anonymous, |(identity, _)| Decision::Known(identity)))
@@ -366,9 +376,14 @@ impl Requirement {
                 }
             }
         }
-        // The error is that of the credential that was presented: the other schemes are only offered.
+        // The error is that of the credential that was presented: the other schemes are only offered. Of two tokens it is that of both.
         let offered = Denial { error: None, ..denial.clone() };
-        let own = by.challenges();
+        let own = match denial.reason {
+            SEVERAL_TOKENS => {
+                self.policies().filter(|own| own.reads_tokens()).flat_map(|own| own.challenges()).collect()
+            }
+            _ => by.challenges(),
+        };
         schemes
             .iter()
             .filter_map(|challenge| {

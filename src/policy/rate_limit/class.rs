@@ -64,7 +64,7 @@ impl Classes {
                 continue;
             }
             match first {
-                Part::Client => match client::network(value) {
+                Part::Client | Part::AuthFailures => match client::network(value) {
                     Ok(network) => {
                         if is_new(network.to_string(), value, at, build) {
                             networks.push((network, class));
@@ -95,7 +95,7 @@ impl Classes {
         networks.sort_by_key(|(network, _)| std::cmp::Reverse(network.prefix_len()));
         match first {
             _ if networks.is_empty() && names.is_empty() && texts.is_empty() => Self::One,
-            Part::Client => Self::Networks(networks),
+            Part::Client | Part::AuthFailures => Self::Networks(networks),
             Part::Identity | Part::ApiKey => Self::Names(names),
             _ => Self::Values(texts),
         }

@@ -20,7 +20,9 @@ pub struct Config {
     /// Which requests are counted together: `client` (an address, of IPv6 a network of 64 bits), `identity`, `api_key`, `plan`,
     /// `route`, `host`, `{header: x-tenant}`, `{cookie: session}`, `{claim: tenant.id}`, or a list of these. Where a request
     /// has no such value, its client takes the value's place. What clients choose freely, such as a field, bounds nobody who
-    /// changes it: put a limit by `client` beside it.
+    /// changes it: put a limit by `client` beside it. `auth_failures` is a client too, and counts nothing but the credentials of his
+    /// that the gateway's own authentication has refused as wrong: who is above the limit is refused (429) before any credential is
+    /// looked at, right or wrong, until time has brought a token. `[auth_failures, route]` counts each route for itself.
     pub key: Spanned<Key>,
     /// How fast spent tokens come back: `50/1s`. A request takes one, or its `cost`; one that finds too few is refused (429).
     #[serde(default)]
@@ -86,6 +88,12 @@ impl Config {
         table.saturating_add(penalties).saturating_add(leases)
     }
 
+    /// Whether it counts what authentication refuses.
+    pub fn counts_auth_failures(&self) -> bool {
+        let is_meant = |part: &KeyPart| matches!(part, KeyPart::Word(word) if word == AUTH_FAILURES);
+        self.key.0.iter().any(is_meant)
+    }
+
     /// Whether its key has a part that clients choose freely: whoever changes that has a bucket of his own.
     pub fn is_evaded(&self) -> bool {
         let chosen = |part: &KeyPart| matches!(part, KeyPart::Named(name) if name.header.is_some() || name.cookie.is_some());
@@ -100,7 +108,7 @@ impl Config {
             (Some(_), None) => false,
             (Some(_), Some(_)) => self.count.is_none() || other.count.is_some(),
         };
-        is_firm && is_like
+        is_firm && is_like && !self.counts_auth_failures()
     }
 }
 
@@ -201,7 +209,10 @@ pub struct KeyName {
 }
 
 /// What a key can be, in a word.
-pub(super) const WORDS: [&str; 6] = ["client", "identity", "api_key", "plan", "route", "host"];
+pub(super) const WORDS: [&str; 7] = ["client", "identity", "api_key", "plan", "route", "host", AUTH_FAILURES];
+
+/// The word for a client's refused credentials.
+pub(super) const AUTH_FAILURES: &str = "auth_failures";
 
 /// The most parts of a key.
 const PARTS_MAX: usize = 4;
@@ -239,7 +250,8 @@ impl JsonSchema for KeyPart {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let named = generator.subschema_for::<KeyName>();
         json_schema!({
-            "description": "`client`, `identity`, `api_key`, `plan`, `route`, `host`, or `{header: …}`, `{cookie: …}`, `{claim: …}`.",
+            "description": "`client`, `identity`, `api_key`, `plan`, `route`, `host`, `auth_failures`, or `{header: …}`, `{cookie: …}`, \
+                            `{claim: …}`.",
             "anyOf": [{ "type": "string", "enum": WORDS }, named]
         })
     }
@@ -287,8 +299,8 @@ impl JsonSchema for Key {
         let named = generator.subschema_for::<KeyName>();
         let part = generator.subschema_for::<KeyPart>();
         json_schema!({
-            "description": "What requests are counted by: `client`, `identity`, `api_key`, `plan`, `route`, `host`, `{header: …}`, \
-                            `{cookie: …}`, `{claim: …}`, or a list of these.",
+            "description": "What requests are counted by: `client`, `identity`, `api_key`, `plan`, `route`, `host`, `auth_failures`, \
+                            `{header: …}`, `{cookie: …}`, `{claim: …}`, or a list of these.",
             "anyOf": [
                 { "type": "string", "enum": WORDS },
                 named,

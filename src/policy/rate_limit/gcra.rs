@@ -216,6 +216,11 @@ impl Taken {
         self.passed
     }
 
+    /// Whether the bucket owes tokens that it did not hold.
+    pub(super) const fn is_owing(&self) -> bool {
+        self.debt > self.gcra.capacity
+    }
+
     /// Whole tokens that are left.
     pub fn remaining(&self) -> u64 {
         match self.gcra.capacity.checked_sub(self.debt) {

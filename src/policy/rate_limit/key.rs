@@ -45,6 +45,8 @@ pub(super) struct Key {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Part {
     Client,
+    /// The client, in a limit that counts the credentials of his which authentication has refused.
+    AuthFailures,
     Identity,
     ApiKey,
     Plan,
@@ -87,6 +89,11 @@ impl Key {
                 return None;
             }
         }
+        if let Some(cause) = unfit_for_failures(&parts) {
+            let cure = "write `key: auth_failures`, or `key: [auth_failures, route]`";
+            build.errors.push(&written.site, &*written.path, cause, cure);
+            return None;
+        }
         Some(Self { parts, classes: Classes::One })
     }
 
@@ -112,6 +119,11 @@ impl Key {
     /// Whether it is that of an API key.
     pub(super) fn is_of_api_keys(&self) -> bool {
         self.parts.contains(&Part::ApiKey)
+    }
+
+    /// Whether it counts what authentication has refused, and nothing else.
+    pub(super) fn is_of_auth_failures(&self) -> bool {
+        self.parts.contains(&Part::AuthFailures)
     }
 
     /// Whether its first part is the route's name.
@@ -142,6 +154,26 @@ impl Key {
     }
 }
 
+/// Why these parts make no key of failures; none where they do, or are none. Who guesses is nobody yet, and chooses fields, cookies and
+/// hosts: by them he would have as many limits as he likes.
+fn unfit_for_failures(parts: &[Part]) -> Option<String> {
+    if !parts.contains(&Part::AuthFailures) {
+        return None;
+    }
+    let other = parts.iter().find(|part| !matches!(part, Part::AuthFailures | Part::Route));
+    match other {
+        Some(Part::Client) => Some("`auth_failures` counts by client already".to_owned()),
+        Some(part @ (Part::Host | Part::Header(_) | Part::Cookie(_))) => {
+            Some(format!("who guesses chooses the {}, and would meet no limit", part.name()))
+        }
+        Some(part) => Some(format!("while authentication fails there is no {}", part.name())),
+        None if parts.first() != Some(&Part::AuthFailures) => {
+            Some("`auth_failures` comes first in a key: its `overrides` are addresses".to_owned())
+        }
+        None => None,
+    }
+}
+
 impl fmt::Display for Key {
     /// As an operator reads it: `client`, `identity and route`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -164,6 +196,7 @@ impl Part {
             KeyPart::Word(word) => {
                 return match word.as_str() {
                     "client" => Some(Self::Client),
+                    super::config::AUTH_FAILURES => Some(Self::AuthFailures),
                     "identity" => Some(Self::Identity),
                     "api_key" => Some(Self::ApiKey),
                     "plan" => Some(Self::Plan),
@@ -171,13 +204,7 @@ impl Part {
                     "host" => Some(Self::Host),
                     other => {
                         let cause = format!("`{other}` is nothing that requests are counted by");
-                        let cure = match other {
-                            "auth_failures" => {
-                                "what authentication refuses is counted by `key: client` with `count: {status: [401, 403]}`"
-                                    .to_owned()
-                            }
-                            _ => format!("write one of {}", super::config::WORDS.join(", ")),
-                        };
+                        let cure = format!("write one of {}", super::config::WORDS.join(", "));
                         build.errors.push(&at.site, &*at.path, cause, cure);
                         None
                     }
@@ -227,12 +254,14 @@ impl Part {
             Self::Header(_) => 7,
             Self::Cookie(_) => 8,
             Self::Claim(_) => 9,
+            Self::AuthFailures => 10,
         }
     }
 
     fn name(&self) -> std::borrow::Cow<'static, str> {
         match self {
             Self::Client => "client".into(),
+            Self::AuthFailures => super::config::AUTH_FAILURES.into(),
             Self::Identity => "identity".into(),
             Self::ApiKey => "api_key".into(),
             Self::Plan => "plan".into(),
@@ -246,7 +275,7 @@ impl Part {
 
     fn reach(&self) -> Reach {
         match self {
-            Self::Client | Self::Host | Self::Header(_) => Reach::Edge,
+            Self::Client | Self::AuthFailures | Self::Host | Self::Header(_) => Reach::Edge,
             Self::Route | Self::Cookie(_) => Reach::Route,
             Self::Identity | Self::ApiKey | Self::Plan | Self::Claim(_) => Reach::Identity,
         }
@@ -256,7 +285,7 @@ impl Part {
     fn find<'a>(&self, facts: &Facts<'a>) -> Option<Found<'a>> {
         let text = |text: &'a str| (!text.is_empty()).then_some(Found::Bytes(text.as_bytes()));
         match self {
-            Self::Client => Some(Found::Address(facts.client)),
+            Self::Client | Self::AuthFailures => Some(Found::Address(facts.client)),
             Self::Identity => facts.identity.filter(|who| !who.is_anonymous()).map(Found::Who),
             Self::ApiKey => facts.identity.and_then(|who| text(who.key_id.as_deref()?)),
             Self::Plan => facts.identity.and_then(|who| text(who.plan.as_deref()?)),

@@ -45,8 +45,18 @@ pub(super) struct Allowance {
     /// First that of all keys without one of their own.
     pub(super) tiers: Box<[Tier]>,
     cost: Cost,
-    /// The statuses that are counted; none where every request is.
-    count: Option<Box<[u16]>>,
+    count: Count,
+}
+
+/// Which requests take tokens.
+#[derive(Debug)]
+enum Count {
+    /// Each, when it comes.
+    Every,
+    /// Those that are answered so.
+    Status(Box<[u16]>),
+    /// Those whose credential authentication has refused.
+    AuthFailures,
 }
 
 /// What those keys may do that share it.
@@ -110,7 +120,8 @@ impl RateLimit {
     /// Whether a request that passes this limit always passes the other: the same key, no more at once and no faster.
     pub fn covers(&self, other: &Self) -> bool {
         let plain = |limit: &Self| {
-            let allowance = limit.allowance.as_ref().filter(|own| own.count.is_none() && own.cost.is_one());
+            let allowance =
+                limit.allowance.as_ref().filter(|own| matches!(own.count, Count::Every) && own.cost.is_one());
             let tiers = allowance.map_or(&[][..], |own| &*own.tiers);
             match (tiers, &limit.concurrent, limit.mode) {
                 ([tier], None, Mode::Enforce) => Some(tier.gcra),
@@ -162,7 +173,11 @@ impl RateLimit {
 
     /// Why it may refuse: the words of its series.
     pub fn reasons(config: &Config) -> Vec<&'static str> {
-        let rate = config.limit.as_ref().map(|_| if config.count.is_some() { SPENT } else { RATE });
+        let rate = config.limit.as_ref().map(|_| match &config.count {
+            _ if config.counts_auth_failures() => AUTH_FAILURES,
+            Some(_) => SPENT,
+            None => RATE,
+        });
         let concurrent = config.concurrent.as_ref().map(|_| CONCURRENT);
         let queue = config.queue.iter().flat_map(|_| [QUEUE_WAIT, QUEUE_LEFT]);
         let penalty = config.penalty.as_ref().map(|_| PENALTY);
@@ -196,15 +211,22 @@ impl RateLimit {
         Some(self.table.charge(asked.key, &self.tier(asked.tier)?.gcra, asked.cost, now))
     }
 
-    /// Whether requests are counted once they have ended.
+    /// Whether a request is only looked at when it comes, and counted later, or not at all.
     pub(super) fn counts_ends(&self) -> bool {
-        self.allowance.as_ref().is_some_and(|allowance| allowance.count.is_some())
+        self.allowance.as_ref().is_some_and(|allowance| !matches!(allowance.count, Count::Every))
+    }
+
+    /// Whether those are counted whose credential authentication has refused.
+    pub fn counts_auth_failures(&self) -> bool {
+        self.allowance.as_ref().is_some_and(|allowance| matches!(allowance.count, Count::AuthFailures))
     }
 
     /// Whether those are counted that end so.
     pub(super) fn counts(&self, status: u16) -> bool {
-        let counted = self.allowance.as_ref().and_then(|allowance| allowance.count.as_ref());
-        counted.is_some_and(|statuses| statuses.contains(&status))
+        match self.allowance.as_ref().map(|allowance| &allowance.count) {
+            Some(Count::Status(statuses)) => statuses.contains(&status),
+            Some(Count::Every | Count::AuthFailures) | None => false,
+        }
     }
 
     pub(super) fn key(&self) -> &Key {
@@ -236,6 +258,7 @@ impl RateLimit {
 /// Reasons for refusing.
 pub(super) const RATE: &str = "rate";
 pub(super) const SPENT: &str = "spent";
+pub(super) const AUTH_FAILURES: &str = "auth_failures";
 pub(super) const CONCURRENT: &str = "concurrent";
 pub(super) const QUEUE_WAIT: &str = "queue_wait";
 pub(super) const QUEUE_LEFT: &str = "queue_left";

@@ -6,6 +6,7 @@
 //! from the others is gone.
 
 mod door;
+mod failures;
 
 use std::ops::Range;
 use std::sync::Arc;

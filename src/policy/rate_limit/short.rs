@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::limit::{Asked, RATE, RateLimit, SPENT};
+use super::limit::{AUTH_FAILURES, Asked, RATE, RateLimit, SPENT};
 use super::penalty::PENALTY;
 use super::{Nanos, Taken};
 use crate::reply::Kind;
@@ -47,14 +47,7 @@ impl RateLimit {
 
     /// The bucket had too few tokens, and this is what it said. A key that has come too early too often is cooled off from now on.
     pub(super) fn short(&self, asked: &Asked, seen: &Taken, now: Nanos) -> Short {
-        let mut short = Short {
-            kind: Kind::Throttled,
-            reason: if self.counts_ends() { SPENT } else { RATE },
-            remaining: seen.remaining(),
-            next: seen.next_token(),
-            full: seen.full(),
-            wait: seen.wait(),
-        };
+        let mut short = self.lacking(seen);
         let Some((rules, wait)) = self.penalty.as_ref().zip(short.wait) else { return short };
         let Some(penalties) = self.table.penalties() else { return short };
         let word = penalties.refused(rules, asked.key, wait, now);
@@ -65,5 +58,21 @@ impl RateLimit {
         // All that wait are told one moment, in whatever field they look for it.
         (short.next, short.full, short.wait) = (wait, short.full.max(wait), Some(wait));
         short
+    }
+
+    /// The bucket has too few tokens, and this is what it said; no conduct of the key's is noted.
+    pub(super) fn lacking(&self, seen: &Taken) -> Short {
+        Short {
+            kind: Kind::Throttled,
+            reason: match self.counts_auth_failures() {
+                true => AUTH_FAILURES,
+                false if self.counts_ends() => SPENT,
+                false => RATE,
+            },
+            remaining: seen.remaining(),
+            next: seen.next_token(),
+            full: seen.full(),
+            wait: seen.wait(),
+        }
     }
 }

@@ -36,7 +36,7 @@ pub struct Standing {
 pub(super) type Order = (Rank, u64, Reverse<Duration>);
 
 /// A limit that counts the request, if it ends as such requests do.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Ticket {
     /// Its place among the request's limits.
     pub(super) index: u8,

@@ -115,6 +115,7 @@ fn keys_are_told_apart_by_kind_value_and_who_vouches() {
         "plan",
         "route",
         "host",
+        "auth_failures",
         "{header: x-a}",
         "{cookie: x-a}",
         "{claim: x-a}",
@@ -140,7 +141,7 @@ fn keys_are_told_apart_by_kind_value_and_who_vouches() {
         let of = |asking: &Asking| key.of(&asking.facts(), &secret).0;
         assert!(seen.insert(of(&full)), "{text}");
         assert_eq!(of(&full), of(&full.clone()), "{text}");
-        if text.contains("client") {
+        if text.contains("client") || text.contains("auth_failures") {
             continue;
         }
         assert!(seen.insert(of(&bare)), "a missing value is one of its own: {text}");
@@ -253,6 +254,80 @@ fn what_is_counted_at_the_end_is_told_on_the_answer_that_was_counted() {
         assert!(answer(200).contains('3'), "{way}");
         assert_eq!([answer(404), answer(404), answer(404)], told);
         assert!(ask(&limits, &asking).is_err(), "as it was told");
+    }
+}
+
+/// What authentication has made of a request that was let in before.
+fn authenticated(limits: &Limits, effects: &mut Effects, has_failed: bool) -> Result<(), Refusal> {
+    limits.authenticated(has_failed, effects)
+}
+
+#[test]
+fn a_credential_that_is_refused_counts_and_nothing_else_does() {
+    let limit = limit("{key: auth_failures, limit: 2/1h}");
+    let limits = one(&limit);
+    let asking = Asking::of("192.0.2.1");
+    let left = || limit.look(&limit.ask(&asking.facts()), Nanos::now()).unwrap().remaining();
+    // An origin's own 401, a request that is never asked who it is, one that is let in.
+    for has_failed in [None, Some(false), Some(true)] {
+        let mut effects = ask(&limits, &asking).unwrap();
+        if let Some(has_failed) = has_failed {
+            authenticated(&limits, &mut effects, has_failed).unwrap();
+        }
+        limits.settle(&[401, 401], &mut effects.limits);
+        assert_eq!(left(), 2 - u64::from(has_failed == Some(true)), "{has_failed:?}");
+    }
+    authenticated(&limits, &mut ask(&limits, &asking).unwrap(), true).unwrap();
+    let (refusal, _) = *ask(&limits, &asking).unwrap_err();
+    assert_eq!((refusal.reason, refusal.kind.name()), ("auth_failures", "THROTTLED"));
+    assert!(refusal.headers.iter().any(|(name, _)| name == "retry-after"), "{refusal:?}");
+    assert!(ask(&limits, &Asking::of("192.0.2.2")).is_ok(), "another client");
+}
+
+#[test]
+fn of_guesses_side_by_side_no_more_are_answered_than_of_guesses_in_turn() {
+    let limit = limit("{key: auth_failures, limit: 3/1h}");
+    let limits = one(&limit);
+    let asking = Asking::of("192.0.2.1");
+    let mut begun: Vec<_> = (0..10).map(|_| ask(&limits, &asking).unwrap()).collect();
+    let right = begun.split_off(9);
+    let told = begun.iter_mut().map(|effects| authenticated(&limits, effects, true));
+    assert_eq!(told.filter(Result::is_ok).count(), 3, "the others are 429");
+    // The right one is among those that are answered too late: nothing tells it from a wrong one.
+    for mut effects in right {
+        let refusal = authenticated(&limits, &mut effects, false).unwrap_err();
+        assert_eq!((refusal.reason, refusal.kind.name()), ("auth_failures", "THROTTLED"));
+    }
+    let wait = limit.look(&limit.ask(&asking.facts()), Nanos::now()).unwrap().wait().unwrap();
+    assert!(wait.as_secs() <= 4800, "another burst is owed at the most: {wait:?}");
+    let trial = self::limit("{key: auth_failures, limit: 1/1h, mode: shadow}");
+    let limits = one(&trial);
+    let mut begun: Vec<_> = (0..3).map(|_| ask(&limits, &asking).unwrap()).collect();
+    for effects in &mut begun {
+        authenticated(&limits, effects, true).unwrap();
+    }
+    let would: Vec<_> = begun.iter().map(|effects| effects.would.len()).collect();
+    assert_eq!(would, [0, 1, 1], "what a shadowed limit would have refused is noted");
+}
+
+#[test]
+fn failures_are_told_on_their_answers_and_overridden_by_address() {
+    let limits = one(&limit(
+        "{key: [auth_failures, route], limit: 2/1h, burst: 3, overrides: {10.0.0.0/8: 5/1h, 10.1.0.0/16: 1/1h}}",
+    ));
+    for (client, most) in [("192.0.2.1", 3), ("10.7.0.1", 5), ("10.1.0.1", 1)] {
+        let asking = Asking::of(client);
+        for left in (0..most).rev() {
+            let mut effects = ask(&limits, &asking).unwrap();
+            authenticated(&limits, &mut effects, true).unwrap();
+            let mut fields = HeaderMap::new();
+            limits.tell(&effects.limits, &mut fields);
+            let told = fields["ratelimit"].to_str().unwrap();
+            assert!(told.contains(&format!(";r={left};")), "{client}: {told}");
+        }
+        assert!(ask(&limits, &asking).is_err(), "{client}");
+        let elsewhere = Asking { route: "other", ..Asking::of(client) };
+        assert!(ask(&limits, &elsewhere).is_ok(), "{client}: of another route");
     }
 }
 

@@ -122,7 +122,7 @@ impl Forward {
             let why = format!(
                 "`{name}` is there more than once: the service and the upstream might read different ones"
             );
-            let denial = Denial::new(Kind::Unauthorized, "malformed", why).with_error("invalid_request");
+            let denial = Denial::invalid("malformed", why);
             return Judgement::Refused(denial);
         }
         let key = self.cache.as_ref().map(|(_, by)| service::key(by, asked));

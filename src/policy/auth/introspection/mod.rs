@@ -19,7 +19,6 @@ use super::jwt::binding::Possession;
 use super::{Asked, Context, Denial, Figure, Judgement, Place, Presented, fetching, secrets};
 use crate::config::units::Time;
 use crate::config::{Build, Secret, Spanned};
-use crate::reply::Kind;
 use answer::{Rules, Verdict};
 use server::Server;
 
@@ -139,7 +138,7 @@ impl Introspection {
         let token = match self.place.find(asked.request, true) {
             Presented::Absent => return Judgement::Absent,
             Presented::Malformed(why) => {
-                let denial = Denial::new(Kind::Unauthorized, "malformed", why).with_error("invalid_request");
+                let denial = Denial::invalid("malformed", why);
                 return Judgement::Refused(denial);
             }
             Presented::One(token) => token,

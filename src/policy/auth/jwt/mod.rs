@@ -44,7 +44,6 @@ use super::config::has_stray_space;
 use super::{Asked, Context, Denial, Figure, Judgement, Place, Presented, Told};
 use crate::config::{Build, Spanned};
 use crate::identity::Identity;
-use crate::reply::Kind;
 
 /// Why a token may be refused.
 pub(super) const REASONS: &[&str] = &[
@@ -155,7 +154,7 @@ impl Jwt {
         let token = match self.place.find(asked.request, self.takes_proofs()) {
             Presented::Absent => return Judgement::Absent,
             Presented::Malformed(why) => {
-                let denial = Denial::new(Kind::Unauthorized, "malformed", why).with_error("invalid_request");
+                let denial = Denial::invalid("malformed", why);
                 return Judgement::Refused(denial);
             }
             Presented::One(token) => token,

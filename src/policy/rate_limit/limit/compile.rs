@@ -10,7 +10,7 @@ use super::super::key::Key;
 use super::super::penalty::Rules;
 use super::super::table::{Table, VALUES_MAX};
 use super::super::{Gcra, HashKey};
-use super::{Allowance, Concurrent, Queue, RateLimit, Tier};
+use super::{Allowance, Concurrent, Count, Queue, RateLimit, Tier};
 use crate::config::units::{Rate, Size, Time};
 use crate::config::{Build, Site, Spanned};
 use crate::state::Live;
@@ -37,6 +37,7 @@ impl RateLimit {
             build.errors.push(&config.site, &*config.path, cause, "add `limit: 50/1s`, or `concurrent: 8`");
         }
         only_with_limit(config, build);
+        without_failures(config, build);
         let queue = queue(config, build);
         let bytes = memory(&config.memory, build);
         let gcras = gcras(config, build);
@@ -53,6 +54,11 @@ impl RateLimit {
             );
         }
         let mut key = key.filter(|_| build.errors.errors().len() == errors_before)?;
+        let count = match &config.count {
+            _ if key.is_of_auth_failures() => Count::AuthFailures,
+            Some(count) => Count::Status(count.status.as_slice().into()),
+            None => Count::Every,
+        };
         let table = find_table(name, &key, config, live, build)?;
         let ids = table.classes(config.overrides.keys());
         let class = |(index, id): (u8, u8)| Class { tier: index, id };
@@ -77,11 +83,7 @@ impl RateLimit {
             mode: config.mode,
             headers: config.headers,
             key,
-            allowance: (!tiers.is_empty()).then(|| Allowance {
-                tiers,
-                cost,
-                count: config.count.as_ref().map(|count| count.status.as_slice().into()),
-            }),
+            allowance: (!tiers.is_empty()).then(|| Allowance { tiers, cost, count }),
             concurrent: config.concurrent.as_ref().map(|most| Concurrent {
                 // No policy has a `.` in its name, so this is nobody else's.
                 label: if config.limit.is_some() { format!("{name}.concurrent").into() } else { name.into() },
@@ -113,6 +115,31 @@ fn only_with_limit(config: &Spanned<Config>, build: &mut Build) {
             let path = format!("{}.{word}", config.path);
             build.errors.push(site, path, cause, "add `limit: 50/1s`, or remove it");
         }
+    }
+}
+
+/// What makes no sense of failures: they are counted as they are, one each, and none is under way.
+fn without_failures(config: &Spanned<Config>, build: &mut Build) {
+    if !config.counts_auth_failures() {
+        return;
+    }
+    let unfit = [
+        ("count", config.count.as_ref().map(|at| &at.site), "it counts what authentication has refused"),
+        (
+            "cost",
+            config.cost.as_ref().map(|at| &at.site),
+            "each credential that is refused is one, however it came",
+        ),
+        (
+            "concurrent",
+            config.concurrent.as_ref().map(|at| &at.site),
+            "before it has failed nothing of it is under way",
+        ),
+    ];
+    for (word, site, why) in unfit.into_iter().filter_map(|(word, site, why)| Some((word, site?, why))) {
+        let cause = format!("`{word}` says nothing beside `key: auth_failures`: {why}");
+        let path = format!("{}.{word}", config.path);
+        build.errors.push(site, path, cause, "remove it, or write a limit of its own with `key: client`");
     }
 }
 

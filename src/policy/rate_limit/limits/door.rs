@@ -10,7 +10,9 @@ use super::super::concurrency::{NoSlot, Slot};
 use super::super::fleet::Granted;
 use super::super::headers::seconds;
 use super::super::key::Facts;
-use super::super::limit::{Asked, CONCURRENT, Concurrent, QUEUE_LEFT, QUEUE_WAIT, RateLimit, SPENT};
+use super::super::limit::{
+    AUTH_FAILURES, Asked, CONCURRENT, Concurrent, QUEUE_LEFT, QUEUE_WAIT, RateLimit, SPENT,
+};
 use super::super::penalty::PENALTY;
 use super::super::short::Short;
 use super::super::standing::{Of, Rank, Ticket, Told};
@@ -38,12 +40,12 @@ pub(super) struct Door<'a> {
 }
 
 /// A refusal that is not told yet: another limit may take longer.
-struct Refused<'a> {
+pub(super) struct Refused<'a> {
     limit: &'a RateLimit,
     site: &'a Site,
     kind: Kind,
     reason: &'static str,
-    wait: Option<Duration>,
+    pub(super) wait: Option<Duration>,
 }
 
 impl<'a> Door<'a> {
@@ -210,21 +212,7 @@ impl<'a> Door<'a> {
         short: &Short,
         effects: &mut Effects,
     ) -> Result<Option<Refused<'a>>, Refusal> {
-        let &Short { kind, reason, remaining, next, full, wait } = short;
-        let (index, tier) = (self.place(index), asked.tier);
-        let told = Told { index, tier, rank: Rank::Refused, of: Of::Tokens, remaining, next, full };
-        effects.limits.note(limit, told);
-        let refused = Refused {
-            limit,
-            site: limit.tier(asked.tier).map_or(&limit.site, |tier| &tier.site),
-            kind,
-            reason,
-            wait,
-        };
-        match limit.mode {
-            Mode::Enforce => Ok(Some(refused)),
-            Mode::Shadow => refused.tell(Vec::new(), effects).map(|()| None),
-        }
+        Refused::note(self.place(index), limit, asked, short, effects)
     }
 
     fn held(
@@ -275,7 +263,11 @@ impl<'a> Door<'a> {
             };
             let site = limit.tier(asked.tier).map_or(&limit.site, |tier| &tier.site);
             let fleet = if limit.is_of_fleet() { ", over the fleet" } else { "" };
-            let ended = if limit.counts_ends() { "; counted by its status" } else { "" };
+            let ended = match limit.counts_auth_failures() {
+                true => "; counted if its credential is refused",
+                false if limit.counts_ends() => "; counted by its status",
+                false => "",
+            };
             let detail =
                 format!("{left} of {} left, by {}{fleet}{ended}", limit.size(asked.tier), limit.key());
             step(limit, site, detail + limit.penalty.map_or("", |_| "; who hammers is cooled off"))
@@ -302,14 +294,40 @@ impl<'a> Door<'a> {
     }
 }
 
-impl Refused<'_> {
+impl<'a> Refused<'a> {
+    /// The limit at this place among the request's does not let it pass: noted, and given back where it is enforced.
+    pub(super) fn note(
+        index: u8,
+        limit: &'a RateLimit,
+        asked: &Asked,
+        short: &Short,
+        effects: &mut Effects,
+    ) -> Result<Option<Self>, Refusal> {
+        let &Short { kind, reason, remaining, next, full, wait } = short;
+        let tier = asked.tier;
+        let told = Told { index, tier, rank: Rank::Refused, of: Of::Tokens, remaining, next, full };
+        effects.limits.note(limit, told);
+        let site = limit.tier(tier).map_or(&limit.site, |tier| &tier.site);
+        let refused = Self { limit, site, kind, reason, wait };
+        match limit.mode {
+            Mode::Enforce => Ok(Some(refused)),
+            Mode::Shadow => refused.tell(Vec::new(), effects).map(|()| None),
+        }
+    }
+
+    /// What clients know the limit by; none where they may not know of it.
+    pub(super) fn label(&self) -> Option<Arc<str>> {
+        self.limit.is_visible().then(|| Arc::clone(&self.limit.label))
+    }
+
     /// Carries it out, or notes it.
-    fn tell(self, violated: Vec<Arc<str>>, effects: &mut Effects) -> Result<(), Refusal> {
+    pub(super) fn tell(self, violated: Vec<Arc<str>>, effects: &mut Effects) -> Result<(), Refusal> {
         let message = match self.reason {
             PENALTY => {
                 "requests of this key came again and again before the time that it was told; it is cooled off"
             }
             SPENT => "too many requests of this key have ended in a status of `count`",
+            AUTH_FAILURES => "authentication has refused too many credentials of this client",
             CONCURRENT => "as many requests of this key as `concurrent` says are under way",
             QUEUE_WAIT => "no request of this key ended within `queue.wait`",
             _ => "requests of this key come faster than `limit` and `burst` allow",
