@@ -66,9 +66,9 @@ fn looks_like_a_number(text: &str) -> bool {
 }
 
 fn whole(number: f64) -> Option<Typed<'static>> {
-    /// Up to here a double tells every whole number from the next (2^53).
+    /// Below, a double tells every whole number from the next (2^53); this one stands for its neighbour too.
     const EXACT: f64 = 9_007_199_254_740_992.0;
-    if number.fract() != 0.0 || number.abs() > EXACT {
+    if number.fract() != 0.0 || number.abs() >= EXACT {
         return None;
     }
     let text = format!("{number:.0}");
@@ -115,6 +115,9 @@ mod tests {
             ("0b1", Text("0b1")),
             ("18446744073709551615", Whole(u64::MAX)),
             ("18446744073709551616", Fraction(18_446_744_073_709_551_616.0)),
+            ("9007199254740991.0", Whole(9_007_199_254_740_991)),
+            ("9007199254740993.0", Fraction(9_007_199_254_740_992.0)),
+            ("9007199254740993", Whole(9_007_199_254_740_993)),
             ("1.0", Whole(1)),
             ("-2.0", Negative(-2)),
             ("1.10", Fraction(1.1)),

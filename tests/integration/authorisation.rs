@@ -170,6 +170,37 @@ fn conditions_refuse_with_403_and_say_which_scope_is_wanted() {
     assert_eq!(became(&gateway, "GET /tenants/acme/3", &[("Authorization", &without)]).0, 403);
 }
 
+/// An id of 64 bits: as a double it would be its neighbours' too.
+#[test]
+fn who_has_the_next_number_is_another() {
+    let origin = Origin::echo();
+    let text = file(&origin).replace(
+        "routes:\n",
+        "  rate_limits: {each: {key: {claim: tenant}, limit: 1/1h}}
+routes:
+  - name: number
+    match: {path: '/number/{*rest}'}
+    auth: {any_of: [staff], claims: {tenant: {any_of: [7, 1234567890123456789]}}}
+    headers: [who]
+    upstream: origin
+  - {name: each, match: {path: '/each/{*rest}'}, auth: staff, rate_limits: [each], respond: {body: each}}
+",
+    );
+    let gateway = Place::new().start(&text);
+    let of = |tenant: u64| bearer(&staff(json!({"tenant": tenant})));
+    let (own, others) = (1_234_567_890_123_456_789, [1_234_567_890_123_456_788, 1_234_567_890_123_456_790]);
+    let passed = ask(&gateway, "GET /number/1", &[("Authorization", &of(own))]);
+    assert!(passed.expect(200).text().contains("x-tenant: 1234567890123456789"));
+    for other in others {
+        let line = format!("GET /number/{other}");
+        assert_eq!(became(&gateway, &line, &[("Authorization", &of(other))]), (403, "claim".to_owned()));
+    }
+    // Each has a limit of its own.
+    for (tenant, expected) in [(own, 200), (others[0], 200), (others[1], 200), (own, 429)] {
+        ask(&gateway, "GET /each/1", &[("Authorization", &of(tenant))]).expect(expected);
+    }
+}
+
 #[test]
 fn a_challenge_names_every_scheme_once_and_where_its_tokens_come_from() {
     let (_origin, gateway) = start();

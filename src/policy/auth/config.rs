@@ -105,7 +105,8 @@ pub(super) fn has_stray_space(text: &str) -> bool {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClaimCondition {
-    /// This value: a text, a number, `true` or `false`; type and all.
+    /// This value: a text, a number, `true` or `false`; type and all. Whole numbers of 64 bits are compared exactly; a larger number in a
+    /// token is no value.
     pub equals: Option<Scalar>,
     /// A list that has this value as an element.
     pub contains: Option<Scalar>,

@@ -397,6 +397,8 @@ fn of_json(value: &serde_json::Value, depth: usize) -> Value {
         Json::Number(number) => number
             .as_i64()
             .map(Value::Int)
+            // As doubles, neighbours would be one.
+            .or_else(|| number.as_u64().map(Value::UInt))
             .or_else(|| number.as_f64().map(Value::Float))
             .unwrap_or(Value::Null),
         Json::Array(list) => {

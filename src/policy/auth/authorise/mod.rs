@@ -6,6 +6,7 @@ mod tests;
 mod times;
 mod work;
 
+use std::cmp::Ordering;
 use std::net::IpAddr;
 
 pub use expression::expression_words;
@@ -15,6 +16,7 @@ use regex::Regex;
 use serde_json::Value;
 
 use super::config::{ClaimCondition, Rules, Scalar};
+use super::jwt::json::EXACT;
 use super::{Asked, Denial};
 use crate::client::network;
 use crate::config::{Build, Spanned};
@@ -191,6 +193,16 @@ fn claim(name: &str, written: &Spanned<ClaimCondition>, build: &mut Build) -> Op
             return None;
         }
     };
+    let values: Vec<_> = equals.iter().chain(contains).chain(any_of.iter().flatten()).collect();
+    if values.iter().any(|Scalar(value)| is_blurred(value)) {
+        build.errors.push(
+            &written.site,
+            &*written.path,
+            "a number is too large to be told from those beside it",
+            "write a whole number of 64 bits without a point, or let the issuer say it as a text and write it in quotes",
+        );
+        return None;
+    }
     // A claim whose own name has dots at such places cannot be meant: a dot leads into another.
     if name.split('.').any(str::is_empty) {
         let cause = format!("`{name}` names no claim: a part of it is empty");
@@ -219,10 +231,20 @@ impl Claim {
     }
 }
 
-/// Equal, type and all; 1 is 1.0.
+/// Equal, type and all; 1 is 1.0. Whole numbers of 64 bits are compared as such: as doubles, neighbours beyond 2^53 are one.
 fn same(value: &Value, wanted: &Value) -> bool {
-    match (value.as_f64(), wanted.as_f64()) {
-        (Some(value), Some(wanted)) => value.total_cmp(&wanted).is_eq(),
+    match (value, wanted) {
+        (Value::Number(own), Value::Number(other)) if own.is_f64() || other.is_f64() => {
+            let own = own.as_f64().filter(|number| number.abs() < EXACT);
+            own.is_some_and(|own| {
+                other.as_f64().is_some_and(|other| own.partial_cmp(&other).is_some_and(Ordering::is_eq))
+            })
+        }
         _ => value == wanted,
     }
+}
+
+/// Whether it is a number that others could not be told from: whole, and of more than 64 bits, or written as a fraction beyond 2^53.
+fn is_blurred(value: &Value) -> bool {
+    value.as_f64().is_some_and(|number| value.is_f64() && number.abs() >= EXACT)
 }

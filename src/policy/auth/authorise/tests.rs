@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::identity;
-use crate::policy::auth::testing;
+use crate::policy::auth::{jwt, testing};
 
 fn identity(claims: Value) -> Identity {
     let mut own = Identity::new("alice", identity::Method::Jwt, "auth.staff".into());
@@ -109,9 +109,70 @@ fn every_condition_must_hold() {
     }
 }
 
+/// A tenant of 64 bits is that tenant and not its neighbour, which is the same double.
+#[test]
+fn numbers_are_compared_exactly() {
+    let of = |text: &str| {
+        let claims = jwt::json::object(format!("{{\"t\": {text}, \"l\": [\"a\", {text}]}}").as_bytes());
+        identity(Value::Object(claims.unwrap()))
+    };
+    for (wanted, same, others) in [
+        (
+            "1234567890123456789",
+            &["1234567890123456789"][..],
+            &[
+                "1234567890123456788",
+                "1234567890123456790",
+                "1234567890123456768",
+                "1.2345678901234568e18",
+                "1234567890123456789.0",
+                "\"1234567890123456789\"",
+            ][..],
+        ),
+        ("1234567890123456768", &["1234567890123456768"], &["1234567890123456789", "1.2345678901234568e18"]),
+        (
+            "9007199254740993",
+            &["9007199254740993"],
+            &["9007199254740992", "9007199254740992.0", "9007199254740994"],
+        ),
+        ("9007199254740991", &["9007199254740991", "9007199254740991.0"], &["9007199254740992"]),
+        (
+            "-9223372036854775808",
+            &["-9223372036854775808"],
+            &["-9223372036854775807", "-9.223372036854775808e18", "9223372036854775808"],
+        ),
+        (
+            "18446744073709551615",
+            &["18446744073709551615"],
+            &["18446744073709551614", "18446744073709551616", "-1"],
+        ),
+        ("3", &["3", "3.0", "3e0"], &["3.5", "\"3\"", "true"]),
+        ("0", &["0", "-0", "0.0"], &["false", "null"]),
+    ] {
+        for (claim, refused) in
+            same.iter().map(|claim| (claim, None)).chain(others.iter().map(|claim| (claim, Some("claim"))))
+        {
+            for yaml in [
+                format!("claims: {{t: {{equals: {wanted}}}}}"),
+                format!("claims: {{t: {{any_of: [7, {wanted}]}}}}"),
+                format!("claims: {{l: {{contains: {wanted}}}}}"),
+            ] {
+                assert_eq!(check(&yaml, &of(claim)), refused, "{yaml}: {claim}");
+            }
+            // The language's own whole numbers have a sign, or a `u` behind them.
+            let unsigned = if wanted.len() == 20 && !wanted.starts_with('-') { "u" } else { "" };
+            let when = format!("when: 'jwt.claims.t == {wanted}{unsigned}'");
+            assert_eq!(check(&when, &of(claim)), refused.map(|_| "expression"), "{when}: {claim}");
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_a_condition_is_an_error_at_load() {
     for (yaml, part) in [
+        ("claims: {a: {equals: 18446744073709551616}}", "too large to be told"),
+        ("claims: {a: {contains: 1.2345678901234568e18}}", "too large to be told"),
+        ("claims: {a: {any_of: [a, 9007199254740993.0]}}", "too large to be told"),
         ("scopes: ['orders read']", "is not a scope"),
         ("claims: {a: {}}", "exactly one of"),
         ("claims: {a: {equals: 1, contains: 1}}", "exactly one of"),

@@ -1,5 +1,8 @@
 //! JSON in which every name stands once. RFC 7519 §4 leaves it to the reader whether of two equal names the first or the last
 //! counts; two readers that choose differently are how a token says one thing here and another behind.
+//!
+//! A number is kept exactly, or not at all: of what 64 bits do not hold a double would keep a neighbour (RFC 8259 §6), and whoever
+//! has that neighbour for an id would pass as somebody else. It becomes `null`, which no condition takes and no header says.
 
 use std::fmt;
 
@@ -91,6 +94,9 @@ impl<'de> Visitor<'de> for Is<'_> {
 /// Most tokens have this many claims: their table is made once, and not grown three times.
 const ROOM: usize = 8;
 
+/// From here on a double stands for several whole numbers (2^53; RFC 7493 §2.2).
+pub(in crate::policy::auth) const EXACT: f64 = 9_007_199_254_740_992.0;
+
 /// Reads a [`Value`], and refuses a name that stands twice.
 struct Strict {
     /// For how many names a table is made at first; 0 within other values, of which there may be thousands.
@@ -125,7 +131,11 @@ impl<'de> Visitor<'de> for Strict {
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number that is none"))
+        match Number::from_f64(value) {
+            Some(number) if value.abs() < EXACT => Ok(Value::Number(number)),
+            Some(_) => Ok(Value::Null),
+            None => Err(E::custom("a number that is none")),
+        }
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
@@ -171,6 +181,29 @@ mod tests {
         let expected: Value = serde_json::from_str(text).unwrap();
         assert_eq!(Value::Object(object(text.as_bytes()).unwrap()), expected);
         assert!(object(b" { } \n").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_number_is_kept_exactly_or_not_at_all() {
+        for (text, kept) in [
+            ("1234567890123456789", Some("1234567890123456789")),
+            ("18446744073709551615", Some("18446744073709551615")),
+            ("-9223372036854775808", Some("-9223372036854775808")),
+            ("9007199254740991.0", Some("9007199254740991.0")),
+            ("1e3", Some("1000.0")),
+            ("18446744073709551616", None),
+            ("-9223372036854775809", None),
+            ("9007199254740993.0", None),
+            ("1.2345678901234568e18", None),
+            ("-1e300", None),
+        ] {
+            let read = object(format!("{{\"a\": {text}, \"b\": [{text}]}}").as_bytes()).unwrap();
+            let kept = kept.unwrap_or("null");
+            assert_eq!(
+                (read["a"].to_string(), read["b"].to_string()),
+                (kept.to_owned(), format!("[{kept}]"))
+            );
+        }
     }
 
     #[test]
