@@ -166,6 +166,26 @@ impl Routes {
         self.tree.routes_of(host)
     }
 
+    /// The routes that requests of this host and path come to, whatever their methods, headers and queries; the most specific first.
+    pub fn routes_at(&self, target: &Target) -> Vec<usize> {
+        let mut found = Vec::new();
+        // Methods that a route without other conditions has: no request by them comes to those behind it.
+        let mut taken: Vec<&Method> = Vec::new();
+        self.walk(target, |index, route, _| {
+            let methods = route.conditions.methods();
+            let comes = methods.is_empty() || methods.iter().any(|method| !taken.contains(&method));
+            if comes && !found.contains(&index) {
+                found.push(index);
+            }
+            if route.conditions.are_conditional() {
+                return ControlFlow::Continue(());
+            }
+            taken.extend(methods);
+            if methods.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        found
+    }
+
     fn find_where(&self, method: &Method, target: &Target, holds: impl Fn(&Conditions) -> bool) -> Found<'_> {
         let mut found = None;
         let mut method_failed = false;

@@ -712,3 +712,34 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_routes_of_a_path_are_those_that_some_request_of_it_comes_to() {
+    let (routes, names) = compile(&[
+        "any * /a",
+        "get GET /a",
+        "odd PROPFIND /a",
+        "version * /a h:x-version=2",
+        "beta GET /a q:beta=1",
+        "only * /b h:x-version=2",
+        "rest * /{*rest}",
+        "behind GET /c",
+        "host * h.test/a q:x=+",
+    ])
+    .unwrap();
+    for (text, expected) in [
+        ("GET x.test/a", "version beta odd get any"),
+        ("GET x.test/b", "only rest"),
+        ("GET x.test/c", "behind rest"),
+        ("GET x.test/d", "rest"),
+        ("GET h.test/a", "host version beta odd get any"),
+    ] {
+        let (_, target, _) = request(text);
+        let found: Vec<_> = routes.routes_at(&target).into_iter().map(|index| &*names[index]).collect();
+        let sorted = |mut names: Vec<&str>| {
+            names.sort_unstable();
+            names.join(" ")
+        };
+        assert_eq!(sorted(found), sorted(expected.split(' ').collect()), "{text}");
+    }
+}

@@ -231,6 +231,51 @@ fn a_challenge_names_every_scheme_once_and_where_its_tokens_come_from() {
     ask(&gateway, "POST /.well-known/oauth-protected-resource/any/1", &[("Content-Length", "0")]).expect(404);
 }
 
+/// Whatever a route wants of a request beside its path, and whether its issuer is known: the address in a challenge is there.
+#[test]
+fn the_address_in_a_challenge_leads_to_metadata() {
+    let origin = Origin::echo();
+    let text = file(&origin).replace(
+        "  headers:\n    who:",
+        "    opaque: {introspection: {url: 'https://id.example.com/ask', client_id: a, client_secret: '0123456789abcdef'}}
+    batch: {jwt: {issuer: batch.internal, audiences: [orders], algorithms: [HS256], keys: {secret: 'STAFF'}}}
+  headers:\n    who:",
+    );
+    let text = text.replace("STAFF", STAFF) + "
+  - {name: header, match: {path: /by/header, headers: {x-version: '2'}}, auth: {any_of: [staff], scopes: [a]}, respond: {}}
+  - {name: query, match: {path: /by/query, query: {beta: '1'}}, auth: staff, respond: {}}
+  - {name: method, match: {path: /by/method, methods: [PROPFIND]}, auth: staff, respond: {}}
+  - {name: opaque, match: {path: /by/opaque}, auth: opaque, respond: {}}
+  - {name: mixed, match: {path: /by/mixed}, auth: {any_of: [staff, opaque]}, respond: {}}
+  - {name: batch, match: {path: /by/batch}, auth: batch, respond: {}}
+";
+    let gateway = Place::new().start(&text);
+    let issuer = json!(["https://id.example.com"]);
+    for (line, fields, servers, proofs) in [
+        ("GET /by/header", &[("X-Version", "2")][..], &issuer, false),
+        ("GET /by/query?beta=1", &[], &issuer, false),
+        ("PROPFIND /by/method", &[], &issuer, false),
+        ("GET /by/opaque", &[], &json!(null), true),
+        ("GET /by/mixed", &[], &issuer, true),
+        // A name that is no URL leads nobody anywhere.
+        ("GET /by/batch", &[], &json!(null), false),
+    ] {
+        let refused = ask(&gateway, line, fields);
+        let challenge = refused.expect(401).all("www-authenticate");
+        let address = challenge.split("resource_metadata=\"").nth(1).unwrap().split('"').next().unwrap();
+        let path = address.strip_prefix("http://api.example.com").unwrap();
+        let told = ask(&gateway, &format!("GET {path}"), &[]);
+        let told = told.expect(200).json();
+        assert_eq!(&told["authorization_servers"], servers, "{line}: {told}");
+        assert_eq!(told["bearer_methods_supported"], json!(["header"]), "{line}");
+        // What is said of proofs here is what the challenge says.
+        assert_eq!(challenge.contains("DPoP "), proofs, "{line}: {challenge}");
+        assert_eq!(told["dpop_signing_alg_values_supported"].is_array(), proofs, "{line}: {told}");
+    }
+    let scoped = ask(&gateway, "GET /.well-known/oauth-protected-resource/by/header", &[]).json();
+    assert_eq!(scoped["scopes_supported"], json!(["a"]));
+}
+
 #[test]
 fn the_upstream_is_told_who_it_is_and_by_nobody_else() {
     let (_origin, gateway) = start();

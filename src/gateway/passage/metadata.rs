@@ -21,13 +21,10 @@ use crate::reply::Reply;
 use crate::request::{Arrival, Protocol};
 use crate::route::{Found, Routes};
 
-/// By which a route may be asked for: what its `match.methods` are most likely to have.
-const METHODS: [Method; 5] = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
-
 /// How many kinds of tokens are told of a host as a whole.
 const KINDS_MAX: usize = 256;
 
-/// How many routes are looked at that no request of their path comes to: those behind conditions.
+/// How many routes are looked at that no request of their path comes to: those that others stand before.
 const IN_VAIN_MAX: usize = 1024;
 
 /// What tokens hosts take as a whole: found when it is asked for first, once for all hosts of a pattern, as it takes a look at each of their
@@ -108,10 +105,13 @@ impl Passage {
         let scheme = if client.https { "https" } else { "http" };
         let mut body = json!({
             "resource": format!("{scheme}://{}{path}", target.authority()),
-            "authorization_servers": servers,
             "bearer_methods_supported": methods,
         });
         if let Some(body) = body.as_object_mut() {
+            // Who issues tokens that a server is asked about need not be known.
+            if !servers.is_empty() {
+                body.insert("authorization_servers".to_owned(), json!(servers));
+            }
             if !scopes.is_empty() {
                 body.insert("scopes_supported".to_owned(), json!(scopes));
             }
@@ -150,21 +150,15 @@ fn routes_of<'g>(gateway: &'g Gateway, target: &Target, path: &str) -> Vec<&'g R
     let found = routes_at(gateway, target, if path.is_empty() { "/" } else { path });
     let indexes = match (found.is_empty(), path.is_empty()) {
         (true, true) => gateway.resources.of_host(gateway, target).to_vec(),
-        _ => found.into_iter().collect(),
+        _ => found,
     };
     indexes.into_iter().filter_map(|index| gateway.entries.get(index)).map(|route| &**route).collect()
 }
 
-fn routes_at(gateway: &Gateway, target: &Target, path: &str) -> BTreeSet<usize> {
+/// Whoever is refused at a path is sent here with the path alone: what else his route wants of a request is not asked.
+fn routes_at(gateway: &Gateway, target: &Target, path: &str) -> Vec<usize> {
     let none = HeaderMap::new();
     let host = Some(target.authority());
-    let mut indexes = BTreeSet::new();
     let asked = canonical::target(&Method::GET, path.as_bytes(), host, &none, Protocol::Http2, usize::MAX);
-    let Ok(asked) = asked else { return indexes };
-    for method in &METHODS {
-        if let Found::Route { index, .. } = gateway.routes.find(method, &asked, &none) {
-            indexes.insert(index);
-        }
-    }
-    indexes
+    asked.map(|asked| gateway.routes.routes_at(&asked)).unwrap_or_default()
 }

@@ -303,13 +303,14 @@ impl Auth {
         }
     }
 
-    /// Who issues the tokens that it takes, where that is known.
+    /// Who issues the tokens that it takes, where that is known, and a client can look there (RFC 8414 §2: a URL).
     fn token_issuer(&self) -> Option<&str> {
-        match &self.way {
+        let issuer = match &self.way {
             Way::Jwt(jwt) => Some(jwt.issuer()),
             Way::Introspection(introspection) => introspection.issuer(),
             Way::ApiKey(_) | Way::Certificate(_) | Way::Forward(_) | Way::Basic(_) => None,
-        }
+        };
+        issuer.filter(|issuer| issuer.starts_with("https://") || issuer.starts_with("http://"))
     }
 
     /// Where its credential stands; none for what is no part of a request's head, or several parts.

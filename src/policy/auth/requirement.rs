@@ -54,7 +54,7 @@ pub struct Requirement {
 /// The tokens that a route takes (RFC 9728 §2).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tokens<'a> {
-    /// Of whom.
+    /// Of whom, where that is known.
     pub issuers: Vec<&'a str>,
     /// Scopes that the route wants.
     pub scopes: &'a [Box<str>],
@@ -405,14 +405,14 @@ impl Requirement {
 
     /// What a client needs to know to get a token for this route; none where it takes none.
     pub fn tokens(&self) -> Option<Tokens<'_>> {
-        let issuers: Vec<_> = self.policies().filter_map(|policy| policy.token_issuer()).collect();
-        let of_tokens = || self.policies().filter(|policy| policy.token_issuer().is_some());
+        let of_tokens = || self.policies().filter(|policy| policy.reads_tokens());
+        of_tokens().next()?;
         let places = of_tokens().filter_map(|policy| policy.place());
         let mut methods: Vec<_> = places.filter_map(Place::bearer_method).collect();
         methods.sort_unstable();
         methods.dedup();
-        (!issuers.is_empty()).then(|| Tokens {
-            issuers,
+        Some(Tokens {
+            issuers: of_tokens().filter_map(|policy| policy.token_issuer()).collect(),
             scopes: self.conditions.scope_list(),
             proofs: of_tokens().any(|policy| policy.takes_proofs()),
             proofs_required: of_tokens().all(|policy| policy.needs_proofs()),
