@@ -131,7 +131,8 @@ fn each_can_refuse(
     }
 }
 
-/// A limit by identity needs one: on a public route it would count by client, and that is said so.
+/// Where a key's value is missing, the client's address is the key: on a route that asks nobody who it is, a limit by identity counts all
+/// its requests so. Inherited, that is what an operator wants of `defaults`; written on the route itself it is worth a word.
 fn identities_are_known(
     found: &[Named<'_>],
     config: &Spanned<RouteConfig>,
@@ -140,24 +141,27 @@ fn identities_are_known(
     build: &mut Build,
 ) {
     let is_public = is_public(config, document);
-    for (name, limit) in found.iter().filter(|(_, limit)| limit.reach() == Reach::Identity) {
-        // An inherited limit is complained about at the route that cannot have it.
-        let (site, path) = match name.path.starts_with(&*config.path) {
-            true => (&name.site, name.path.to_string()),
-            false => (&config.site, format!("{}.rate_limits", config.path)),
-        };
-        let route = &config.name.value;
-        if is_public {
-            let cause = format!(
-                "`{}` counts by who asks, and the route `{route}` asks nobody who it is",
-                limit.name()
-            );
-            let cure = "count by `client` here, leave the limit out (`rate_limits: none`), or give the route an `auth`";
-            build.errors.push(site, path, cause, cure);
+    let own = found.iter().filter(|(name, _)| name.path.starts_with(&*config.path));
+    for (name, limit) in own.filter(|(_, limit)| limit.reach() == Reach::Identity) {
+        let (limit_name, route) = (limit.name(), &config.name.value);
+        let (cause, cure) = if is_public {
+            (
+                format!(
+                    "`{limit_name}` counts by who asks, and the route `{route}` asks nobody who it is: by client here"
+                ),
+                "count by `client`, or give the route an `auth`",
+            )
         } else if limit.is_of_api_keys() && auth.is_some_and(|auth| !auth.knows_api_keys()) {
-            let cause = format!("`{}` counts by API key, and the route `{route}` takes none", limit.name());
-            build.errors.push(site, path, cause, "count by `identity`, or take API keys on the route");
-        }
+            (
+                format!(
+                    "`{limit_name}` counts by API key, and the route `{route}` takes none: by client here"
+                ),
+                "count by `identity`, or take API keys on the route",
+            )
+        } else {
+            continue;
+        };
+        build.errors.warn(&name.site, &*name.path, cause, cure);
     }
 }
 
@@ -341,6 +345,20 @@ mod tests {
         assert_eq!(told("", "one", "auth: none"), [""; 0], "what is inherited may be meant for others");
         let said = told("", "", "auth: none, rate_limits: [one]");
         assert!(said.len() == 1 && said[0].contains("nothing is counted here"), "{said:?}");
+    }
+
+    #[test]
+    fn a_limit_by_identity_counts_by_client_where_nobody_is_asked_who_he_is() {
+        let at = |defaults: &str, route: &str| {
+            warned(&format!(
+                "listeners: [{{address: '127.0.0.1:8080'}}]\npolicies: {{rate_limits: {{one: {{key: identity, limit: 5/1s}}}}}}\n\
+                 defaults: {{auth: none, rate_limits: [{defaults}]}}\nroutes: [{{name: all, {route}respond: {{}}}}]\n"
+            ))
+        };
+        let said = at("", "rate_limits: [one], ");
+        assert!(said.len() == 1 && said[0].starts_with("routes[0].rate_limits[0]: `rate_limits.one`"), "{said:?}");
+        assert!(said[0].ends_with("asks nobody who it is: by client here"), "{said:?}");
+        assert_eq!(at("one", ""), Vec::<String>::new(), "what a public route inherits");
     }
 
     #[test]

@@ -550,7 +550,7 @@ fn explain_tells_how_it_stands_and_counts_nothing() {
         for part in [
             "plans.free",
             "9 of 10 left, by API key",
-            "0 of 1 used this MONTH, until 2",
+            "1 of 1 used this MONTH, until 2",
             "portcullis.yaml:9]",
         ] {
             assert!(said.contains(part), "`{part}` is missing in:\n{said}");

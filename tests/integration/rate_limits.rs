@@ -717,3 +717,17 @@ routes: [{name: all, rate_limits: [client, logins, heavy, trial], respond: {}}]
     // Nothing of the running gateway's was taken by it.
     assert_eq!(statuses(&gateway, 3, "/", ""), [200, 200, 429]);
 }
+
+#[test]
+fn a_limit_by_who_asks_counts_by_client_where_nobody_is_asked() {
+    let gateway = Running::with(
+        "policies: {rate_limits: {few: {key: identity, limit: 1/1h}, keys: {key: api_key, limit: 9/1h}}}
+defaults: {auth: none, rate_limits: [few, keys]}
+routes: [{name: all, respond: {body: hello}}]
+",
+    );
+    assert_eq!(statuses(&gateway, 2, "/", ""), [200, 429]);
+    from(&gateway, "127.0.0.2", "/", "").expect(200);
+    let told = from(&gateway, "127.0.0.3", "/", "").all("ratelimit-policy");
+    assert!(told.contains("\"few\";q=1") && told.contains("\"keys\";q=9"), "{told}");
+}

@@ -180,7 +180,7 @@ impl Plan {
     ) -> Result<(), Refusal> {
         let announced = effects.limits.plan.take();
         let mut standing = announced.unwrap_or_else(|| Box::new(self.standing(key, route, now)));
-        let mut checked = self.check_throttle(key, route, &mut standing, effects).await;
+        let mut checked = self.check_throttle(key, (route, now), &mut standing, effects).await;
         if let (Ok(()), Some(quota)) = (&checked, &self.quota) {
             checked = self.check_quota(quota, key, now, &mut standing, effects).await;
         }
@@ -215,7 +215,7 @@ impl Plan {
     async fn check_throttle(
         &self,
         key: &str,
-        route: &str,
+        (route, now): (&str, SystemTime),
         standing: &mut PlanStanding,
         effects: &mut Effects,
     ) -> Result<(), Refusal> {
@@ -245,8 +245,21 @@ impl Plan {
         }
         let message = "requests of this key come faster than its plan's `rate` and `burst` allow";
         let wait = taken.wait().map(seconds);
-        self.refuse(Kind::Throttled, RATE, message.into(), site, effects)
-            .map_err(|refusal| self.told(refusal, wait, &self.label))
+        self.refuse(Kind::Throttled, RATE, message.into(), site, effects).map_err(|refusal| {
+            // A quota that is used up as well takes longer, as a rule: who comes back after the throttle's time would be refused again.
+            let spent = self.spent_quota(key, now);
+            standing.quota = spent;
+            let until = spent.map(|told| told.resets);
+            self.told(refusal, wait.max(until), [Some(&self.label), until.map(|_| &self.quota_label)])
+        })
+    }
+
+    /// The quota, if this node's memory knows that nothing is left of it. Nothing is counted, and nobody is asked.
+    fn spent_quota(&self, key: &str, now: SystemTime) -> Option<QuotaTold> {
+        let (quota, now) = (self.quota.as_ref()?, second(now));
+        let period = quota.period(now);
+        let usage = quota.known(key, period).filter(|usage| usage.left() == 0)?;
+        Some(QuotaTold { usage, period, resets: period.left(now), refused: true })
     }
 
     async fn check_quota(
@@ -289,15 +302,16 @@ impl Plan {
         let message =
             format!("the key's {} requests of this {} are used up", usage.allowed, quota.per().as_str());
         self.refuse(Kind::QuotaExceeded, QUOTA, message, quota.site(), effects)
-            .map_err(|refusal| self.told(refusal, Some(resets), &self.quota_label))
+            .map_err(|refusal| self.told(refusal, Some(resets), [Some(&self.quota_label), None]))
     }
 
     /// As the store says it; nothing is counted.
     fn explain_quota(&self, quota: &Quota, key: &str, period: Period, effects: &mut Effects) -> Counted {
         let (counted, detail) = match quota.look(key, period) {
             Ok(usage) if usage.left() == 0 => return Counted::Spent(usage),
-            Ok(usage) => {
-                let Usage { used, allowed } = usage;
+            Ok(Usage { used, allowed }) => {
+                // This one too, as though it had been counted.
+                let usage = Usage { used: used.saturating_add(1), allowed };
                 let until = time(period.ends);
                 let whose = if quota.is_of_fleet() {
                     ", by this node; the fleet's store is not asked here"
@@ -305,7 +319,7 @@ impl Plan {
                     ""
                 };
                 let per = quota.per().as_str();
-                let detail = format!("{used} of {allowed} used this {per}, until {until}{whose}");
+                let detail = format!("{} of {allowed} used this {per}, until {until}{whose}", usage.used);
                 (Counted::Passed(usage), detail)
             }
             Err(unusable) => {
@@ -330,11 +344,11 @@ impl Plan {
     }
 
     /// With what a client is told of it.
-    fn told(&self, mut refusal: Refusal, wait: Option<u64>, label: &Arc<str>) -> Refusal {
+    fn told(&self, mut refusal: Refusal, wait: Option<u64>, labels: [Option<&Arc<str>>; 2]) -> Refusal {
         if let Some(wait) = wait {
             refusal.headers.push((RETRY_AFTER, HeaderValue::from(wait.max(1))));
         }
-        let violated = self.is_visible().then(|| Arc::clone(label)).into_iter().collect();
+        let violated = labels.into_iter().flatten().filter(|_| self.is_visible()).cloned().collect();
         refusal.violated = Some(Box::new(Violated(violated)));
         refusal
     }

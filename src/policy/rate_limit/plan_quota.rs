@@ -202,12 +202,16 @@ impl Quota {
 
     /// How many a key has in a period, as far as that is known in memory: all of them, where it may be the key's first.
     pub(super) fn allowed(&self, key: &str, period: Period) -> u64 {
-        let allowance = self.terms.allowance;
-        if allowance.offset == 0 {
-            return allowance.limit;
+        let Allowance { limit, offset } = self.terms.allowance;
+        if offset == 0 {
+            return limit;
         }
-        let known = self.tally.counter(key).look(period, allowance);
-        known.map_or(allowance.limit, |usage| usage.allowed)
+        self.known(key, period).map_or(limit, |usage| usage.allowed)
+    }
+
+    /// What is used of a period, as far as that is known in memory.
+    pub(super) fn known(&self, key: &str, period: Period) -> Option<Usage> {
+        self.tally.counter(key).look(period, self.terms.allowance)
     }
 
     /// The period that this second is in.

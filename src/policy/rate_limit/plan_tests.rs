@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt as _;
 use http::HeaderMap;
+use http::header::RETRY_AFTER;
 
 use super::plan_config::Config;
 use super::{Limits, Plan, Plans, RateLimit, UnknownPlan};
@@ -184,13 +185,31 @@ fn a_shadowed_plan_notes_what_it_would_refuse() {
 }
 
 #[test]
+fn a_throttle_that_refuses_tells_of_a_quota_that_is_used_up_too() {
+    let plan = plan("throttle: {rate: 1/3h, burst: 1}\nquota: {limit: 1, per: MONTH}");
+    assert!(ask(&plan, "one", "a", MONDAY).0.is_ok());
+    let (refused, effects) = ask(&plan, "one", "a", MONDAY);
+    let refused = refused.unwrap_err();
+    assert_eq!((refused.reason, refused.kind.name()), ("rate", "THROTTLED"));
+    let violated = refused.violated.unwrap().0;
+    assert_eq!(violated.iter().map(|label| &**label).collect::<Vec<_>>(), ["free", "free-quota"]);
+    let wait = refused.headers.iter().find(|(name, _)| name == RETRY_AFTER).unwrap().1.to_str().unwrap();
+    assert!(wait.parse::<u64>().unwrap() > 86_400, "{wait}");
+    assert_eq!(told(&effects, "ratelimit").unwrap(), format!("\"free-quota\";r=0;t={wait}"));
+    // Something is left of the quota: it is not told as violated.
+    let plan = plan_in(&Live::default(), "throttle: {rate: 1/3h, burst: 1}\nquota: {limit: 2, per: MONTH}");
+    assert!(ask(&plan, "one", "a", MONDAY).0.is_ok());
+    assert_eq!(ask(&plan, "one", "a", MONDAY).0.unwrap_err().violated.unwrap().0.len(), 1);
+}
+
+#[test]
 fn explain_counts_nothing() {
     let plan = plan("quota: {limit: 1, per: DAY}");
     for _ in 0..3 {
         let mut effects = Effects::recording();
         plan.check("one", "a", at(MONDAY), &mut effects).now_or_never().unwrap().unwrap();
         let steps = effects.steps.unwrap();
-        assert_eq!(steps[0].detail, "0 of 1 used this DAY, until 2026-11-24T00:00:00Z");
+        assert_eq!(steps[0].detail, "1 of 1 used this DAY, until 2026-11-24T00:00:00Z");
         assert_eq!(steps[0].site.as_ref().unwrap().to_string(), "t.yaml:1");
     }
     assert_eq!(passes(&plan, "one", "a", MONDAY, 3), 1);
