@@ -176,7 +176,7 @@ pub struct Limits {
     #[schemars(range(min = 1, max = 10_000_000))]
     pub requests_in_flight: usize,
     /// Streams at once on a connection of HTTP/2; what is above it is reset (REFUSED_STREAM). So many
-    /// are for small heads: one of 1 KiB counts for 1.2, one of 8 KiB for 2.5.
+    /// are for small heads: one of 1 KiB counts for 1.3, one of 8 KiB for 2.6.
     #[schemars(range(min = 1, max = 10_000))]
     pub http2_streams: u32,
     /// Resets of streams that a client sends or provokes on a connection of HTTP/2; above it the connection ends. PING, SETTINGS,

@@ -356,7 +356,10 @@ mod tests {
             ))
         };
         let said = at("", "rate_limits: [one], ");
-        assert!(said.len() == 1 && said[0].starts_with("routes[0].rate_limits[0]: `rate_limits.one`"), "{said:?}");
+        assert!(
+            said.len() == 1 && said[0].starts_with("routes[0].rate_limits[0]: `rate_limits.one`"),
+            "{said:?}"
+        );
         assert!(said[0].ends_with("asks nobody who it is: by client here"), "{said:?}");
         assert_eq!(at("one", ""), Vec::<String>::new(), "what a public route inherits");
     }

@@ -1,5 +1,5 @@
-//! The clock of an HTTP/2 stream's body. On HTTP/1 the connection itself sees its client being waited for; a stream is read by h2
-//! and Pingora, so the phases, the connection to the server and whatever writes the answer say when it is the client's turn.
+//! The clock of an HTTP/2 stream's body. On HTTP/1 the connection itself sees its client being waited for, and only how long the body may take in
+//! all is seen to here; a stream is read by h2 and Pingora, so the phases, the connection to the server and whatever writes the answer say when it is the client's turn.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -16,7 +16,7 @@ use crate::framing::{BodyClock, Pace};
 const LEFTOVERS: Duration = Duration::from_secs(5);
 
 tokio::task_local! {
-    /// The body of the stream that this task serves; unset on HTTP/1 and where there is none.
+    /// The body of the request that this task serves; unset where there is none.
     static STREAM: RefCell<Body>;
 }
 
@@ -44,8 +44,8 @@ impl Body {
     }
 }
 
-/// Serves an HTTP/2 stream that has a body. One that comes too slowly is told 408 if it can be, and its stream is reset in any case:
-/// what is left of `request` is dropped.
+/// Serves a request that has a body. One that comes too slowly is told 408 if it can be, and its stream is reset, or its connection closed, in
+/// any case: what is left of `request` is dropped.
 pub async fn watch(pace: Pace, request: impl Future<Output = ()>) {
     let now = Instant::now();
     let mut clock = BodyClock::start(pace, now);

@@ -73,6 +73,8 @@ struct Wire {
     /// Since when a read, or a write, has been waiting.
     reading: Option<Instant>,
     writing: Option<Instant>,
+    /// Since when no more of the request can be written: Pingora reads on, as an answer may be there (RFC 9112 §9.5).
+    unwritable: Option<Instant>,
     /// When something last passed through a tunnel.
     active: Instant,
     closing: Option<Instant>,
@@ -96,14 +98,15 @@ impl Wire {
             link: Some(link),
             reading: None,
             writing: None,
+            unwritable: None,
             closing: None,
             holding: None,
             clean: false,
         }
     }
 
-    /// By when a read that waits since `since` must be done, and what it is called when it is not. None while the client is still
-    /// sending: the server may well wait for the end.
+    /// By when a read that waits since `since` must be done, and what it is called when it is not. None while the request is still
+    /// being sent: the server may well wait for the end.
     fn read_deadline(&self, since: Instant) -> Option<(Instant, Failure)> {
         let attempt = &self.attempt;
         let read = attempt.upstream.timeouts().read;
@@ -113,7 +116,7 @@ impl Wire {
         if attempt.has_head() {
             return Some((since + read, Failure::ReadTimeout));
         }
-        let read = since.max(attempt.sent()?) + read;
+        let read = since.max(attempt.sent().or(self.unwritable)?) + read;
         let total = attempt.until();
         Some(if total <= read { (total, Failure::TotalTimeout) } else { (read, Failure::ReadTimeout) })
     }
@@ -281,6 +284,10 @@ impl AsyncRead for Wire {
             }
             // A stream's client is too slow with its body: whoever waits here for the answer is the one who can say so.
             Poll::Pending if pace::is_late() => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            // Nor is an answer to be expected of a server that has not taken the request in time.
+            Poll::Pending if this.unwritable.is_some() && this.attempt.failure().is_some() => {
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
             Poll::Pending => {
                 let since = *this.reading.get_or_insert_with(Instant::now);
                 match this.read_deadline(since) {
@@ -311,12 +318,22 @@ impl AsyncWrite for Wire {
                 Poll::Ready(Ok(count))
             }
             // Not noted as the attempt's failure: an answer may have come before the server closed (RFC 9112 §9.5).
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Err(error)) => {
+                this.unwritable.get_or_insert_with(Instant::now);
+                Poll::Ready(Err(error))
+            }
+            // The body has taken longer than it may, whoever is waited for.
+            Poll::Pending if pace::is_late() => {
+                this.unwritable.get_or_insert_with(Instant::now);
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
             Poll::Pending => {
                 let since = *this.writing.get_or_insert_with(Instant::now);
                 pace::hold();
                 let deadline = this.write_deadline(since);
-                this.check(cx, deadline).map(Err)
+                let error = ready!(this.check(cx, deadline));
+                this.unwritable.get_or_insert_with(Instant::now);
+                Poll::Ready(Err(error))
             }
         }
     }

@@ -11,6 +11,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
+use super::brief::BriefListener;
 use super::listen::{Listener, Socket};
 use crate::gateway::Gateway;
 
@@ -59,12 +60,12 @@ pub(super) fn start(socket: Socket, status: Arc<Status>) -> io::Result<()> {
         .with_state(status);
     match Listener::register(socket)? {
         Listener::Tcp(listener) => {
-            tokio::spawn(async move { axum::serve(listener, router).await });
+            tokio::spawn(async move { axum::serve(BriefListener::new(listener), router).await });
         }
         Listener::Unix(listener, file) => {
             tokio::spawn(async move {
                 let _file = file;
-                axum::serve(listener, router).await
+                axum::serve(BriefListener::new(listener), router).await
             });
         }
     }

@@ -19,11 +19,11 @@ use super::endpoint::Endpoint;
 use super::fence::Fence;
 use super::worker::Worker;
 use crate::canonical;
-use crate::framing::{self, Body, Denial, Framing, Limits, Progress};
+use crate::framing::{self, Body, Denial, Framing, Limits, Pace, Progress};
 use crate::gateway::{Gateway, Passage, Settings};
-use crate::proxy_protocol;
 use crate::reply::{Kind, Refusal, Reply};
 use crate::request::Protocol;
+use crate::{proxy, proxy_protocol};
 
 /// Empty lines before a request line that are ignored (RFC 9112 §2.2), in bytes.
 const EMPTY_LINES: usize = 16;
@@ -98,7 +98,13 @@ where
             session.set_keepalive_reuses_remaining(Some(0));
         }
         session.set_pipelined_prefix(head);
-        let Some(reused) = worker.app.process_new_http(session, &draining).await else { return };
+        let mut reused = None;
+        let served = async { reused = worker.app.process_new_http(session, &draining).await };
+        match body {
+            Body::None | Body::Length(0) => served.await,
+            Body::Length(_) | Body::Chunked => proxy::watch(in_all(gateway.settings.pace), served).await,
+        }
+        let Some(reused) = reused else { return };
         let Ok(same) = reused.consume().0.into_any().downcast::<Conn>() else { return };
         conn = same;
         // Our reading of the body and Pingora's have ended at the same byte, or the connection ends here.
@@ -107,6 +113,12 @@ where
             return;
         }
     }
+}
+
+/// How long a body may take in all, whoever is waited for. While the upstream does not take it nobody reads, so the connection's own clock
+/// stands; that one sees to the pace.
+fn in_all(pace: Pace) -> Pace {
+    Pace { rate: 1, grace: pace.total, total: pace.total }
 }
 
 /// The head as Pingora can read it; none where it can as it is. An absolute target that names the same host as `Host` gets origin

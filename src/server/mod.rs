@@ -5,6 +5,7 @@ mod admin;
 mod admission;
 mod answer;
 mod begun;
+mod brief;
 mod clocks;
 mod conn;
 mod control;

@@ -262,7 +262,7 @@ fn a_file_that_is_none_of_ours_is_told_and_not_used() {
     };
     let cases = [
         (damaged(0), "it is none of the gateway's"),
-        (damaged(12), "it is of version 0, this gateway's is 1"),
+        (damaged(12), "it is of version 3, this gateway's is 2"),
         (damaged(60), "it is damaged"),
         (whole[..whole.len() / 2].to_vec(), "it ends too early"),
         (vec![b'x'; 3 << 20], "it is none of the gateway's"),

@@ -722,8 +722,7 @@ routes: [{name: all, rate_limits: [client, logins, heavy, trial], respond: {}}]
 fn a_limit_by_who_asks_counts_by_client_where_nobody_is_asked() {
     let gateway = Running::with(
         "policies: {rate_limits: {few: {key: identity, limit: 1/1h}, keys: {key: api_key, limit: 9/1h}}}
-defaults: {auth: none, rate_limits: [few, keys]}
-routes: [{name: all, respond: {body: hello}}]
+routes: [{name: all, rate_limits: [few, keys], respond: {body: hello}}]
 ",
     );
     assert_eq!(statuses(&gateway, 2, "/", ""), [200, 429]);

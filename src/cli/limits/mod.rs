@@ -22,7 +22,7 @@ use super::keys::Failed;
 use super::{ConfigFile, USAGE};
 use crate::client;
 use crate::config::units::Time;
-use crate::config::{Build, OrNone, Spanned};
+use crate::config::{Build, OrNone, Site, Spanned};
 use crate::gateway::Gateway;
 use crate::gateway::document::Document;
 use crate::policy::rate_limit::{Config, HashKey, KeyHash};
@@ -121,6 +121,8 @@ struct Count {
 /// What of the configuration matters here.
 struct Place {
     limits: BTreeMap<String, Spanned<Config>>,
+    /// Where plans are written, by name.
+    plans: BTreeMap<String, Site>,
     /// The access log's file, and whether its lines can be read.
     log: Option<PathBuf>,
     is_json: bool,
@@ -253,9 +255,8 @@ impl Told {
     }
 
     fn note(&mut self, said: &Said<'_>, shadowed: bool, client: IpAddr) {
-        let Some(policy) = said.policy.as_deref().filter(|policy| policy.starts_with("rate_limits.")) else {
-            return;
-        };
+        let is_limit = |policy: &&str| policy.starts_with("rate_limits.") || policy.starts_with("plans.");
+        let Some(policy) = said.policy.as_deref().filter(is_limit) else { return };
         let refused = Refused { policy: shown(policy).into(), reason: shown(&said.reason).into(), shadowed };
         if self.refusals.len() >= REFUSALS_MAX && !self.refusals.contains_key(&refused) {
             return;
@@ -346,7 +347,10 @@ impl Place {
             }
             OrNone::Some(_) | OrNone::None => None,
         };
-        Self { limits: document.policies.rate_limits.clone(), log, is_json: access.format.value == "json" }
+        let policies = &document.policies;
+        let plans = policies.plans.iter().map(|(name, plan)| (name.clone(), plan.site.clone())).collect();
+        let is_json = access.format.value == "json";
+        Self { limits: policies.rate_limits.clone(), plans, log, is_json }
     }
 }
 

@@ -110,7 +110,7 @@ fn percentiles(told: &Told) -> impl Iterator<Item = (&'static str, u32)> {
         .filter_map(move |(percentile, name)| Some((name, nearest_rank(&busiest, percentile)?)))
 }
 
-/// The limits of the configuration, and those that only the log knows.
+/// The limits of the configuration, then plans that have refused something, and what only the log knows.
 fn present(place: &Place, told: &Told, out: &mut dyn Write) -> io::Result<()> {
     let mut is_any = false;
     for (name, config) in &place.limits {
@@ -124,14 +124,15 @@ fn present(place: &Place, told: &Told, out: &mut dyn Write) -> io::Result<()> {
         }
         own.into_iter().try_for_each(|(refused, count)| refusal(refused, count, out))?;
     }
-    for (refused, count) in &told.refusals {
-        let known =
-            refused.policy.strip_prefix("rate_limits.").is_some_and(|name| place.limits.contains_key(name));
-        if !known {
-            is_any = true;
-            writeln!(out, "  {}: no more in the configuration", refused.policy)?;
-            refusal(refused, count, out)?;
-        }
+    let is_limit = |policy: &str| {
+        policy.strip_prefix("rate_limits.").is_some_and(|name| place.limits.contains_key(name))
+    };
+    for (refused, count) in told.refusals.iter().filter(|(refused, _)| !is_limit(&refused.policy)) {
+        is_any = true;
+        let plan = refused.policy.strip_prefix("plans.").and_then(|name| place.plans.get(name));
+        let place = plan.map_or_else(|| "no more in the configuration".to_owned(), ToString::to_string);
+        writeln!(out, "  {}: {place}", refused.policy)?;
+        refusal(refused, count, out)?;
     }
     if is_any { Ok(()) } else { writeln!(out, "  there are none") }
 }

@@ -17,7 +17,8 @@ fn place(limits: &str) -> Place {
     let mut build = Build::default();
     let limits = crate::config::load_text("t.yaml", limits, &|_| None, &mut build)
         .unwrap_or_else(|| panic!("{}", build.errors.render(&build.sources)));
-    Place { limits, log: None, is_json: true }
+    let plans = [("free".to_owned(), Site { file: "t.yaml".into(), line: 7, column: 0 })].into();
+    Place { limits, plans, log: None, is_json: true }
 }
 
 struct Written {
@@ -98,6 +99,23 @@ fn a_limit_is_proposed_that_refuses_few_and_replayed() {
     assert_eq!(told["refusals"][0]["most"][0]["client"], "192.0.2.7");
     let minute = log.json(&["--per", "1m", "--percentile", "99"]);
     assert_eq!((&minute["proposal"]["limit"], &minute["busiest"]["max"]), (&"14/1m".into(), &1000.into()));
+}
+
+#[test]
+fn plans_are_told_too() {
+    let mut log = Written::new();
+    for (at, plan) in ["free", "free", "gone"].into_iter().enumerate() {
+        let would =
+            format!(",\"would\":[{{\"policy\":\"plans.{plan}\",\"reason\":\"quota\",\"site\":\"a:1\"}}]");
+        log.line(at as u64, "192.0.2.7", &would);
+    }
+    let told = log.told("{}", &[]).unwrap();
+    for line in [
+        "  plans.free: t.yaml:7\n    would have refused 2 requests of 1 client (quota)\n",
+        "  plans.gone: no more in the configuration\n    would have refused 1 request of 1 client (quota)\n",
+    ] {
+        assert!(told.contains(line), "{line} is missing in:\n{told}");
+    }
 }
 
 #[test]

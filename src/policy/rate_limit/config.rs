@@ -34,13 +34,13 @@ pub struct Config {
     /// Other limits for single values of the key, of its first part where it has several: a header's, a route's name, an address or
     /// a CIDR (the longest wins). For `identity` and `api_key` a name is first an identity's id or a key's (as `portcullis keys list`
     /// shows it), whoever vouches for it, then the plan of who asks: `enterprise: 1000/1s`. A plan of `policies.plans` is nobody's own
-    /// name. Their burst is their count.
+    /// name. Their burst is their count. At most 255 values.
     #[serde(default)]
     pub overrides: BTreeMap<String, Spanned<Rate>>,
     /// What a request costs, where that is not one token.
     #[serde(default)]
     pub cost: Option<Spanned<CostConfig>>,
-    /// Only requests that are answered so are counted, when the answer's head is known; the others only need a token to be there. What
+    /// Only requests that are answered so are counted, when the answer's head is known; the others only need their `cost` to be there. What
     /// a key has under way before the first of its answers is known passes beside the limit: `concurrent` bounds that, and with no more than
     /// `burst` of them the rate holds in the long run. What a key owes so is another burst at the most. What authentication refuses counts for a
     /// limit by identity only where it is known who that is; without a token it is 429 in place of 403.

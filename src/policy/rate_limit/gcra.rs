@@ -179,6 +179,16 @@ impl Gcra {
         }
     }
 
+    /// [`Gcra::scaled`], as far as a bucket may owe it. One that holds nothing keeps what it cannot owe, for the limit that comes after it.
+    pub(super) fn carried(&self, debt: u64, new: &Self) -> u64 {
+        new.joined(0, self.scaled(debt, new))
+    }
+
+    /// What two buckets of one key owe together.
+    pub(super) fn joined(&self, debt: u64, other: u64) -> u64 {
+        if self.capacity == 0 { debt.max(other) } else { self.owing(debt, other) }
+    }
+
     /// The time that brings `cost` tokens; too long to be so where they are more than the burst.
     pub(super) fn time(&self, cost: u32) -> u64 {
         let fraction = (u64::from(self.fraction) * u64::from(cost)) >> 32;

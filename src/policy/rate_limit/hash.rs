@@ -89,7 +89,12 @@ impl KeyHash {
 
     /// Which class of keys it is of: those that share a [`Gcra`](super::Gcra).
     pub const fn class(self) -> u8 {
-        self.fingerprint.to_le_bytes()[0]
+        Self::class_of(self.fingerprint)
+    }
+
+    /// The same, by the fingerprint alone.
+    pub(super) const fn class_of(fingerprint: u64) -> u8 {
+        fingerprint.to_le_bytes()[0]
     }
 
     /// Both halves, as [`KeyHash::from_bits`] takes them.

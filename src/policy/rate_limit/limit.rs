@@ -196,11 +196,11 @@ impl RateLimit {
     }
 
     pub(super) fn look(&self, asked: &Asked, now: Nanos) -> Option<Taken> {
-        Some(self.table.look(asked.key, &self.tier(asked.tier)?.gcra, asked.cost, now))
+        Some(self.table.look_in_force(asked.key, &self.tier(asked.tier)?.gcra, asked.cost, now))
     }
 
     pub(super) fn take(&self, asked: &Asked, now: Nanos) -> Option<Taken> {
-        Some(self.table.take(asked.key, &self.tier(asked.tier)?.gcra, asked.cost, now))
+        Some(self.table.take_in_force(asked.key, &self.tier(asked.tier)?.gcra, asked.cost, now))
     }
 
     /// How it stands then, where it is known here.
@@ -208,7 +208,7 @@ impl RateLimit {
         if self.is_of_fleet() {
             return self.charge_fleet(asked, now);
         }
-        Some(self.table.charge(asked.key, &self.tier(asked.tier)?.gcra, asked.cost, now))
+        Some(self.table.charge_in_force(asked.key, &self.tier(asked.tier)?.gcra, asked.cost, now))
     }
 
     /// Whether a request is only looked at when it comes, and counted later, or not at all.

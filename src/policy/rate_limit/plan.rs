@@ -234,7 +234,7 @@ impl Plan {
                 let granted = fleet.reserve(wanted, &self.table, &mut effects.limits.waited).await;
                 granted.spend(Nanos::now())
             }
-            None => self.table.take(own, gcra, 1, Nanos::now()),
+            None => self.table.take_in_force(own, gcra, 1, Nanos::now()),
         };
         standing.throttle = Some(taken);
         if taken.passed() {

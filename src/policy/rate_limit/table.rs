@@ -2,8 +2,12 @@
 //!
 //! A table is found again by the limit's name and its key. So a reload that changes neither keeps every bucket and every slot, also
 //! one that goes back to what was. Where the rate or the burst has changed, buckets are brought under the new limits when these
-//! come into force and not before: a configuration that is refused changes nothing. What is spent in the milliseconds that this takes is
-//! forgiven.
+//! come into force and not before: a configuration that is refused changes nothing. The former buckets stay behind the new ones meanwhile, and
+//! a key that comes brings what it owes along, so nothing is lost that is spent while others are being moved. A thread that is about to decide in
+//! the former buckets at that moment may find nothing owed there: one request for each thread and change, beside the limit.
+//!
+//! Requests that came under the configuration before are judged by the limits in force, as debts are times under these
+//! ([`Table::take_in_force`]).
 //!
 //! # Another memory
 //! A bucket knows its set and not its key, so it cannot be put into a table of another size by itself. Its key can: where `memory` has changed
@@ -159,7 +163,7 @@ impl Table {
         let foreign =
             |class: &u8| current.values.get(class).is_some_and(|value| values.get(class) != Some(value));
         let foreign: Vec<u8> = current.limits.keys().copied().filter(foreign).collect();
-        current.forget(&foreign, now);
+        current.forget(&foreign);
         let gone: BTreeMap<_, _> = current
             .owing(now)
             .filter(|(class, _)| !limits.contains_key(class))
@@ -169,19 +173,25 @@ impl Table {
             .collect();
         let kept = current.owing(now).filter(|(class, _)| gone.contains_key(class));
         let limits: Limits = kept.map(|(class, gcra)| (class, *gcra)).chain(limits.clone()).collect();
-        let sets = Buckets::sets_in(bytes);
-        let mut next = if current.buckets.sets() == sets {
-            let buckets = under(&current.buckets, &current.limits, &limits, bytes);
-            Current { buckets, limits, bytes, ..current }
-        } else {
-            self.resized(&current, &limits, bytes)
-        };
+        let (mut next, left) = self.following(&current, limits, bytes, !foreign.is_empty());
         next.values = values.into_iter().filter(|(class, _)| next.limits.contains_key(class)).collect();
         next.gone = gone;
-        let has_former = !next.former.is_empty();
-        self.current.store(Arc::new(next));
+        let stay = Arc::clone(&next.former);
+        next.former = left.iter().chain(&*stay).cloned().collect();
+        let next = Arc::new(next);
+        self.current.store(Arc::clone(&next));
+        if !left.is_empty() {
+            for former in &left {
+                let rates = |class| Some((*former.limits.get(&class)?, *next.limits.get(&class)?));
+                next.buckets.take_over(&former.buckets, rates, now);
+            }
+            // The latest of them stays until the next look: a thread that was about to decide in it has done so by then, and its key brings
+            // that along.
+            let former = left.iter().take(1).chain(&*stay).cloned().collect();
+            self.current.store(Arc::new(Current { former, ..Current::clone(&next) }));
+        }
         drop(changing);
-        if has_former {
+        if !left.is_empty() || !stay.is_empty() {
             self.look_after_former();
         }
     }
@@ -192,26 +202,43 @@ impl Table {
         known.iter().map(|(value, class)| (*class, value.as_str().into())).collect()
     }
 
-    fn resized(&self, current: &Current, limits: &Limits, bytes: usize) -> Current {
+    /// What comes after this, and the tables of its size that it takes over at once; those of other sizes stay behind it. `is_new`: no
+    /// table can be kept as it is.
+    fn following(
+        &self,
+        current: &Current,
+        limits: Limits,
+        bytes: usize,
+        is_new: bool,
+    ) -> (Current, Vec<Former>) {
         let sets = Buckets::sets_in(bytes);
-        let (again, others): (Vec<_>, Vec<_>) =
-            current.former.iter().cloned().partition(|former| former.buckets.sets() == sets);
-        let buckets = match again.first() {
-            Some(former) => under(&former.buckets, &former.limits, limits, bytes),
-            None => Arc::new(buckets(bytes, limits)),
-        };
         let last = Former { buckets: Arc::clone(&current.buckets), limits: current.limits.clone() };
         // The one that it was made with was never asked.
-        let mut former: Vec<_> =
-            Some(last).filter(|_| !current.limits.is_empty()).into_iter().chain(others).collect();
-        if former.len() > FORMER_MAX {
-            former.truncate(FORMER_MAX);
+        let last = Some(last).filter(|_| !current.limits.is_empty());
+        let (mut left, mut others): (Vec<_>, Vec<_>) = last
+            .into_iter()
+            .chain(current.former.iter().cloned())
+            .partition(|former| former.buckets.sets() == sets);
+        let known = left.first().filter(|former| !is_new && fits(&former.limits, &limits));
+        let buckets = match known.map(|former| Arc::clone(&former.buckets)) {
+            Some(buckets) => {
+                left.remove(0);
+                buckets
+            }
+            None => Arc::new(buckets(bytes, &limits)),
+        };
+        if others.len() > FORMER_MAX {
+            let now = Nanos::now();
+            others.retain(|former| former.buckets.saved(now).next().is_some());
+        }
+        if others.len() > FORMER_MAX {
+            others.truncate(FORMER_MAX);
             log::warn!(
                 "{}: its `memory` has changed again and again; what keys owe from before the last {FORMER_MAX} changes is forgotten",
                 self.definition
             );
         }
-        Current { buckets, limits: limits.clone(), bytes, former: former.into(), ..current.clone() }
+        (Current { buckets, limits, bytes, former: others.into(), ..current.clone() }, left)
     }
 
     /// Lets former tables go in which nobody owes anything. How long it takes the others to come to that, at the most; none where
@@ -300,14 +327,35 @@ impl Table {
         own.into_iter().chain(former).collect()
     }
 
+    /// [`Buckets::take`] by the limit in force for the key's class; by this one where none is yet.
+    pub(super) fn take_in_force(&self, key: KeyHash, gcra: &Gcra, cost: u32, now: Nanos) -> Taken {
+        let current = self.of(key, gcra, now);
+        current.buckets.take(key, &current.limit(key, gcra), cost, now)
+    }
+
+    /// [`Buckets::look`] likewise.
+    pub(super) fn look_in_force(&self, key: KeyHash, gcra: &Gcra, cost: u32, now: Nanos) -> Taken {
+        let current = self.of(key, gcra, now);
+        current.buckets.look(key, &current.limit(key, gcra), cost, now)
+    }
+
+    /// [`Buckets::charge`] likewise.
+    pub(super) fn charge_in_force(&self, key: KeyHash, gcra: &Gcra, cost: u32, now: Nanos) -> Taken {
+        let current = self.of(key, gcra, now);
+        current.buckets.charge(key, &current.limit(key, gcra), cost, now)
+    }
+
+    /// [`Buckets::take`] by this limit, a node's share of a fleet's.
     pub(super) fn take(&self, key: KeyHash, gcra: &Gcra, cost: u32, now: Nanos) -> Taken {
         self.of(key, gcra, now).buckets.take(key, gcra, cost, now)
     }
 
+    /// [`Buckets::look`] likewise.
     pub(super) fn look(&self, key: KeyHash, gcra: &Gcra, cost: u32, now: Nanos) -> Taken {
         self.of(key, gcra, now).buckets.look(key, gcra, cost, now)
     }
 
+    /// [`Buckets::charge`] likewise.
     pub(super) fn charge(&self, key: KeyHash, gcra: &Gcra, cost: u32, now: Nanos) -> Taken {
         self.of(key, gcra, now).buckets.charge(key, gcra, cost, now)
     }
@@ -340,19 +388,22 @@ impl Current {
         self.limits.iter().filter(move |(class, _)| matters(class)).map(|(class, gcra)| (*class, gcra))
     }
 
-    /// Nobody of these classes owes anything any more.
-    fn forget(&mut self, classes: &[u8], now: Nanos) {
+    /// Nobody of these classes owes anything any more: what is known under no limit does not come along.
+    fn forget(&mut self, classes: &[u8]) {
         if classes.is_empty() {
             return;
         }
-        self.limits.retain(|class, _| !classes.contains(class));
-        self.gone.retain(|class, _| !classes.contains(class));
-        let none = Gcra::new(1, Duration::from_secs(1), 1);
-        let new = Buckets::with_sets(self.buckets.sets(), slowest(&self.limits).unwrap_or(&none));
-        let others = self.buckets.saved(now).filter(|owed| !classes.contains(&owed.class()));
-        new.restore(others, Duration::ZERO, now);
-        self.buckets = Arc::new(new);
-        self.former = Arc::default();
+        let is_kept = |class: &u8| !classes.contains(class);
+        self.limits.retain(|class, _| is_kept(class));
+        self.gone.retain(|class, _| is_kept(class));
+        let mut former = self.former.to_vec();
+        former.iter_mut().for_each(|former| former.limits.retain(|class, _| is_kept(class)));
+        self.former = former.into();
+    }
+
+    /// The limit in force for a key, which may be another than the one that its request came under; that one where none is.
+    fn limit(&self, key: KeyHash, own: &Gcra) -> Gcra {
+        *self.limits.get(&key.class()).unwrap_or(own)
     }
 
     /// What a key owes in former tables comes along. Its class says under which limit that was.
@@ -361,7 +412,7 @@ impl Current {
         let new = self.limits.get(&key.class()).unwrap_or(gcra);
         for former in self.former.iter().filter(|former| former.buckets.owes(key, now)) {
             let old = former.limits.get(&key.class());
-            let scale = |debt| old.map_or(debt, |old| old.scaled(debt, new));
+            let scale = |debt| old.map_or(0, |old| old.carried(debt, new));
             self.buckets.carry(key, &former.buckets, new, scale, now);
         }
     }
@@ -379,20 +430,11 @@ async fn look_after(table: Weak<Table>) {
     }
 }
 
-/// What these buckets hold, under the limits that hold now: themselves, where nothing has changed for them.
-fn under(held: &Arc<Buckets>, old: &Limits, limits: &Limits, bytes: usize) -> Arc<Buckets> {
+/// Whether buckets that were filled under limits say the same under those that hold now.
+fn fits(old: &Limits, limits: &Limits) -> bool {
     let changed = |(class, new): (&u8, &Gcra)| old.get(class).is_some_and(|old| old != new);
     let fill = |limits| slowest(limits).map(Gcra::fill);
-    if fill(old) == fill(limits) && !limits.iter().any(changed) {
-        return Arc::clone(held);
-    }
-    let (new, now) = (buckets(bytes, limits), Nanos::now());
-    let owed = held.saved(now).filter_map(|owed| {
-        let class = owed.class();
-        Some(owed.scaled(old.get(&class)?, limits.get(&class)?))
-    });
-    new.restore(owed, Duration::ZERO, now);
-    Arc::new(new)
+    fill(old) == fill(limits) && !limits.iter().any(changed)
 }
 
 /// When no bucket of a limit owes anything, if nobody asks any more: what is charged may be two bursts.

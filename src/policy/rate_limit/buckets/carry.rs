@@ -1,5 +1,6 @@
-//! A key's bucket on its way from a table of another size: its key is known, so it finds its place.
+//! A key's bucket on its way from one table to another: by its key, or, between tables of one size, by the set that it is in.
 
+use super::set::Pair;
 use super::{Buckets, Entry, add};
 use crate::policy::rate_limit::{Gcra, KeyHash, Nanos};
 
@@ -34,38 +35,88 @@ impl Buckets {
         now: Nanos,
     ) {
         let first = self.first(key);
-        let own = || self.pair(first, key.fingerprint, now);
-        let theirs = || from.pair(from.first(key), key.fingerprint, now);
-        let (mut pair, mut theirs) = if std::ptr::from_ref(self) < std::ptr::from_ref(from) {
-            let pair = own();
-            (pair, theirs())
-        } else {
-            let theirs = theirs();
-            (own(), theirs)
-        };
+        let (mut pair, mut theirs) = self.both(from, (first, from.first(key)), key.fingerprint, now);
         let Some((entry, at)) = theirs.find(key.fingerprint) else { return };
         let debt = scale(entry.debt(at));
         *entry = Entry::FREE;
-        if debt == 0 {
-            return;
+        if self.owe(&mut pair, (first, key.fingerprint), debt, gcra, now) {
+            pair.first.set_moved();
         }
-        if let Some((entry, at)) = pair.find(key.fingerprint) {
+    }
+
+    /// Takes over all that is owed in `from`, a table of as many sets, where it is forgotten. `rates` says under which limit a class was and is;
+    /// what is owed by classes without one is forgotten altogether. Decisions in both tables go on meanwhile, as with
+    /// [`Buckets::carry`].
+    pub(in super::super) fn take_over(
+        &self,
+        from: &Self,
+        rates: impl Fn(u8) -> Option<(Gcra, Gcra)>,
+        now: Nanos,
+    ) {
+        for set in 0..from.sets().min(self.sets()) {
+            let entries = {
+                let held = from.lock(set);
+                let latest = held.latest();
+                held.entries.map(|entry| (entry.fingerprint, entry.debt(latest) > 0))
+            };
+            for (fingerprint, _) in entries.into_iter().filter(|(_, owes)| *owes) {
+                let (mut pair, mut theirs) = self.both(from, (set, set), fingerprint, now);
+                let Some((entry, at)) = theirs.find(fingerprint) else { continue };
+                let debt = entry.debt(at);
+                *entry = Entry::FREE;
+                if let Some((old, new)) = rates(KeyHash::class_of(fingerprint)) {
+                    self.owe(&mut pair, (set, fingerprint), old.carried(debt, &new), &new, now);
+                    // Which of them is the key's first is not known here.
+                    pair.mark();
+                }
+            }
+        }
+    }
+
+    /// The sets that a key may be in, in both tables, locked: those of the table that comes first in memory first.
+    fn both<'a>(
+        &'a self,
+        from: &'a Self,
+        (own, theirs): (usize, usize),
+        fingerprint: u64,
+        now: Nanos,
+    ) -> (Pair<'a>, Pair<'a>) {
+        if std::ptr::from_ref(self) < std::ptr::from_ref(from) {
+            let own = self.pair(own, fingerprint, now);
+            (own, from.pair(theirs, fingerprint, now))
+        } else {
+            let theirs = from.pair(theirs, fingerprint, now);
+            (self.pair(own, fingerprint, now), theirs)
+        }
+    }
+
+    /// Adds to what a key owes. Whether it has come into the other of its sets.
+    fn owe(
+        &self,
+        pair: &mut Pair<'_>,
+        (first, fingerprint): (usize, u64),
+        debt: u64,
+        gcra: &Gcra,
+        now: Nanos,
+    ) -> bool {
+        if debt == 0 {
+            return false;
+        }
+        if let Some((entry, at)) = pair.find(fingerprint) {
             let owed = entry.debt(at);
-            entry.full_at = at.saturating_add(gcra.owing(owed, debt));
-            return;
+            entry.full_at = at.saturating_add(gcra.joined(owed, debt));
+            return false;
         }
         let (least, at, _) = pair.room();
-        if least.debt(at) > 0 && !self.make_room(&mut pair, first, self.other(first, key.fingerprint), now) {
+        if least.debt(at) > 0 && !self.make_room(pair, first, self.other(first, fingerprint), now) {
             add(&self.counters.evictions);
             let (least, at, _) = pair.room();
             if least.debt(at) >= debt {
-                return;
+                return false;
             }
         }
         let (least, at, is_other) = pair.room();
-        *least = Entry { fingerprint: key.fingerprint, full_at: at.saturating_add(gcra.owing(0, debt)) };
-        if is_other {
-            pair.first.set_moved();
-        }
+        *least = Entry { fingerprint, full_at: at.saturating_add(debt) };
+        is_other
     }
 }

@@ -109,8 +109,11 @@ fn only_with_limit(config: &Spanned<Config>, build: &mut Build) {
         ("count", config.count.as_ref().map(|at| &at.site)),
         ("penalty", config.penalty.as_ref().map(|at| &at.site)),
     ];
+    // One that cannot be read has been complained about.
+    let limit = format!("{}.limit", config.path);
+    let is_there = config.limit.is_some() || build.errors.errors().iter().any(|error| error.path == limit);
     for (word, site) in of_limit.into_iter().filter_map(|(word, site)| Some((word, site?))) {
-        if config.limit.is_none() {
+        if !is_there {
             let cause = format!("`{word}` is about a `limit`, and there is none");
             let path = format!("{}.{word}", config.path);
             build.errors.push(site, path, cause, "add `limit: 50/1s`, or remove it");

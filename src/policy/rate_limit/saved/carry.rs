@@ -23,9 +23,10 @@ use crate::policy::rate_limit::table::{Heir, Table};
 #[derive(Clone, Debug)]
 pub struct Kept(pub(in crate::policy::rate_limit) Arc<Table>);
 
-/// How much may be written, and until when.
+/// How much may be written, until when, and since when the process is there that writes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
+    pub(super) began: SystemTime,
     pub(super) bytes: u64,
     pub(super) until: Instant,
 }
@@ -60,7 +61,7 @@ pub(super) fn give(
     bounds: Bounds,
 ) -> io::Result<Given> {
     let now = Nanos::now();
-    let mut writer = Writer::begin(to, since_1970(moment))?;
+    let mut writer = Writer::begin(to, since_1970(moment), since_1970(bounds.began))?;
     let mut tables: Vec<_> = tables.iter().map(|Kept(table)| (table.figures().entries, table)).collect();
     tables.sort_by_key(|(entries, _)| *entries);
     let has_room = |writer: &Writer<'_>| {
@@ -92,6 +93,11 @@ pub(super) fn give(
         }
     }
     Ok(Given { buckets: writer.end()?, all })
+}
+
+/// Whether what was written is of a process that began later than this one.
+pub(super) fn is_successors(from: &mut dyn Read, began: SystemTime) -> bool {
+    Reader::begin(from).is_ok_and(|reader| reader.began() > since_1970(began))
 }
 
 /// Puts into these tables what was written, aged by what the clock says. Keeps what was good where the stream is not, and says why.

@@ -5,7 +5,8 @@
 //! burst again. What must not be lost is a quota. Nothing is written in between, as that would be up to [`FILE_BYTES_MAX`] a time for
 //! what is forgotten within one fill of a bucket anyway.
 //!
-//! Where two processes overlap, as in an upgrade, each writes the whole file when it ends, and the last one stays. The successor
+//! Where two processes overlap, as in an upgrade, each writes the whole file when it ends, unless a process that began later has done so
+//! already: that one knows what came last. The successor
 //! has read what was there when it began, from before its predecessor: what keys have spent with that one is not known to it. So
 //! who uses both at once has two bursts; nobody who keeps to the limit is refused by that.
 //!
@@ -14,8 +15,7 @@
 use std::fs;
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::carry::{self, Bounds, Found, Given, Kept};
@@ -36,27 +36,27 @@ const ABANDONED: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub struct LimitsFile {
     directory: PathBuf,
-    /// Whether it has been read: who has never served has nothing to write.
-    read: AtomicBool,
+    /// When it was read, as the process began: who has never served has nothing to write.
+    began: OnceLock<SystemTime>,
 }
 
 impl LimitsFile {
     /// In `server.state`. Nothing is read or written by it.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into(), read: AtomicBool::new(false) }
+        Self { directory: directory.into(), began: OnceLock::new() }
     }
 
     /// Fills these tables, whose limits are in force, with what was written. Called once, before the first request; takes ten seconds
     /// at the most. What cannot be used is told and not used.
     pub fn read(&self, tables: &[Kept]) {
-        self.read.store(true, Ordering::Release);
+        let moment = *self.began.get_or_init(SystemTime::now);
         tidy(&self.directory);
         if tables.is_empty() {
             return;
         }
         let path = self.directory.join(FILE);
         let named = path.display();
-        match read(&path, tables, SystemTime::now(), Instant::now() + PATIENCE) {
+        match read(&path, tables, moment, Instant::now() + PATIENCE) {
             Ok(None) => {}
             Ok(Some((Found { tables, buckets, early }, unusable))) => {
                 if buckets > 0 {
@@ -76,10 +76,12 @@ impl LimitsFile {
     /// Writes what these tables owe. Does nothing in a process that has read nothing. Takes fifteen seconds at the most: what has not
     /// been written by then is told, and the file stays as it was.
     pub fn write(&self, tables: Vec<Kept>) {
-        if !self.read.load(Ordering::Acquire) {
+        let Some(began) = self.began.get().copied() else { return };
+        let path = self.directory.join(FILE);
+        if is_successors(&path, began) {
+            log::info!("limits: `{}` is of a process that began later, and stays as it is", path.display());
             return;
         }
-        let path = self.directory.join(FILE);
         if tables.is_empty() {
             // Limits that are gone are forgotten.
             let _ = fs::remove_file(path);
@@ -89,7 +91,7 @@ impl LimitsFile {
         let (done, written) = mpsc::channel();
         let write = move || {
             // What ends it is short.
-            let bounds = Bounds { bytes: FILE_BYTES_MAX - 1024, until: Instant::now() + PATIENCE };
+            let bounds = Bounds { began, bytes: FILE_BYTES_MAX - 1024, until: Instant::now() + PATIENCE };
             let _ = done.send(write(&path, &tables, SystemTime::now(), bounds));
         };
         // A disk that does not answer keeps a thread, and not the process.
@@ -108,6 +110,11 @@ impl LimitsFile {
             }
         }
     }
+}
+
+/// Whether the file is of a process that began later than this one. What cannot be read is nobody's.
+fn is_successors(path: &Path, began: SystemTime) -> bool {
+    private::open(path, FILE_BYTES_MAX).is_ok_and(|mut file| carry::is_successors(&mut file, began))
 }
 
 /// What was found, and why that is not all of it. None where there is no file.

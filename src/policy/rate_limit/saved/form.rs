@@ -6,7 +6,7 @@
 //!
 //! | frame | content |
 //! |---|---|
-//! | begin | when debts were taken, in nanoseconds since 1970 |
+//! | begin | when debts were taken, and when the process began that wrote them, in nanoseconds since 1970 |
 //! | table | one limit's [`Head`]: how it is found, the secret of its keys, its rates |
 //! | buckets | buckets of the table before, [`Saved::BYTES`] each |
 //! | penalties | keys of that table that are cooled off, or were lately, [`SavedPenalty::BYTES`] each |
@@ -26,7 +26,7 @@ use crate::policy::rate_limit::{Gcra, HashKey};
 
 const MARK: &[u8; 12] = b"PortcullisRL";
 /// Another way to place keys in a table is another version too.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// The longest content of a frame.
 pub(super) const FRAME_BYTES_MAX: usize = 64 << 10;
 const CHECK_BYTES: usize = 8;
@@ -98,13 +98,16 @@ pub(super) struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    /// `taken` is when debts are taken, in nanoseconds since 1970.
-    pub(super) fn begin(to: &'a mut dyn Write, taken: u64) -> io::Result<Self> {
+    /// `taken` is when debts are taken, `began` when this process did, in nanoseconds since 1970.
+    pub(super) fn begin(to: &'a mut dyn Write, taken: u64, began: u64) -> io::Result<Self> {
         to.write_all(MARK)?;
         to.write_all(&VERSION.to_le_bytes())?;
         let frame = Zeroizing::new(Vec::with_capacity(START_BYTES + FRAME_BYTES_MAX + CHECK_BYTES));
         let mut own = Self { to, sum: Context::new(&SHA256), frame, bytes: 0, buckets: 0 };
-        own.write(BEGIN, |content| content.extend_from_slice(&taken.to_le_bytes()))?;
+        own.write(BEGIN, |content| {
+            content.extend_from_slice(&taken.to_le_bytes());
+            content.extend_from_slice(&began.to_le_bytes());
+        })?;
         Ok(own)
     }
 
@@ -180,6 +183,7 @@ pub(super) struct Reader<'a> {
     sum: Context,
     frame: Zeroizing<Vec<u8>>,
     taken: u64,
+    began: u64,
     buckets: u64,
 }
 
@@ -208,11 +212,19 @@ impl<'a> Reader<'a> {
             return Err(Unusable::Version(version));
         }
         let frame = Zeroizing::new(Vec::with_capacity(FRAME_BYTES_MAX + CHECK_BYTES));
-        let mut own = Self { from, sum: Context::new(&SHA256), frame, taken: 0, buckets: 0 };
+        let mut own = Self { from, sum: Context::new(&SHA256), frame, taken: 0, began: 0, buckets: 0 };
         let kind = own.read()?;
-        let taken = own.frame.first_chunk().filter(|_| kind == BEGIN && own.frame.len() == 8);
-        own.taken = taken.copied().map(u64::from_le_bytes).ok_or(Unusable::Damaged)?;
+        let [taken, began] = match own.frame.as_chunks() {
+            ([taken, began], []) if kind == BEGIN => [*taken, *began].map(u64::from_le_bytes),
+            _ => return Err(Unusable::Damaged),
+        };
+        (own.taken, own.began) = (taken, began);
         Ok(own)
+    }
+
+    /// When the process began that wrote it, in nanoseconds since 1970.
+    pub(super) const fn began(&self) -> u64 {
+        self.began
     }
 
     /// When debts were taken, in nanoseconds since 1970.

@@ -121,8 +121,14 @@ fn a_former_table_stays_while_anybody_owes_something_there_and_no_more_than_thre
             assert_eq!(table.look(one, &gcra, 1, Nanos::now()).remaining(), left.max(1), "{step}");
         }
         if step == 5 {
-            // From here on it comes no more until its table is forgotten.
+            // Tables in which nobody owes anything take nobody's place.
             (7..7 + FORMER_MAX + 1).for_each(|size| table.put_in_force(&[(0, gcra)].into(), size * SMALL));
+            assert_eq!(table.look(one, &gcra, 1, Nanos::now()).remaining(), left);
+            // From here on it comes no more until its table is forgotten.
+            for size in 12..12 + FORMER_MAX + 1 {
+                table.put_in_force(&[(0, gcra)].into(), size * SMALL);
+                let _ = table.charge(key(&table, &size.to_string(), 0), &gcra, 1, Nanos::now());
+            }
         }
     }
 }
@@ -255,4 +261,82 @@ fn what_is_gone_is_kept_no_longer_than_it_may_owe_something() {
     table.put_in_force(&[(0, daily(10)), (2, short)].into(), SMALL);
     let current = table.current.load();
     assert!(current.gone.is_empty() && !current.limits.contains_key(&1));
+}
+
+/// Decides as requests do, until it is told to stop: how many have passed.
+fn ask_until(table: &Table, key: KeyHash, gcra: &Gcra, is_over: &AtomicBool) -> u64 {
+    let mut passed = 0;
+    while !is_over.load(Ordering::Acquire) {
+        passed += u64::from(table.take_in_force(key, gcra, 1, Nanos::now()).passed());
+    }
+    passed
+}
+
+#[test]
+fn a_limit_that_changes_while_requests_come_gives_nobody_tokens() {
+    let (table, bytes) = (table(), 4 << 20);
+    let limits = [daily(1000), daily(1001)];
+    table.put_in_force(&[(0, limits[0])].into(), bytes);
+    // Others owe something, so that there is something to move.
+    for number in 0..20_000_u32 {
+        let _ = table.take(key(&table, &number.to_string(), 0), &limits[0], 1, Nanos::now());
+    }
+    let (one, is_over) = (key(&table, "one", 0), AtomicBool::new(false));
+    let passed: u64 = std::thread::scope(|scope| {
+        let asking: Vec<_> =
+            (0..2).map(|_| scope.spawn(|| ask_until(&table, one, &limits[0], &is_over))).collect();
+        for round in 0..20 {
+            table.put_in_force(&[(0, limits[(round + 1) % 2])].into(), bytes);
+        }
+        is_over.store(true, Ordering::Release);
+        asking.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    // As many as the larger bucket holds, and one for each thread that was about to decide when a limit changed.
+    assert!((1000..=1001 + 2 * 20).contains(&passed), "{passed}");
+    // What a request under way over a reload is charged is in the present limit's time.
+    let second = Gcra::new(100, Duration::from_secs(1), 100);
+    table.put_in_force(&[(0, second)].into(), bytes);
+    for _ in 0..3 {
+        let _ = table.charge_in_force(one, &daily(2), 1, Nanos::now());
+    }
+    let owed = table.look_in_force(one, &second, 1, Nanos::now()).full();
+    assert!(owed <= Duration::from_secs(2), "{owed:?}");
+}
+
+#[test]
+fn whoever_has_spent_all_gets_nothing_from_a_smaller_burst_that_comes_into_force() {
+    let table = table();
+    let (large, small) = (daily(300), daily(10));
+    let one = key(&table, "one", 0);
+    table.put_in_force(&[(0, large)].into(), SMALL);
+    let passes =
+        |gcra: &Gcra| (0..400).filter(|_| table.take_in_force(one, gcra, 1, Nanos::now()).passed()).count();
+    assert_eq!(passes(&large), 300);
+    // Requests that came under the configuration before go on asking with its limit.
+    table.put_in_force(&[(0, small)].into(), SMALL);
+    assert_eq!(passes(&large), 0);
+    table.put_in_force(&[(0, large)].into(), SMALL);
+    assert_eq!(passes(&small), 0);
+    let full = table.look_in_force(one, &large, 1, Nanos::now()).full();
+    assert!(full <= large.fill(), "{full:?}");
+}
+
+#[test]
+fn buckets_of_a_class_that_has_become_another_values_are_nobodys() {
+    let (table, now) = (table(), Nanos::now());
+    let gcra = daily(5);
+    let class = |value: &str| table.classes([&value.to_owned()].into_iter())[0];
+    let gold = class("gold");
+    table.put_in_force(&[(0, gcra), (gold, gcra)].into(), SMALL);
+    let (one, other) = (key(&table, "one", gold), key(&table, "other", 0));
+    let _ = table.take_in_force(one, &gcra, 5, now);
+    let _ = table.take_in_force(other, &gcra, 2, now);
+    // So many others that the number of the first becomes one of theirs.
+    let many: Vec<_> = (0..VALUES_MAX).map(|number| format!("v{number}")).collect();
+    let given = table.classes(many.iter());
+    assert!(given.contains(&gold));
+    let limits = given.iter().map(|class| (*class, gcra)).chain([(0, gcra)]).collect();
+    table.put_in_force(&limits, SMALL);
+    let left = |key| table.look_in_force(key, &gcra, 1, Nanos::now()).remaining();
+    assert_eq!((left(one), left(other)), (5, 3));
 }

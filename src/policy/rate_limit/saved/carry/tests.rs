@@ -44,7 +44,7 @@ fn left(kept: &Kept, name: &str, value: Option<&str>, limit: &Gcra) -> u64 {
 }
 
 fn generous() -> Bounds {
-    Bounds { bytes: u64::MAX, until: Instant::now() + HOUR }
+    Bounds { began: SystemTime::UNIX_EPOCH, bytes: u64::MAX, until: Instant::now() + HOUR }
 }
 
 fn at(seconds: u64) -> SystemTime {
@@ -320,8 +320,8 @@ fn a_stream_is_read_to_its_end_and_no_further() {
     assert_eq!(judged(b"").1.unwrap(), "it ends too early");
     assert_eq!(judged(b"server:\n  state: ./state\n").1.unwrap(), "it is none of the gateway's");
     let mut newer = STREAM.clone();
-    newer[12] = 2;
-    assert_eq!(judged(&newer), (0, Some("it is of version 2, this gateway's is 1".to_owned())));
+    newer[12] = 3;
+    assert_eq!(judged(&newer), (0, Some("it is of version 3, this gateway's is 2".to_owned())));
     // A length that nobody has written takes no memory.
     let mut long = STREAM.clone();
     long[17..21].fill(0xff);

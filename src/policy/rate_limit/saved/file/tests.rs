@@ -73,6 +73,30 @@ fn who_has_not_served_writes_nothing() {
 }
 
 #[test]
+fn what_a_process_that_began_later_has_written_stays() {
+    let place = tempfile::tempdir().unwrap();
+    let begin = |secret| {
+        let (file, table) = (LimitsFile::new(place.path()), table(secret));
+        file.read(std::slice::from_ref(&table));
+        (file, table)
+    };
+    let ((first, own), (second, other)) = (begin(1), begin(2));
+    spend(&own, 1);
+    assert_eq!(spend(&other, 9), 1);
+    second.write(vec![other]);
+    first.write(vec![own]);
+    first.write(Vec::new());
+    assert_eq!(begun(place.path()), 1, "a process that drains for longer than its successor serves");
+    // The other way round the later one has the last word.
+    let ((first, own), (second, other)) = (begin(3), begin(4));
+    spend(&own, 0);
+    assert_eq!(spend(&other, 1), 0);
+    first.write(vec![own]);
+    second.write(vec![other]);
+    assert_eq!(begun(place.path()), 0);
+}
+
+#[test]
 fn who_has_no_limits_keeps_none() {
     let (place, path) = ended();
     let file = LimitsFile::new(place.path());
