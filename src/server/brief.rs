@@ -144,7 +144,7 @@ mod tests {
         let begun = Instant::now();
         tokio::spawn(async move {
             while peer.write_u8(1).await.is_ok() {
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                sleep(Duration::from_secs(1)).await;
             }
         });
         while own.read_u8().await.is_ok() {}
