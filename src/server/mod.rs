@@ -30,6 +30,7 @@ mod streams;
 mod tests;
 mod tls;
 mod unheard;
+mod visitors;
 mod watch;
 mod worker;
 
