@@ -29,8 +29,9 @@ use crate::request::{Connection, Protocol};
 const SHARE: usize = 18 << 10;
 /// What a request costs beside its head, about.
 const REQUEST: usize = 16 << 10;
-/// What a field costs beside its bytes: two entries in maps of fields, ours and the one for the server.
-const FIELD: usize = 250;
+/// What a field costs beside its bytes: two entries in maps of fields, ours and the one for the server, and what the heap rounds up for
+/// each name and value.
+const FIELD: usize = 320;
 /// Requests in flight on a connection.
 #[derive(Debug, Default)]
 pub(super) struct Flight {
