@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::forwarded::{self, X_FORWARDED_FOR, X_FORWARDED_PROTO};
+use super::names::{self, dashed, has_odd_punctuation};
 use super::{Client, Trusted};
 use crate::request::{Fields, RequestId};
 
@@ -15,98 +16,6 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-
-/// Fields by which applications learn whose request it is, which certificate it bears, or which path was meant; a client's own word for it never passes.
-/// All of `x-forwarded-*` go too. (`proxy` would become CGI's `HTTP_PROXY`, where some programs look for one: httpoxy.)
-const FORWARDING: [&str; 34] = [
-    "forwarded",
-    "forwarded-for",
-    "proxy",
-    "proxy-client-ip",
-    "wl-proxy-client-ip",
-    "x-proxyuser-ip",
-    "x-true-client-ip",
-    "x-original-uri",
-    "x-original-method",
-    "x-forwarded",
-    "x-real-ip",
-    "x-client-ip",
-    "client-ip",
-    "true-client-ip",
-    "x-cluster-client-ip",
-    "x-original-forwarded-for",
-    "x-originating-ip",
-    "x-remote-ip",
-    "x-remote-addr",
-    "x-envoy-external-address",
-    "cf-connecting-ip",
-    "fastly-client-ip",
-    "x-host",
-    "x-original-host",
-    "x-original-url",
-    "x-rewrite-url",
-    "x-request-id",
-    "x-scheme",
-    "client-cert",
-    "client-cert-chain",
-    "x-client-dn",
-    "x-client-verify",
-    "x-arr-clientcert",
-    "x-clientcert",
-];
-
-/// The beginnings of fields by which proxies tell of client certificates (RFC 9440 is `client-cert`, above).
-const CERTIFICATES: [&str; 9] = [
-    "x-client-cert",
-    "x-client-subject",
-    "x-ssl-",
-    "ssl-client-",
-    "x-tls-client-",
-    "tls-client-",
-    "cf-client-cert-",
-    "x-amzn-mtls-",
-    "x-mtls-",
-];
-
-/// The beginnings of fields by which proxies and gateways tell upstreams who somebody is: Apache and Authelia (`remote-`), Kubernetes
-/// (`x-remote-`), oauth2-proxy (`x-auth-request-`; its `x-forwarded-user` goes with the rest of these), Kong (`x-consumer-`,
-/// `x-credential-`, `x-anonymous-consumer`, `x-authenticated-`), APISIX (`x-userinfo`), WSO2, Istio and Pomerium, Google's, Amazon's, Azure's
-/// and Cloudflare's proxies, authentik, Vouch, Grafana, Tailscale, Shibboleth and mod_auth_openidc. No client has a word in them, and no
-/// trusted proxy either: who it is this gateway finds out. `x-user`, `x-user-id` and the like are an application's as often as a
-/// gateway's: they go where the configuration tells in them who it is (`Gateway::told_fields`).
-const IDENTITY: [&str; 31] = [
-    "cf-access-",
-    "iv-user",
-    "oidc-access-token",
-    "oidc-claim-",
-    "oidc-id-token",
-    "remote-",
-    "shib-",
-    "tailscale-user-",
-    "x-amzn-oidc-",
-    "x-anonymous-consumer",
-    "x-apigateway-api-userinfo",
-    "x-appengine-user-",
-    "x-auth-request-",
-    "x-authenticated-",
-    "x-authentik-",
-    "x-consumer-",
-    "x-credential-",
-    "x-endpoint-api-userinfo",
-    "x-goog-authenticated-user-",
-    "x-goog-iap-jwt-assertion",
-    "x-jwt-assertion",
-    "x-jwt-claim",
-    "x-jwt-payload",
-    "x-ms-client-principal",
-    "x-ms-token-aad-",
-    "x-pomerium-claim-",
-    "x-pomerium-jwt-assertion",
-    "x-remote-",
-    "x-userinfo",
-    "x-vouch-",
-    "x-webauth-",
-];
 
 /// What stays though `Connection` nominates it: what the gateway or the upstream relies on. Names starting with `content-`,
 /// `x-forwarded-`, `access-control-` or `if-` stay too.
@@ -312,67 +221,8 @@ pub fn remove_twins(fields: &mut impl Fields, is_ours: impl Fn(&str) -> bool) {
     }
 }
 
-/// Whether a name has characters that CGI and its kin have no place for.
-fn has_odd_punctuation(name: &str) -> bool {
-    name.bytes().any(|b| !b.is_ascii_alphanumeric() && b != b'-')
-}
-
-/// As they read it.
-fn dashed(name: &str) -> String {
-    name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
-}
-
 fn client_words(headers: &HeaderMap) -> Vec<HeaderName> {
-    let is_one = |name: &str| is_of_forwarding(name) || is_of_identity(name);
-    headers.keys().filter(|name| is_spelt(name.as_str(), is_one)).cloned().collect()
-}
-
-/// Whether applications may learn from a field whose request it is, so that no client's word passes in it; every name with a `_` too.
-pub(crate) fn is_forwarding(name: &str) -> bool {
-    is_spelt(name, is_of_forwarding)
-}
-
-/// Whether a field tells who somebody is by the word of a proxy or gateway, so that no client's word passes in it.
-pub(crate) fn is_identity(name: &str) -> bool {
-    is_spelt(name, is_of_identity)
-}
-
-/// Whether a name is such a one however it is spelt, or has a `_`.
-fn is_spelt(name: &str, is_one: impl Fn(&str) -> bool) -> bool {
-    // CGI, WSGI and their kin read `_` and `-` as one: `x_client` would speak for the `x-client` that a header rule sets.
-    if name.bytes().any(|b| b == b'_') {
-        return true;
-    }
-    if has_odd_punctuation(name) { is_one(&dashed(name)) } else { is_one(name) }
-}
-
-fn is_of_forwarding(name: &str) -> bool {
-    // Most fields are told by their first byte.
-    match name.as_bytes().first() {
-        Some(b'c' | b'f' | b'p' | b's' | b't' | b'w' | b'x') => {
-            name.starts_with("x-forwarded-")
-                || FORWARDING.contains(&name)
-                || CERTIFICATES.iter().any(|start| name.starts_with(start))
-        }
-        _ => false,
-    }
-}
-
-fn is_of_identity(name: &str) -> bool {
-    // A few bytes tell all others.
-    let may_be = match name.as_bytes() {
-        [b'x', b'-', third, ..] => {
-            matches!(third, b'a' | b'c' | b'e' | b'g' | b'j' | b'm' | b'p' | b'r' | b'u' | b'v' | b'w')
-        }
-        [b'c', b'f', ..]
-        | [b'i', b'v', ..]
-        | [b'o', b'i', ..]
-        | [b'r', b'e', b'm', ..]
-        | [b's', b'h', ..]
-        | [b't', b'a', ..] => true,
-        _ => false,
-    };
-    may_be && IDENTITY.iter().any(|start| name.starts_with(start))
+    headers.keys().filter(|name| names::is_no_clients(name.as_str())).cloned().collect()
 }
 
 /// The request's id: a trusted peer's single, well-formed `X-Request-Id`, else a new one.

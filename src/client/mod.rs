@@ -2,6 +2,7 @@
 
 mod fields;
 mod forwarded;
+mod names;
 #[cfg(test)]
 mod tests;
 
@@ -10,8 +11,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use http::HeaderMap;
 use ipnet::IpNet;
 
+pub(crate) use fields::is_protected;
 pub use fields::{Upgrade, forward, remove_twins, request_id, strip_hop_by_hop};
-pub(crate) use fields::{is_forwarding, is_identity, is_protected};
+pub(crate) use names::{is_forwarding, is_identity};
 
 use crate::config::{Build, Spanned};
 

@@ -135,6 +135,32 @@ fn wrong_proxies_are_named_with_their_cure() {
     }
 }
 
+#[test]
+fn the_words_of_proxies_are_known_from_those_of_applications() {
+    let proxies = "forwarded forwarded-for x-forwarded-for x-forwarded-anything x-forward-for x-forwarder-for z-forwarded-for \
+        x-vercel-forwarded-for x-original-for x-original-proto x-original-prefix x-original-forwarded-for front-end-https \
+        x-url-scheme x-scheme x-arr-ssl wl-proxy-client-ip wl-proxy-client-cert wl-proxy-ssl client-ip fly-client-ip \
+        akamai-client-ip incap-client-ip x-ms-forwarded-client-ip x-cluster-client-ip x-sucuri-clientip x-azure-clientip \
+        x-azure-socketip do-connecting-ip cf-connecting-ip cf-connecting-ipv6 cf-pseudo-ipv4 cf-visitor ali-cdn-real-ip \
+        x-real-ip x-real-port x-real-host appengine-user-ip x-appengine-user-ip x-appengine-remote-addr cloudfront-viewer-address \
+        cloudfront-forwarded-proto cloudfront-viewer-cert-subject x-nf-client-connection-ip x-http-host-override x-backend-host \
+        x-envoy-original-path x-envoy-internal x-envoy-external-address x-verified-client x-custom-ip-authorization \
+        x-sendfile-type x-accel-mapping x-amzn-tls-version client-cert ssl-client-verify x-ssl-client-verify x-remote-user \
+        x.real.ip x_anything";
+    let applications = "accept authorization cookie content-type content-length if-match origin range referer user-agent x-api-key \
+        x-csrf-token x-requested-with x-http-method-override x-original-filename x-user x-user-ip x-auth-user x-auth-token x-amz-date \
+        x-goog-api-key x-real x-envoy x-forwarder x-hostname cf-ipcountry cf-ray cloudfront-viewer-country x-azure-fdid \
+        x-client-version client-version psu-ip-address x-fapi-customer-ip-address sec-ch-ua sec-fetch-site traceparent soapaction \
+        prefer priority want-digest wl-token x-ip x-zip x-amzn-trace-id";
+    let ends = |name: &str| names::is_no_clients(name);
+    for name in proxies.split_whitespace() {
+        assert!(ends(name), "{name} passes");
+    }
+    for name in applications.split_whitespace() {
+        assert!(!ends(name), "{name} is an application's");
+    }
+}
+
 fn told(headers: &HeaderMap) -> Vec<String> {
     let mut told: Vec<_> =
         headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();

@@ -192,7 +192,8 @@ pub struct Limits {
     pub field_bytes: Size,
     /// Bytes of a request target; 414 above it.
     pub uri_bytes: Size,
-    /// Requests that a connection may bring; then it is closed after its answer (HTTP/2: GOAWAY).
+    /// Requests that a connection may bring; then it is closed after its answer. HTTP/2 says GOAWAY ahead, for what is under way until
+    /// a client hears of it (as many as `http2_streams`, a tenth of the requests at the most), and refuses what comes beyond.
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub requests_per_connection: u64,
 }

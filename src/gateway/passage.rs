@@ -4,6 +4,7 @@ mod certificate;
 mod door;
 mod forward;
 mod head;
+mod hops;
 mod identity;
 mod metadata;
 #[cfg(test)]
@@ -157,6 +158,10 @@ impl Passage {
             return Admission::Reply(self.refuse(refusal));
         }
         match gateway.entries.get(admitted.route).map(|route| &route.action) {
+            Some(Action::Forward { .. }) if hops::ends_here(arrival.method, arrival.headers) => {
+                let reply = hops::options(gateway.routes.methods_of_path(admitted.route));
+                Admission::Reply(self.finish_reply(reply))
+            }
             Some(Action::Forward { .. }) => Admission::Forward(admitted),
             Some(Action::Echo) => Admission::Echo(admitted),
             Some(Action::Respond(reply)) => Admission::Reply(self.finish_reply(reply.clone())),

@@ -12,6 +12,7 @@ use crate::policy::rate_limit::{Plan, RateLimit};
 pub(crate) const GATEWAY_REASONS: &[&str] = &[
     "connections",
     "connections_per_client",
+    "requests_per_connection",
     "requests_in_flight",
     "http2_heads",
     "http2_streams",
@@ -28,6 +29,8 @@ pub(crate) const GATEWAY_REASONS: &[&str] = &[
     "proxy_protocol_malformed",
     "proxy_protocol_timeout",
     "proxy_protocol_unexpected",
+    "handshake",
+    "handshake_timeout",
     "client_certificate_missing",
     "client_certificate_invalid",
     "client_certificate_changed",

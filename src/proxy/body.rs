@@ -16,8 +16,8 @@ pub(super) async fn call_for(session: &mut Session) -> Result<()> {
         return Ok(());
     }
     let continues = framing::expects_continue(&head.headers);
-    if continues && head.version == Version::HTTP_11 && !session.as_downstream_mut().is_body_done() {
-        // Pingora lets its own 100 through to those only who said exactly this.
+    if continues && head.version >= Version::HTTP_11 && !session.as_downstream_mut().is_body_done() {
+        // Pingora's session and ours of HTTP/2 let a 100 through to those only who said exactly this.
         session.req_header_mut().insert_header(EXPECT, "100-continue")?;
         session.as_downstream_mut().write_continue_response().await?;
     }

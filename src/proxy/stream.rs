@@ -15,8 +15,8 @@ use bytes::Bytes;
 use futures_core::Stream as Messages;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, Request, Response};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, EXPECT, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, Request, Response, StatusCode};
 use pingora_core::protocols::Digest;
 use pingora_core::protocols::http::custom::CustomMessageWrite;
 use pingora_core::protocols::http::custom::server::Session;
@@ -141,9 +141,12 @@ impl Body {
 
 impl Stream {
     fn send_head(&mut self, mut head: Box<ResponseHeader>, end: bool) -> Result<()> {
-        // Interim answers end here, and only the first final one is one.
-        if self.ended || self.written.is_some() || head.status.is_informational() {
+        // Only the first final answer is one, and interim ones end here, but for our own word that the body may come.
+        if self.ended || self.written.is_some() {
             return Ok(());
+        }
+        if head.status.is_informational() {
+            return self.send_interim(head.status);
         }
         head.insert_header(DATE, get_cached_date())?;
         for name in [TRANSFER_ENCODING, CONNECTION, UPGRADE] {
@@ -158,6 +161,18 @@ impl Stream {
         self.written = Some(head);
         self.ended = end;
         Ok(())
+    }
+
+    /// 100, to who waits for it; `proxy::body` takes the expectation out of the head once it is met, so that no upstream can say it.
+    fn send_interim(&mut self, status: StatusCode) -> Result<()> {
+        let is_awaited = status == StatusCode::CONTINUE && self.head.headers.contains_key(EXPECT);
+        // h2 would queue it for a stream that the client has reset.
+        if !is_awaited || self.respond.poll_reset(&mut Context::from_waker(Waker::noop())).is_ready() {
+            return Ok(());
+        }
+        let mut interim = Response::new(());
+        *interim.status_mut() = status;
+        self.respond.send_informational(interim).or_err(ErrorType::WriteError, "writing an interim answer")
     }
 
     async fn send(&mut self, data: Bytes, end: bool) -> Result<()> {

@@ -21,7 +21,7 @@ use super::io::Io;
 use super::listen::{Listener, Socket};
 use super::preface::{self, Preface};
 use super::sock::{Sock, Transport};
-use super::tls::Failed;
+use super::tls::{Failed, Settled, Terminator};
 use super::worker::Worker;
 use super::{answer, http1, http2, linger, refuse};
 use crate::descriptors;
@@ -122,11 +122,6 @@ pub(super) async fn carry<A>(
             Preface::Header(Header::Client { source, destination }) => {
                 ends = Ends { peer: Some(source), local: Some(destination) };
             }
-            Preface::Header(Header::Own)
-                if plan.tls.is_some() && !preface::goes_on(&mut sock, until).await =>
-            {
-                return;
-            }
             Preface::Header(Header::Own) => {}
             Preface::Silence => return,
             Preface::Refused(reason, message) => {
@@ -147,14 +142,16 @@ pub(super) async fn carry<A>(
         return http1::serve(&worker, &endpoint, Box::new(conn)).await;
     };
     let second = terminator.asks().then(|| second_handle(&sock)).flatten();
-    let settled = match timeout_at(until, terminator.accept(sock)).await {
-        Ok(Ok(settled)) => settled,
-        Ok(Err(Failed::Handshake(error))) => {
-            worker.counts.note(Unserved::Handshake);
-            return log::debug!("{}: {error}", endpoint.name);
+    let settled = match timeout_at(until, handshake(terminator, sock)).await {
+        Ok(Some(Ok(settled))) => settled,
+        // Who looks whether the port is open, as balancers do, is refused nothing.
+        Ok(None) => return,
+        Err(_) => return refuse::handshake(&worker, &endpoint, ends, Failed::Late),
+        Ok(Some(Err(failed @ (Failed::Handshake(_) | Failed::Late)))) => {
+            return refuse::handshake(&worker, &endpoint, ends, failed);
         }
-        Ok(Err(failed)) => {
-            refuse::certificate(&worker, &endpoint, ends, &failed);
+        Ok(Some(Err(failed))) => {
+            refuse::handshake(&worker, &endpoint, ends, failed);
             // A client of TLS 1.3 may have sent a request by now: unread, it would turn the close into a reset that overtakes the alert.
             let stream = second.and_then(|socket| Transport::adopt(socket, peer).ok());
             if let (Some(stream), Some(_patience)) = (stream, worker.counts.be_patient()) {
@@ -162,7 +159,6 @@ pub(super) async fn carry<A>(
             }
             return;
         }
-        Err(_) => return worker.counts.note(Unserved::HandshakeTimeout),
     };
     drop(plan);
     let facts = facts(&worker, &endpoint, ends, Some(Arc::new(settled.facts)));
@@ -172,6 +168,14 @@ pub(super) async fn carry<A>(
     } else {
         http1::serve(&worker, &endpoint, conn).await;
     }
+}
+
+/// Shakes hands with a client that says something; none with one that leaves without a word.
+async fn handshake(terminator: &Terminator, sock: Sock) -> Option<Result<Settled, Failed>> {
+    if !sock.begins().await {
+        return None;
+    }
+    Some(terminator.accept(sock).await)
 }
 
 /// Another handle on a socket, for what is left to do when a handshake has taken the first one with it.

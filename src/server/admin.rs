@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-use super::brief::BriefListener;
 use super::listen::{Listener, Socket};
+use super::visitors::Visitors;
 use crate::gateway::Gateway;
 
 /// What the status address tells.
@@ -57,19 +58,17 @@ pub(super) fn start(socket: Socket, status: Arc<Status>) -> io::Result<()> {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/version", get(version))
-        .with_state(status);
-    match Listener::register(socket)? {
-        Listener::Tcp(listener) => {
-            tokio::spawn(async move { axum::serve(BriefListener::new(listener), router).await });
-        }
-        Listener::Unix(listener, file) => {
-            tokio::spawn(async move {
-                let _file = file;
-                axum::serve(BriefListener::new(listener), router).await
-            });
-        }
-    }
+        .with_state(status)
+        .layer(map_response(farewell));
+    let visitors = Visitors::new(Listener::register(socket)?);
+    tokio::spawn(async move { axum::serve(visitors, router).await });
     Ok(())
+}
+
+/// One request a connection: a kept one would be closed under its next request when its time is over.
+async fn farewell(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 async fn ready(State(status): State<Arc<Status>>) -> (StatusCode, &'static str) {

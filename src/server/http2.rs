@@ -28,7 +28,7 @@ use crate::request::{Connection, Protocol};
 const SMALL_DATA: usize = 2048;
 /// Malformed requests on a connection before it is closed.
 const MALFORMED: usize = 32;
-/// Streams refused by h2 that have a line of their own, a connection; more are counted only.
+/// Refused streams that have a line of their own, a connection; more are counted only.
 const TOLD: usize = 32;
 /// How long an idle connection may take to end after GOAWAY: a dead peer never answers.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -116,31 +116,43 @@ where
                 continue;
             }
         };
-        let Some(Ok(incoming)) = accepted else {
+        let Some(Ok(mut incoming)) = accepted else {
             while let Some(how) = findings.next_refused() {
                 unheard.tell(worker, &connection, how);
             }
             return has_ended(worker.snapshots.load(), &connection, &findings);
         };
         findings.accepted(incoming.0.body().stream_id().as_u32());
-        // Whatever comes now is not idleness.
         let settings = &worker.snapshots.load().settings;
-        idle_until = Instant::now() + settings.keep_alive;
         requests += 1;
-        if requests >= settings.requests_per_connection && !leaving {
+        let (most, streams) = (settings.requests_per_connection, settings.http2_streams.into());
+        if requests >= farewell(most, streams) && !leaving {
             worker.counts.note_closed(Closed::RequestsPerConnection);
             leaving = true;
             h2.graceful_shutdown();
         }
-        // A client that goes on all the same: what is in flight when GOAWAY arrives is no more than this.
-        if requests >= settings.requests_per_connection.saturating_add(settings.http2_streams.into()) {
-            h2.abrupt_shutdown(h2::Reason::NO_ERROR);
+        if requests > most {
+            // A client that goes on all the same keeps nothing open by it. What it had under way it may send again (RFC 9113 §8.7).
+            incoming.1.send_reset(h2::Reason::REFUSED_STREAM);
+            unheard.tell_surplus(worker, &connection, most);
+            if requests - most >= streams {
+                h2.abrupt_shutdown(h2::Reason::NO_ERROR);
+            }
+            continue;
         }
+        // Whatever comes now is not idleness.
+        idle_until = Instant::now() + settings.keep_alive;
         streams::serve(worker, &connection, &digest, incoming, calm.clone(), InFlight::new(&flight));
     }
 }
 
-/// What h2 has refused on a connection without a word to us.
+/// At which request of a connection GOAWAY is said, where it may bring `most`: early enough that what a client sends until it hears of it
+/// is served too, as long as that is a tenth of them at the most. Behind GOAWAY no more can be under way than there may be streams.
+fn farewell(most: u64, streams: u64) -> u64 {
+    most - streams.min(most / 10)
+}
+
+/// What was refused on a connection before it was a request: by h2, which says nothing to us, or above the bound on requests.
 #[derive(Debug, Default)]
 struct Tally {
     told: usize,
@@ -165,15 +177,31 @@ impl Tally {
                 Refusal::new(Kind::AmbiguousRequest, "http2_malformed", message)
             }
         };
-        // A flood of refusals must not become one of lines.
-        if self.told == TOLD {
+        if !self.may_tell() {
             return gateway.telling().refused_untold(worker.index, refusal.reason);
         }
-        self.told += 1;
         match how {
             Refused::HeadTooLong => answered(gateway, connection, refusal),
             Refused::Reset(_) => refused(&gateway, connection, refusal),
         }
+    }
+
+    /// One request more than the `most` that a connection may bring.
+    fn tell_surplus<A>(&mut self, worker: &Worker<A>, connection: &Connection, most: u64) {
+        let gateway = worker.snapshots.load();
+        let reason = Closed::RequestsPerConnection.as_str();
+        if !self.may_tell() {
+            return gateway.telling().refused_untold(worker.index, reason);
+        }
+        let message = format!("more requests than `server.limits.requests_per_connection` allows: {most}");
+        refused(&gateway, connection, Refusal::new(Kind::Overloaded, reason, message));
+    }
+
+    /// A flood of refusals must not become one of lines.
+    fn may_tell(&mut self) -> bool {
+        let may = self.told < TOLD;
+        self.told += usize::from(may);
+        may
     }
 }
 
@@ -196,7 +224,7 @@ fn answered(gateway: Arc<Gateway>, connection: &Connection, refusal: Refusal) {
 fn has_ended(gateway: Arc<Gateway>, connection: &Connection, findings: &Findings) {
     // What follows a head that was not finished in time could not be understood.
     if connection.fate.is_late_head() {
-        return answered(gateway, connection, http1::late_head());
+        return refused(&gateway, connection, http1::late_head());
     }
     let Some(code) = findings.goaway() else { return };
     let (reason, kind, message) = match h2::Reason::from(code) {
@@ -242,4 +270,18 @@ fn flooded(gateway: &Arc<Gateway>, connection: &Connection, flood: Flood) {
         _ => "the connection was ended by GOAWAY: more such frames than `server.limits.http2_resets` allows",
     };
     refused(gateway, connection, Refusal::new(Kind::Throttled, flood.reason(), message));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::farewell;
+
+    #[test]
+    fn goaway_is_said_ahead_of_what_may_be_under_way() {
+        for (most, streams, at) in
+            [(1, 128, 1), (5, 128, 5), (20, 128, 18), (20, 1, 19), (10_000, 128, 9_872)]
+        {
+            assert_eq!(farewell(most, streams), at, "{most} requests, {streams} streams");
+        }
+    }
 }

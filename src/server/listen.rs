@@ -141,7 +141,10 @@ impl AsFd for Listener {
 #[derive(Debug)]
 pub(super) enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener, Option<Arc<SocketFile>>),
+    Unix(
+        UnixListener,
+        #[expect(dead_code, reason = "the socket's file goes with it")] Option<Arc<SocketFile>>,
+    ),
 }
 
 impl Listener {

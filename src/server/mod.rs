@@ -5,7 +5,6 @@ mod admin;
 mod admission;
 mod answer;
 mod begun;
-mod brief;
 mod clocks;
 mod conn;
 mod control;
@@ -31,6 +30,7 @@ mod streams;
 mod tests;
 mod tls;
 mod unheard;
+mod visitors;
 mod watch;
 mod worker;
 

@@ -54,17 +54,3 @@ pub(super) async fn read(sock: &mut Sock, until: Instant) -> Preface {
         }
     }
 }
-
-/// Whether the peer goes on after a header that speaks of its own connection: a balancer's health check often ends there, which is
-/// no failed handshake. True also at the deadline, which is the handshake's to tell.
-pub(super) async fn goes_on(sock: &mut Sock, until: Instant) -> bool {
-    let mut input = BytesMut::with_capacity(READ);
-    match timeout_at(until, sock.read_buf(&mut input)).await {
-        Ok(Ok(0) | Err(_)) => false,
-        Ok(Ok(_)) => {
-            sock.unread(input);
-            true
-        }
-        Err(_) => true,
-    }
-}

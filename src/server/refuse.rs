@@ -54,15 +54,23 @@ pub(super) fn connection<A>(worker: &Worker<A>, endpoint: &Endpoint, sock: Sock,
     }
 }
 
-/// Tells of a handshake that failed for the client's certificate; its alert has left.
-pub(super) fn certificate<A>(worker: &Worker<A>, endpoint: &Endpoint, ends: Ends, failed: &Failed) {
+/// Tells of a handshake that failed; where the client speaks TLS its alert has left.
+pub(super) fn handshake<A>(worker: &Worker<A>, endpoint: &Endpoint, ends: Ends, failed: Failed) {
     let (why, kind, message) = match failed {
+        Failed::Handshake(why) => {
+            (Unserved::Handshake, Kind::AmbiguousRequest, format!("the TLS handshake failed: {why}"))
+        }
+        Failed::Late => (
+            Unserved::HandshakeTimeout,
+            Kind::RequestTimeout,
+            "the TLS handshake was not complete within `server.timeouts.handshake`".to_owned(),
+        ),
         Failed::CertificateInvalid(why) => (
             Unserved::CertificateInvalid,
             Kind::Unauthorized,
             format!("the client's certificate does not verify: {why}"),
         ),
-        Failed::CertificateMissing | Failed::Handshake(_) => (
+        Failed::CertificateMissing => (
             Unserved::CertificateMissing,
             Kind::MissingAuthenticationToken,
             "the client showed no certificate".to_owned(),

@@ -1,6 +1,7 @@
 //! A socket below TLS, with what Pingora asks of one.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::pin::Pin;
@@ -105,6 +106,21 @@ impl Sock {
 }
 
 impl Sock {
+    /// Waits for the peer's first byte, and reads nothing; false where it leaves without one.
+    pub(super) async fn begins(&self) -> bool {
+        if !self.ahead.is_empty() {
+            return true;
+        }
+        let peeked = match &self.stream {
+            Transport::Tcp(stream) => stream.peek(&mut [0]).await,
+            Transport::Unix(stream) => {
+                let peek = || SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]);
+                stream.async_io(Interest::READABLE, peek).await
+            }
+        };
+        matches!(peeked, Ok(1..))
+    }
+
     /// Ends when the peer has closed its direction of the connection, or all of it. Reads nothing. Does not say it for what was given back.
     pub(super) async fn closed(&self) {
         // Tokio knows of a close as soon as the system tells, whatever is there to be read; who asks for what never comes, urgent data of a

@@ -29,7 +29,8 @@ use crate::request::{Connection, Protocol};
 const SHARE: usize = 18 << 10;
 /// What a request costs beside its head, about.
 const REQUEST: usize = 16 << 10;
-/// What a field costs beside its bytes: entries in maps of fields, ours and the one for the server, and the map of a stream that is refused for it.
+/// What a field costs beside its bytes: two entries in maps of fields, ours and the one for the server, and what the heap rounds up for
+/// each name and value.
 const FIELD: usize = 350;
 /// Requests in flight on a connection.
 #[derive(Debug, Default)]

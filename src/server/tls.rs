@@ -67,8 +67,10 @@ pub(super) struct Settled {
 /// Why a handshake failed.
 #[derive(Debug)]
 pub(super) enum Failed {
-    /// The client does not speak TLS, or not ours.
+    /// The client does not speak TLS, or not ours, or takes nothing of what we offer; or it left. In the words of OpenSSL or the system.
     Handshake(String),
+    /// It was not complete at its deadline.
+    Late,
     /// It has no certificate, and needs one.
     CertificateMissing,
     /// Its certificate does not verify: why.
@@ -166,9 +168,21 @@ impl Handshake<'_> {
         match self.found.get() {
             Some(found) => Failed::CertificateInvalid(found),
             None if error.contains("peer did not return a certificate") => Failed::CertificateMissing,
-            None => Failed::Handshake(error.to_owned()),
+            None => Failed::Handshake(reason(error)),
         }
     }
+}
+
+/// What OpenSSL says is wrong, without its codes, functions and source files: `error:CODE:LIBRARY:FUNCTION:REASON:FILE:LINE:DATA`.
+fn reason(error: &str) -> String {
+    /// Of what it says beside, enough to know it by.
+    const LENGTH: usize = 200;
+    let said = error.rsplit_once("TLS accept() failed: ").map_or(error, |(_, said)| said);
+    let reason = match said.split_once("error:") {
+        Some((_, parts)) => parts.split(':').nth(3).unwrap_or(parts),
+        None => said,
+    };
+    reason.chars().take(LENGTH).collect()
 }
 
 #[async_trait]

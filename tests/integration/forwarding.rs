@@ -48,6 +48,32 @@ fn forwarding_fields_are_set_anew() {
 }
 
 #[test]
+fn no_word_of_another_proxy_reaches_the_origin_by_a_client() {
+    let origin = Origin::echo();
+    let gateway = behind(&origin, "");
+    let fields = [
+        "Front-End-Https",
+        "X-Url-Scheme",
+        "WL-Proxy-Client-Cert",
+        "Fly-Client-IP",
+        "X-Appengine-Remote-Addr",
+        "CF-Connecting-IPv6",
+        "X-Azure-SocketIP",
+        "CloudFront-Viewer-Address",
+        "X-Vercel-Forwarded-For",
+        "X-Sucuri-ClientIP",
+        "X-Original-Proto",
+        "X-HTTP-Host-Override",
+        "X-Envoy-Original-Path",
+        "X-Real-Port",
+    ];
+    let lies = fields.map(|name| format!("{name}: lie\r\n")).concat();
+    let request = format!("GET / HTTP/1.1\r\nHost: example.com\r\nX-Original-Filename: kept\r\n{lies}\r\n");
+    let head = gateway.send(request).expect(200).text();
+    assert!(head.contains("kept") && !head.contains("lie"), "{head}");
+}
+
+#[test]
 fn a_trusted_proxy_is_believed_from_the_right() {
     let origin = Origin::echo();
     let gateway = behind(&origin, "127.0.0.0/8, 10.0.0.0/8");

@@ -283,6 +283,54 @@ fn an_expectation_is_met_once_or_417() {
     );
 }
 
+#[test]
+fn an_expectation_is_met_over_http2_too_once_and_only_for_a_body_that_is_called_for() {
+    use crate::harness::frames::{Ending, Frame, Frames, HEADERS};
+    let origin = Origin::echo();
+    let (authority, gateway) = http2::start(&behind(&origin));
+    let post = |path: &'static [u8], end: bool| {
+        let fields: [(&[u8], &[u8]); 5] = [
+            (b":method", b"POST"),
+            (b":scheme", b"https"),
+            (b":path", path),
+            (b":authority", b"gate.example"),
+            (b"expect", b"100-continue"),
+        ];
+        Frame::head(1, &fields, end)
+    };
+    let open = || Frames::connect(gateway.address(), &authority, &[]);
+    let mut waiting = open();
+    waiting.send(&post(b"/", false)).unwrap();
+    let interim = waiting.await_frame(HEADERS);
+    assert_eq!((interim.status(), interim.flags & 1), (100, 0));
+    waiting.send(&Frame::data(1, b"body", true)).unwrap();
+    let Ending::Answer { status: 200, body } = waiting.ending(1) else { panic!("no answer behind the 100") };
+    assert!(values(&body, "expect").is_empty(), "{body}");
+    // Without a body, and where the body is not called for, the final answer is the first.
+    let mut bodiless = open();
+    bodiless.send(&post(b"/", true)).unwrap();
+    assert_eq!(bodiless.await_frame(HEADERS).status(), 200);
+    let mut refused = open();
+    refused.send(&post(b"/a%00b", false)).unwrap();
+    assert_eq!(refused.await_frame(HEADERS).status(), 400);
+}
+
+#[test]
+fn max_forwards_of_options_is_counted_down_and_ends_here_at_nothing() {
+    let origin = Origin::echo();
+    let gateway = start(&origin, "", "");
+    let ask = |line: &str, left: &str| {
+        gateway.send(format!("{line} HTTP/1.1\r\nHost: a\r\nMax-Forwards: {left}\r\n\r\n"))
+    };
+    for (line, left, told) in [("OPTIONS /x", "7", "6"), ("OPTIONS *", "1", "0"), ("GET /x", "0", "0")] {
+        assert_eq!(values(&ask(line, left).expect(200).text(), "max-forwards"), [told], "{line}");
+    }
+    let before = origin.heads().len();
+    let response = ask("OPTIONS /x", "0");
+    assert!(response.expect(200).all("allow").contains("PATCH"), "{response:?}");
+    assert_eq!(origin.heads().len(), before, "it went further");
+}
+
 /// A field line of exactly this many bytes.
 fn field(name: &str, bytes: usize) -> String {
     format!("{name}: {}", "v".repeat(bytes - name.len() - 2))
@@ -356,6 +404,19 @@ fn the_same_bounds_hold_over_http2() {
     assert_eq!(values(&head, "cookie").len(), 1, "{head}");
     let crumbs: Vec<_> = names.iter().map(|name| ("cookie", name.as_str())).collect();
     client.request("GET", "/", &crumbs, b"").expect(431);
+    // What they make is one field, over HTTP/1 too: `cookie:` and two pieces with a seam.
+    let half = "v".repeat(4092);
+    let (whole, over) = ([half.as_str(), &half[1..]], [half.as_str(), half.as_str()]);
+    let head = client.request("GET", "/", &whole.map(|crumb| ("cookie", crumb)), b"").expect(200).text();
+    assert_eq!(values(&head, "cookie"), [whole.join("; ")]);
+    client.request("GET", "/", &over.map(|crumb| ("cookie", crumb)), b"").expect(431);
+    let plain = start(&origin, "", "");
+    for (crumbs, status) in [(whole, 200), (over, 431)] {
+        let fields = crumbs.map(|crumb| format!("Cookie: {crumb}\r\n")).concat();
+        plain.send(format!("GET /crumbs HTTP/1.1\r\nHost: a\r\n{fields}\r\n")).expect(status);
+    }
+    let labels = [("policy", "gateway"), ("reason", "field_bytes")];
+    plain.await_metric("portcullis_refusals_total", &labels, 1.0);
     // In all: four fields of 8 KiB are more than 32 KiB.
     let value = "v".repeat(8100);
     let large = |count: usize| (0..count).map(|n| (names[n].as_str(), value.as_str())).collect::<Vec<_>>();

@@ -67,7 +67,6 @@ mod replies;
 mod routing;
 mod selftest;
 mod sockets;
-mod status_address;
 mod streaming;
 mod telemetry;
 mod tls;

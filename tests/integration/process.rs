@@ -2,8 +2,9 @@
 
 use std::net::TcpListener;
 use std::process::Output;
+use std::time::{Duration, Instant};
 
-use crate::harness::{Authority, Place};
+use crate::harness::{Authority, Connection, Place, get};
 
 fn errors(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -80,6 +81,28 @@ fn an_address_of_another_machine_is_1() {
         Place::with_base(GOOD).replacen("127.0.0.1:0\ndefaults", "192.0.2.1:8080\ndefaults", 1),
     );
     ends_with(&place.portcullis(&["run", "--config", "far.yaml"]), 1, &["192.0.2.1:8080"]);
+}
+
+#[test]
+fn who_says_nothing_to_the_status_address_keeps_nothing_there() {
+    let gateway = Place::new().start_whole(&Place::with_base(GOOD));
+    let began = Instant::now();
+    let mut silent: Vec<_> = (0..40).map(|_| Connection::open(gateway.status())).collect();
+    // Those that wait take no probe's place, and a probe takes that of the oldest.
+    assert_eq!(gateway.ready(), Some(200));
+    for connection in &mut silent[..24] {
+        assert!(connection.is_closed(), "more than sixteen at once");
+    }
+    assert!(began.elapsed() < Duration::from_secs(8), "only at their deadline: {:?}", began.elapsed());
+    // A byte now and then is no more than none.
+    let last = silent.last_mut().unwrap();
+    while last.try_write("G").is_ok() {
+        assert!(began.elapsed() < Duration::from_secs(20), "kept open by single bytes");
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    assert!(silent[25..].iter_mut().all(Connection::is_closed));
+    let response = get(gateway.status(), "/livez");
+    assert!(response.expect(200).closes(), "{response:?}");
 }
 
 #[test]
@@ -173,7 +196,7 @@ fn a_first_try_leaves_nothing_behind() {
         .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    std::thread::sleep(Duration::from_millis(500));
     child.kill().ok();
     child.wait().unwrap();
     assert!(!place.path("state").exists());
@@ -213,7 +236,7 @@ fn sighup_and_sigusr1_do_not_end_what_is_still_loading() {
     let pid = Pid::from_child(&child);
     kill_process(pid, Signal::HUP).unwrap();
     kill_process(pid, Signal::USR1).unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    std::thread::sleep(Duration::from_millis(300));
     assert!(child.try_wait().unwrap().is_none(), "it has ended");
     child.kill().unwrap();
     child.wait().unwrap();

@@ -1,6 +1,6 @@
 //! What HTTP/2 refuses before there is a request: everything has a record with its reason, and is counted.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -240,6 +240,64 @@ fn hosts_that_disagree_are_told_so_in_full() {
     let mut peer = open(&authority, &gateway);
     peer.send(&Frame::head(1, &[&GET[..], &[(b"host", b"GATE.example")]].concat(), true)).unwrap();
     assert_eq!(peer.ending(1).status(), 200);
+}
+
+/// A client that never answers the PING behind the first GOAWAY, and goes on.
+#[test]
+fn requests_above_the_bound_are_refused_and_keep_nothing_open() {
+    let (authority, gateway) = start("limits: {requests_per_connection: 5},", HELLO);
+    let mut peer = open(&authority, &gateway);
+    let crowd: Vec<_> = (0..8).map(|n| Frame::get(2 * n + 1, "/hello")).collect();
+    peer.send_all(&crowd).unwrap();
+    let (mut served, mut refused, mut farewells) = (Vec::new(), Vec::new(), Vec::new());
+    while served.len() + refused.len() < 8 {
+        let frame = peer.next().expect("the connection ended early");
+        match frame.kind {
+            DATA => served.push(frame.stream),
+            RST_STREAM => refused.push((frame.stream, frame.number(0))),
+            GOAWAY => farewells.push((frame.number(0), frame.number(4))),
+            _ => {}
+        }
+    }
+    served.sort_unstable();
+    assert_eq!(served, [1, 3, 5, 7, 9]);
+    assert_eq!(refused, [(11, 7), (13, 7), (15, 7)], "REFUSED_STREAM: nothing of it was done");
+    assert_eq!(farewells, [(0x7fff_ffff, 0)]);
+    let began = Instant::now();
+    let mut stream = 17;
+    while peer.send(&Frame::get(stream, "/hello")).is_ok() {
+        assert!(began.elapsed() < Duration::from_secs(15), "it may go on for ever");
+        stream += 2;
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    while let Some(frame) = peer.next() {
+        assert!(!matches!(frame.kind, HEADERS | DATA), "served above the bound: {frame:?}");
+    }
+    let lines = told(&gateway, "requests_per_connection", 3);
+    assert_eq!(
+        (&lines[0]["status"], &lines[0]["error"]["responseType"]),
+        (&Value::Null, &"OVERLOADED".into())
+    );
+    closed(&gateway, "requests_per_connection", 1);
+    let labels = [("policy", "gateway"), ("reason", "requests_per_connection")];
+    assert!(gateway.metrics().of("portcullis_refusals_total", &labels) >= 3.0);
+}
+
+/// GOAWAY comes early enough that what was sent before it could be read is served.
+#[test]
+fn what_is_under_way_at_the_bound_is_served() {
+    let (authority, gateway) = start("limits: {requests_per_connection: 20},", HELLO);
+    let mut peer = open(&authority, &gateway);
+    peer.send_all(&(0..17).map(|n| Frame::get(2 * n + 1, "/hello")).collect::<Vec<_>>()).unwrap();
+    for _ in 0..17 {
+        peer.await_frame(DATA);
+    }
+    peer.send(&Frame::get(35, "/hello")).unwrap();
+    assert_eq!(peer.await_frame(GOAWAY).number(0), 0x7fff_ffff);
+    peer.send_all(&[Frame::get(37, "/hello"), Frame::get(39, "/hello")]).unwrap();
+    let mut answered: Vec<_> = (0..3).map(|_| peer.await_frame(DATA).stream).collect();
+    answered.sort_unstable();
+    assert_eq!(answered, [35, 37, 39]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use openssl::ssl::{SslConnector, SslMethod, SslStream, SslVerifyMode, SslVersion};
 
@@ -197,18 +198,58 @@ fn files_below(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
 }
 
 #[test]
-fn a_handshake_that_never_comes_has_a_deadline() {
-    let place = Place::new();
-    let text =
-        Place::with_base(ROUTES).replace("workers: 2", "workers: 2, timeouts: {handshake: 500ms}").replace(
-            "  - address: 127.0.0.1:0\n",
-            "  - address: 127.0.0.1:0\n    tls: {certificates: generate}\n",
-        );
+fn a_handshake_that_fails_or_is_late_is_counted_and_told_and_who_says_nothing_is_not() {
+    let (place, authority) = (Place::new(), Authority::new());
+    authority.issue(&["first.example"]).write(&place, "first");
+    let tls = "  - address: 127.0.0.1:0\n    tls: {certificates: [{cert: first.crt, key: first.key}]}\n";
+    let text = Place::with_base(ROUTES)
+        .replace("workers: 2", "workers: 2, timeouts: {handshake: 500ms}")
+        .replace("  - address: 127.0.0.1:0\n", tls);
     let gateway = place.start_whole(&text);
-    let mut silent = Connection::open(gateway.address());
-    let began = std::time::Instant::now();
-    assert!(silent.is_closed());
-    assert!(began.elapsed() < std::time::Duration::from_secs(4), "closed after {:?}", began.elapsed());
+    let address = gateway.address();
+    let said = |bytes: &[u8]| {
+        let mut connection = Connection::open(address);
+        connection.write(bytes);
+        connection
+    };
+    // Who looks whether the port is open, by a close or a reset, is refused nothing.
+    for linger in [None, Some(Duration::ZERO)] {
+        let stream = TcpStream::connect(address).unwrap();
+        socket2::SockRef::from(&stream).set_linger(linger).unwrap();
+    }
+    let began = Instant::now();
+    assert!(said(b"").is_closed() && said(&[22, 3, 1, 2, 0]).is_closed());
+    assert!(began.elapsed() < Duration::from_secs(8), "closed after {:?}", began.elapsed());
+    said(b"GET / HTTP/1.1\r\nHost: first.example\r\n\r\n").is_closed();
+    said(&[0xff; 600]).is_closed();
+    drop(said(&[22, 3, 1, 2, 0]));
+    let old = authority.connector(|builder| builder.set_max_proto_version(Some(SslVersion::TLS1_2)).unwrap());
+    let alpn = authority.connector(|builder| builder.set_alpn_protos(b"\x03foo").unwrap());
+    let distrustful = Authority::named("another").connector(|_| {});
+    for connector in [old, alpn, distrustful] {
+        assert!(try_handshake(&connector, address, "first.example").is_err());
+    }
+    let lines = gateway.access(8);
+    let with = |reason: &str| {
+        let of = lines.iter().filter(|line| line["error"]["reason"] == reason);
+        of.map(|line| line["error"]["message"].as_str().unwrap()).collect::<Vec<_>>()
+    };
+    let late = "the TLS handshake was not complete within `server.timeouts.handshake`";
+    assert_eq!(with("handshake_timeout"), [late; 2]);
+    let failed = with("handshake");
+    assert_eq!((failed.len(), lines.len()), (6, 8), "{lines:#?}");
+    for reason in ["http request", "unsupported protocol", "no application protocol", "unknown ca"] {
+        let said = |said: &&&str| said.starts_with("the TLS handshake failed: ") && said.ends_with(reason);
+        assert_eq!(failed.iter().filter(said).count(), 1, "{reason}: {failed:#?}");
+    }
+    for line in &lines {
+        assert!(line["status"].is_null() && line["identity"]["sourceIp"] == "127.0.0.1", "{line}");
+    }
+    for (reason, count) in [("handshake", 6.0), ("handshake_timeout", 2.0)] {
+        gateway.await_metric("portcullis_connections_refused_total", &[("reason", reason)], count);
+        let labels = [("policy", "gateway"), ("reason", reason)];
+        gateway.await_metric("portcullis_refusals_total", &labels, count);
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use http::HeaderValue;
 use http::header::{HOST, VIA};
 
-use super::{Admitted, Passage, X_REQUEST_ID};
+use super::{Admitted, Passage, X_REQUEST_ID, hops};
 use crate::canonical::{self, Target};
 use crate::client::{self, Trusted, Upgrade};
 use crate::gateway::route::{Action, Route, UpstreamPath};
@@ -37,6 +37,9 @@ impl Passage {
         }
         let protocol = self.record.protocol.unwrap_or(Protocol::Http11);
         set_via(protocol, fields);
+        if let Some(method) = &self.record.method {
+            hops::count_down(method, fields);
+        }
         if let Ok(id) = HeaderValue::from_str(self.record.request_id.as_str()) {
             fields.set(X_REQUEST_ID, id);
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::header::HOST;
+use http::header::{COOKIE, HOST};
 use http::{HeaderMap, HeaderName};
 
 use crate::framing;
@@ -11,10 +11,13 @@ use crate::gateway::{Listener, Settings};
 use crate::reply::{Kind, Refusal};
 use crate::request::{Arrival, Protocol};
 
+/// What is between the pieces of a cookie that came in several fields (RFC 9113 §8.2.3).
+const SEAM: usize = "; ".len();
+
 /// Counts and sizes of fields. The rim has judged them by the same numbers; here each is taken for the shortest line that says
 /// it, so that nothing is refused that the rim let pass.
 pub(super) fn header_limits(headers: &HeaderMap, limits: &Settings) -> Result<(), Refusal> {
-    let mut bytes = 0;
+    let (mut bytes, mut crumbs) = (0, 0);
     for (name, value) in headers {
         let field = name.as_str().len() + value.len() + 1;
         bytes += field + 2;
@@ -23,6 +26,18 @@ pub(super) fn header_limits(headers: &HeaderMap, limits: &Settings) -> Result<()
                 format!("a field has {field} bytes; `server.limits.field_bytes` is {}", limits.field_bytes);
             return Err(Refusal::new(Kind::HeadersTooLarge, "field_bytes", message));
         }
+        if *name == COOKIE {
+            crumbs += value.len() + SEAM;
+        }
+    }
+    // They go on as one field.
+    let cookie = COOKIE.as_str().len() + 1 + crumbs.saturating_sub(SEAM);
+    if cookie > limits.field_bytes {
+        let message = format!(
+            "the pieces of `cookie` make a field of {cookie} bytes; `server.limits.field_bytes` is {}",
+            limits.field_bytes
+        );
+        return Err(Refusal::new(Kind::HeadersTooLarge, "field_bytes", message));
     }
     if headers.len() > limits.header_fields {
         let message =

@@ -63,6 +63,11 @@ impl Frame {
         bytes
     }
 
+    /// The status that HEADERS say; only that of a connection's first answer can be read, and of those that HPACK's static table has.
+    pub(crate) fn status(&self) -> u16 {
+        status_of(&self.payload)
+    }
+
     /// The number of 32 bits at this place of the payload.
     pub(crate) fn number(&self, at: usize) -> u32 {
         u32::from_be_bytes(self.payload[at..at + 4].try_into().unwrap())
@@ -186,7 +191,10 @@ impl Frames {
                 GOAWAY if frame.number(4) != 0 => return Ending::Gone(frame.number(4)),
                 RST_STREAM if own && status == 0 => return Ending::Reset(frame.number(0)),
                 RST_STREAM if own => break,
-                HEADERS if own && status == 0 => status = status_of(&frame.payload),
+                HEADERS if own && status == 0 => {
+                    // Behind an interim answer comes another.
+                    status = Some(status_of(&frame.payload)).filter(|status| *status >= 200).unwrap_or(0);
+                }
                 DATA if own => body.extend(&frame.payload),
                 _ => {}
             }
