@@ -70,7 +70,8 @@ pub struct KeysConfig {
     pub file: Option<Spanned<String>>,
     /// A secret of 32 bytes and more that signs and verifies, for `HS256`, `HS384` and `HS512` alone. Write it as `"${env:NAME}"`.
     pub secret: Option<Spanned<Secret>>,
-    /// How often keys are fetched, unless the answer says less. From `1s` to `24h`.
+    /// How often keys are fetched, unless the answer says less (`max-age`, `no-store`), but then not more often than once a `cooldown`.
+    /// From `1s` to `24h`.
     pub refresh: Time,
     /// How long a token of an unknown key causes no fetch after another has. From `1s` to `10m`.
     pub cooldown: Time,
