@@ -35,7 +35,8 @@ pub struct Config {
     pub leeway: Time,
     /// How old a token may be, by `iat`, however long it says that it is good for; `none`, or a duration.
     pub max_age: OrNone<Time>,
-    /// The longest token. From `256B` to `64KiB`.
+    /// The longest token. From `256B` to `64KiB`. Its field is met before it, name and scheme included, by `server.limits.field_bytes`: a
+    /// token of the last few bytes below `8KiB`, and every longer one, is 431 and not 401 unless that is 1 KiB more.
     pub max_bytes: Size,
     /// The claim that is the identity's id.
     pub subject_claim: String,
