@@ -179,7 +179,7 @@ mod tests {
             ),
             (r#", "iss": "https://a.example", "aud": "orders""#, "claims"),
             (r#", "iss": "https://a.example", "aud": "orders", "sub": 7"#, "claims"),
-            (r#", "iss": "https://a.example", "aud": "orders", "sub": "a", "scope": ["x"]"#, "claims"),
+            (r#", "iss": "https://a.example", "aud": "orders", "sub": "a", "token_type": "DPoP""#, "binding"),
             (r#", "iss": "https://a.example", "aud": "orders", "sub": "a", "cnf": {"x5t": "AA"}"#, "binding"),
             (
                 r#", "iss": "https://a.example", "aud": "orders", "sub": "a", "token_type": "Refresh""#,
@@ -194,6 +194,14 @@ mod tests {
                 Ok(Verdict::Refused(denial)) => assert_eq!(denial.reason, reason, "{members}"),
                 other => panic!("{members}: {other:?}"),
             }
+        }
+        // A list of scopes is not the RFC's, and says the same.
+        let listed = r#"{"active": true, "iss": "https://a.example", "aud": "orders", "sub": "a", "scope": ["x", "y"]}"#;
+        match read(&rules(), listed) {
+            Ok(Verdict::Known { identity, .. }) => {
+                assert!(identity.has_scope("y") && identity.scopes.len() == 2)
+            }
+            other => panic!("{other:?}"),
         }
         match read(&rules(), r#"{"active": false, "sub": "a"}"#) {
             Ok(Verdict::Refused(denial)) => assert_eq!(denial.reason, "inactive"),
