@@ -251,7 +251,12 @@ impl Keys {
 pub(super) fn keys(asked: &Keys, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     let mut build = Build::default();
     let Some(place) = Place::find(asked.common(), &mut build, err) else {
-        let _ = write!(err, "{}", build.errors.render(&build.sources));
+        let _ = write!(
+            err,
+            "{}\n= help: where the keys are cannot be told by this configuration; `--state DIR`, in place of `--config`, names their \
+             directory (`server.state`)\n",
+            build.errors.render(&build.sources)
+        );
         return USAGE;
     };
     match run(asked, &place, out, err) {

@@ -319,6 +319,7 @@ fn poll(metrics: &Metrics, counts: &Arc<Counts>, current: &Current, live: &Arc<L
                         tell(Polled::IssuerKeysLeftOut, &[name], count(keys as u64));
                     }
                     Figure::IssuerKeysAge(age) => tell(Polled::IssuerKeysAge, &[name], count(age)),
+                    Figure::RevokedListAge(age) => tell(Polled::RevokedListAge, &[name], count(age)),
                     Figure::Introspections { result, count: number } => {
                         tell(Polled::Introspections, &[name, result], count(number));
                     }

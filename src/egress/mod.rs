@@ -12,6 +12,7 @@ mod tests;
 
 use std::error::Error as _;
 use std::fmt;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -161,8 +162,16 @@ pub struct Fetched {
 /// The client. Must be used within the back office: fetching is no worker's work.
 pub struct Egress {
     policy: Arc<Policy>,
-    secure: reqwest::Client,
-    plain: reqwest::Client,
+    secure: Clients,
+    plain: Clients,
+}
+
+/// Of one scheme.
+struct Clients {
+    /// Keeps connections.
+    keeping: reqwest::Client,
+    /// Has each on a connection of its own: for what a kept one did not answer.
+    fresh: reqwest::Client,
 }
 
 impl fmt::Debug for Egress {
@@ -181,7 +190,7 @@ impl Egress {
     }
 
     fn with_lookup(policy: Arc<Policy>, lookup: &Lookup) -> Result<Self, String> {
-        let client = |scheme| {
+        let client = |scheme, kept| {
             let guard = Guard { policy: Arc::clone(&policy), scheme, lookup: Arc::clone(lookup) };
             reqwest::Client::builder()
                 .dns_resolver(guard)
@@ -192,7 +201,7 @@ impl Egress {
                 .retry(reqwest::retry::never())
                 .user_agent(concat!("portcullis/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(policy.timeout)
-                .pool_max_idle_per_host(KEPT_MAX)
+                .pool_max_idle_per_host(kept)
                 .pool_idle_timeout(KEPT_FOR)
                 .http1_only()
                 .http1_max_headers(FIELDS_MAX)
@@ -202,7 +211,10 @@ impl Egress {
                 .build()
                 .map_err(|error| error.to_string())
         };
-        Ok(Self { secure: client(Scheme::Https)?, plain: client(Scheme::Http)?, policy })
+        let clients = |scheme| {
+            Ok::<_, String>(Clients { keeping: client(scheme, KEPT_MAX)?, fresh: client(scheme, 0)? })
+        };
+        Ok(Self { secure: clients(Scheme::Https)?, plain: clients(Scheme::Http)?, policy })
     }
 
     /// Fetches with GET, within the time and the bytes allowed. Whatever the status, an answer is an answer.
@@ -230,14 +242,22 @@ impl Egress {
     async fn follow(&self, request: &Request) -> Result<Fetched, Failure> {
         let mut target = self.policy.url(&request.url)?;
         for redirects in 0..=REDIRECTS_MAX {
-            let client = match target.scheme {
+            let clients = match target.scheme {
                 Scheme::Https => &self.secure,
                 Scheme::Http => &self.plain,
             };
-            let asked =
-                client.request(request.method.clone(), target.url.clone()).headers(request.headers.clone());
-            let asked = if request.body.is_empty() { asked } else { asked.body(request.body.clone()) };
-            let response = asked.send().await.map_err(failure)?;
+            let ask = |client: &reqwest::Client| {
+                let asked = client.request(request.method.clone(), target.url.clone());
+                let asked = asked.headers(request.headers.clone());
+                let asked = if request.body.is_empty() { asked } else { asked.body(request.body.clone()) };
+                asked.send()
+            };
+            let mut response = ask(&clients.keeping).await;
+            // A server may close a kept connection just as it is asked there. None of our questions changes anything.
+            if response.as_ref().is_err_and(was_closed) {
+                response = ask(&clients.fresh).await;
+            }
+            let response = response.map_err(failure)?;
             let address = response
                 .remote_addr()
                 .ok_or_else(|| Failure::new(Reason::Connect, "the connection's address is not known"))?;
@@ -284,6 +304,22 @@ fn leads_on(status: StatusCode, headers: &HeaderMap) -> Option<String> {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308).then_some(())?;
     // Not valid as text: it leads nowhere that could be judged.
     headers.get(header::LOCATION).map(|location| String::from_utf8_lossy(location.as_bytes()).into_owned())
+}
+
+/// Whether the connection ended before an answer had come.
+fn was_closed(error: &reqwest::Error) -> bool {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let is_reset = cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|own| matches!(own.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe));
+        // The words of hyper, whose type cannot be named from here.
+        if is_reset || cause.to_string().starts_with("connection closed before message completed") {
+            return !error.is_connect();
+        }
+        source = cause.source();
+    }
+    false
 }
 
 /// What went wrong on the way, by the innermost cause that is known.

@@ -78,22 +78,43 @@ impl fmt::Debug for Request {
 pub fn lifetime(headers: &HeaderMap) -> Option<Duration> {
     let mut lifetime = None;
     for field in headers.get_all(CACHE_CONTROL) {
-        let Ok(text) = field.to_str() else { return Some(Duration::ZERO) };
-        for directive in text.split(',') {
+        let Some(directives) = field.to_str().ok().and_then(directives) else { return Some(Duration::ZERO) };
+        for directive in directives {
             let (name, value) = directive.split_once('=').unwrap_or((directive, ""));
             match name.trim().to_ascii_lowercase().as_str() {
                 "no-store" | "no-cache" => return Some(Duration::ZERO),
                 "max-age" => {
-                    let seconds = value.trim().trim_matches('"').parse::<u32>().unwrap_or(0);
-                    let own = Duration::from_secs(seconds.into());
+                    let own = seconds(value).unwrap_or_default();
                     lifetime = Some(lifetime.map_or(own, |other: Duration| other.min(own)));
                 }
                 _ => {}
             }
         }
     }
-    let age = headers.get(AGE).and_then(|age| age.to_str().ok()).and_then(|age| age.trim().parse().ok());
-    lifetime.map(|lifetime| lifetime.saturating_sub(Duration::from_secs(age.unwrap_or(0_u32).into())))
+    let age = headers.get(AGE).and_then(|age| age.to_str().ok()).and_then(seconds);
+    lifetime.map(|lifetime| lifetime.saturating_sub(age.unwrap_or_default()))
+}
+
+/// The directives of a field: a comma within quotes is a part of one (RFC 9110 §5.6.4). None where a quote is not closed.
+fn directives(text: &str) -> Option<Vec<&str>> {
+    let (mut quoted, mut escaped) = (false, false);
+    let directives = text
+        .split(|c: char| {
+            let ends = c == ',' && !quoted;
+            quoted ^= c == '"' && !escaped;
+            escaped = c == '\\' && quoted && !escaped;
+            ends
+        })
+        .collect();
+    (!quoted).then_some(directives)
+}
+
+/// A number of seconds, also in quotes (RFC 9111 §5.2); one that is too large is the largest (§1.2.2). None where it is none.
+fn seconds(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    let bare = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
+    let is_number = !bare.is_empty() && bare.bytes().all(|b| b.is_ascii_digit());
+    is_number.then(|| Duration::from_secs(bare.parse::<u32>().unwrap_or(u32::MAX).into()))
 }
 
 #[cfg(test)]
@@ -111,7 +132,17 @@ mod tests {
             (&[("cache-control", "max-age=300"), ("age", "400")], Some(0)),
             (&[("cache-control", "max-age=300"), ("cache-control", "max-age=30")], Some(30)),
             (&[("cache-control", "max-age=soon")], Some(0)),
-            (&[("cache-control", "max-age=99999999999999999999")], Some(0)),
+            (&[("cache-control", "max-age=99999999999999999999")], Some(u32::MAX.into())),
+            (&[("cache-control", "max-age=\"99999999999999999999\"")], Some(u32::MAX.into())),
+            (&[("cache-control", "max-age=300"), ("age", "99999999999999999999")], Some(0)),
+            (&[("cache-control", "max-age=300"), ("age", "-5")], Some(300)),
+            (&[("cache-control", "max-age=-1")], Some(0)),
+            (&[("cache-control", "max-age=")], Some(0)),
+            (&[("cache-control", "max-age=\"60")], Some(0)),
+            // A list of fields is no list of directives.
+            (&[("cache-control", "private=\"x, no-store, y\", max-age=300")], Some(300)),
+            (&[("cache-control", "ext=\"a\\\", no-store\", max-age=300")], Some(300)),
+            (&[("cache-control", "ext=\"a, max-age=300, no-store")], Some(0)),
             (&[("cache-control", "max-age=300, no-store")], Some(0)),
             (&[("cache-control", "no-cache")], Some(0)),
         ] {

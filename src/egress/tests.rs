@@ -457,3 +457,38 @@ async fn bounds_of_ones_own_only_tighten() {
     let late = egress.send(Request::get(url).within(Duration::from_millis(50))).await.unwrap_err();
     assert_eq!((late.reason, late.message.as_str()), (Reason::Timeout, "not done within 50ms"));
 }
+
+#[tokio::test]
+async fn what_a_kept_connection_does_not_answer_is_asked_once_more_on_a_fresh_one() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (connections, answers) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(1)));
+    let (counted, each) = (Arc::clone(&connections), Arc::clone(&answers));
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let answers = each.load(Ordering::SeqCst);
+            tokio::spawn(async move {
+                let mut bytes = [0; 4096];
+                // So many are answered; the next one is read, and the connection closed.
+                for _ in 0..answers {
+                    let _ = stream.read(&mut bytes).await;
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+                }
+                let _ = stream.read(&mut bytes).await;
+            });
+        }
+    });
+    let egress = Egress::new(Arc::new(policy(&["127.0.0.1"]))).unwrap();
+    let url = format!("http://127.0.0.1:{port}/");
+    for asked in 0..6 {
+        let fetched = egress.send(Request::post(url.as_str(), "token=a")).await;
+        assert_eq!(fetched.map(|own| own.body).as_deref().ok(), Some(&b"ok"[..]), "{asked}");
+    }
+    assert_eq!(connections.load(Ordering::SeqCst), 6, "each second one is asked on a connection of its own");
+    // Of a server that answers nobody nothing more is asked.
+    answers.store(0, Ordering::SeqCst);
+    let before = connections.load(Ordering::SeqCst);
+    assert!(egress.get(&url).await.is_err());
+    assert_eq!(connections.load(Ordering::SeqCst), before + 2);
+}

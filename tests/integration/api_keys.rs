@@ -641,6 +641,8 @@ fn a_key_is_revoked_while_the_configuration_does_not_load() {
     for config in ["elsewhere.yaml", "torn.yaml", "half.yaml"] {
         let refused = run(&revoke, &["--config", config]);
         assert_eq!(refused.status.code(), Some(64), "{config}: {}", told(&refused));
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(said.contains("--state DIR"), "{config}: {said}");
     }
     ask(&gateway, &key).expect(200);
     let revoked = run(&revoke, &["--config", "broken.yaml"]);

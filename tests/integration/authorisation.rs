@@ -231,6 +231,59 @@ fn a_challenge_names_every_scheme_once_and_where_its_tokens_come_from() {
     ask(&gateway, "POST /.well-known/oauth-protected-resource/any/1", &[("Content-Length", "0")]).expect(404);
 }
 
+#[test]
+fn a_token_in_a_place_of_its_own_is_told_what_is_wanted_too() {
+    let origin = Origin::echo();
+    let text = file(&origin).replace(
+        "  headers:\n    who:",
+        "    bound:
+      jwt:
+        issuer: 'https://id.example.com'
+        audiences: [orders]
+        algorithms: [HS256]
+        keys: {secret: 'STAFF'}
+        from: {header: x-token}
+        dpop: required
+        dpop_nonce: true
+  headers:\n    who:",
+    );
+    let text = text.replace("STAFF", STAFF)
+        + "
+  - {name: placed, match: {path: /placed}, auth: {any_of: [other], scopes: [a]}, respond: {}}
+  - {name: bound, match: {path: /bound}, auth: bound, respond: {}}
+";
+    let gateway = Place::new().start(&text);
+    let told = |path: &str, token: &str| {
+        let fields = [("X-Token", token)];
+        let fields = if token.is_empty() { &[][..] } else { &fields[..] };
+        let response = ask(&gateway, &format!("GET {path}"), fields);
+        (response.status, response.all("www-authenticate"))
+    };
+    let metadata = |path: &str| {
+        format!("resource_metadata=\"http://api.example.com/.well-known/oauth-protected-resource{path}\"")
+    };
+    let (status, challenge) = told("/placed", &staff(json!({"scope": "b"})));
+    assert_eq!(status, 403);
+    for part in ["Token realm=\"other\"", "error=\"insufficient_scope\"", "scope=\"a\"", &metadata("/placed")]
+    {
+        assert!(challenge.contains(part), "{part}: {challenge}");
+    }
+    let (status, challenge) = told("/placed", "a.b.c");
+    assert_eq!(status, 401);
+    assert!(
+        challenge.contains("error=\"invalid_token\"") && challenge.contains(&metadata("/placed")),
+        "{challenge}"
+    );
+    // That a proof is wanted is told by its own scheme.
+    let (status, challenge) = told("/bound", "");
+    assert_eq!(status, 401);
+    assert!(
+        challenge.contains("Token realm=\"bound\"") && challenge.contains("DPoP realm=\"bound\""),
+        "{challenge}"
+    );
+    assert!(challenge.contains("algs=\""), "{challenge}");
+}
+
 /// Whatever a route wants of a request beside its path, and whether its issuer is known: the address in a challenge is there.
 #[test]
 fn the_address_in_a_challenge_leads_to_metadata() {

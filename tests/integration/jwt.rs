@@ -595,3 +595,48 @@ fn a_list_of_revoked_tokens_is_fetched_and_what_was_fetched_stays() {
     eventually("the other list", || (ask(&gateway, "/orders/1", &two).status == 401).then_some(()));
     ask(&gateway, "/orders/1", &one).expect(200);
 }
+
+#[test]
+fn a_restart_knows_who_is_revoked_while_the_list_cannot_be_fetched() {
+    let key = SigningKey::new("ES256", "k");
+    let text = Arc::new(Mutex::new("one\n".to_owned()));
+    let (url, _) = list_server(&text);
+    let place = Place::new();
+    place.write("jwks.json", tokens::jwks(&[&key]));
+    let with = |more: &str| policy(&[&format!("revoked: {{url: '{url}', refresh: 1s{more}}}")]);
+    let gateway = place.start_fetching(&with(""));
+    let of = |jti: &str| key.token(&claims(&json!({ "jti": jti })));
+    let (one, two) = (of("one"), of("two"));
+    eventually("the list to be fetched", || (ask(&gateway, "/orders/1", &two).status == 200).then_some(()));
+    let copy = eventually("the copy of the list", || {
+        let mut found = std::fs::read_dir(gateway.place.path("state/revoked")).ok()?;
+        found.find_map(|entry| {
+            Some(entry.ok()?.path()).filter(|path| path.extension().is_some_and(|e| e == "json"))
+        })
+    });
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&copy).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    text.lock().unwrap().clear();
+    let gateway = gateway.restart();
+    ask(&gateway, "/orders/1", &two).expect(200);
+    is_refused(&gateway, "/orders/one", &ask(&gateway, "/orders/one", &one), "revoked");
+    gateway.await_line("1 entries from the copy");
+    let age = gateway.metrics().of("portcullis_revoked_list_age_seconds", &[("policy", "auth.staff")]);
+    assert!(age < 60.0, "{age}");
+    // `explain` reads the copy too, and asks nobody.
+    let field = format!("Authorization: Bearer {two}");
+    let url = "http://example.com/orders/1";
+    let told = gateway.place.portcullis(&["explain", "--config", "portcullis.yaml", "--header", &field, url]);
+    let (passes, told) = (told.status.success(), String::from_utf8_lossy(&told.stdout).into_owned());
+    assert!(passes && told.contains("alice"), "{told}");
+    // A list that is too old is none, whether it comes from the copy or was fetched.
+    gateway.reload_fetching(&with(", stale_max: 0ms"));
+    eventually("the copy to be too old", || (ask(&gateway, "/orders/1", &two).status == 503).then_some(()));
+    ask(&gateway, "/orders/old", &two).expect(503);
+    assert_eq!(gateway.access_of("/orders/old")["error"]["reason"], "revocations_unavailable");
+    *text.lock().unwrap() = "one\n".to_owned();
+    eventually("the list to be fetched", || (ask(&gateway, "/orders/1", &two).status == 200).then_some(()));
+    text.lock().unwrap().clear();
+    gateway.await_line("the list is older than `stale_max`, and is used no more");
+    ask(&gateway, "/orders/1", &two).expect(503);
+}

@@ -194,6 +194,7 @@ impl Metrics {
             Polled::IssuerKeys.definition().gauges(told(Polled::IssuerKeys, Vec::new())),
             Polled::IssuerKeysLeftOut.definition().gauges(told(Polled::IssuerKeysLeftOut, Vec::new())),
             Polled::IssuerKeysAge.definition().gauges(told(Polled::IssuerKeysAge, Vec::new())),
+            Polled::RevokedListAge.definition().gauges(told(Polled::RevokedListAge, Vec::new())),
             Polled::Introspections.definition().counters(told(Polled::Introspections, Vec::new())),
             Polled::IdentityTokens.definition().counters(told(Polled::IdentityTokens, Vec::new())),
             Polled::IdentityKeys.definition().gauges(told(Polled::IdentityKeys, Vec::new())),

@@ -29,6 +29,8 @@ pub enum Polled {
     IssuerKeysLeftOut,
     /// `portcullis_issuer_keys_age_seconds{policy}`
     IssuerKeysAge,
+    /// `portcullis_revoked_list_age_seconds{policy}`
+    RevokedListAge,
     /// `portcullis_introspections_total{policy,result}`
     Introspections,
     /// `portcullis_identity_tokens_total{result}`
@@ -165,6 +167,11 @@ impl Polled {
             Self::IssuerKeysAge => Definition {
                 name: "portcullis_issuer_keys_age_seconds",
                 help: "Time since an issuer's keys were last known to be its keys.",
+                labels: &["policy"],
+            },
+            Self::RevokedListAge => Definition {
+                name: "portcullis_revoked_list_age_seconds",
+                help: "Time since a list of revoked tokens was fetched.",
                 labels: &["policy"],
             },
             Self::Introspections => Definition {

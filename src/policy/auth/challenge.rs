@@ -14,8 +14,8 @@ pub(super) struct Challenge {
 }
 
 impl Challenge {
-    /// The field's value. `error` and the scopes are told for bearer tokens alone (RFC 6750 §3); `metadata` is the address of the
-    /// resource's metadata (RFC 9728 §5.1).
+    /// The field's value. `error` and the scopes are told for tokens alone (RFC 6750 §3), also for those that stand elsewhere than in
+    /// `Authorization` (`Token`); `metadata` is the address of the resource's metadata (RFC 9728 §5.1).
     pub(super) fn render(
         &self,
         denial: &Denial,
@@ -23,7 +23,7 @@ impl Challenge {
         metadata: Option<&str>,
     ) -> Option<HeaderValue> {
         let mut text = format!("{} {}", self.scheme, self.parameters);
-        if matches!(self.scheme, "Bearer" | "DPoP") {
+        if matches!(self.scheme, "Bearer" | "DPoP" | "Token") {
             let mut add = |name: &str, value: &str| {
                 text.push_str(", ");
                 text.push_str(name);
@@ -83,10 +83,16 @@ mod tests {
             told("Bearer", &none, None, Some("https://a/\"b\\\r\n\u{e9}")),
             "Bearer realm=\"staff\", resource_metadata=\"https://a/b\""
         );
+        // A token has these wherever it stands.
+        assert_eq!(
+            told("Token", &bad, Some("a"), Some("https://a/b")),
+            told("Bearer", &bad, Some("a"), Some("https://a/b")).replace("Bearer", "Token")
+        );
         assert_eq!(told("Bearer", &proof, None, None), "Bearer realm=\"staff\"");
+        assert_eq!(told("Token", &proof, None, None), "Token realm=\"staff\"");
         assert!(told("DPoP", &proof, None, None).contains("error=\"invalid_dpop_proof\""));
         // Other schemes have no word for it.
-        for scheme in ["Basic", "ApiKey", "Token"] {
+        for scheme in ["Basic", "ApiKey", "ClientCertificate"] {
             assert_eq!(told(scheme, &bad, Some("a"), Some("https://a")), format!("{scheme} realm=\"staff\""));
         }
     }

@@ -142,22 +142,26 @@ pub struct PlaceConfig {
     pub query: Option<Spanned<String>>,
 }
 
-/// A list of tokens that are no longer good: exactly one of `file` and `url`. One `jti` or `sub` a line, or JSON
-/// `{"jti": […], "sub": […]}`.
+/// A list of tokens that are no longer good: exactly one of `file` and `url`. One `jti` or `sub` a line (`#` begins a comment), or JSON
+/// `{"jti": […], "sub": […]}`. An empty file is a list of nobody. An empty answer is taken for a fault of who gives it, and the list stays as
+/// it was: a list of nobody is `{"jti": []}` there, or a comment.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RevocationConfig {
     /// A file; read again when it changes.
     pub file: Option<Spanned<String>>,
-    /// Fetched by the rules of `server.egress`.
+    /// Fetched by the rules of `server.egress`. A copy is kept in `server.state`, so that a restart knows it while it cannot be fetched.
     pub url: Option<Spanned<String>>,
-    /// How often it is fetched.
+    /// How often it is fetched. From `1s` to `1d`.
     pub refresh: Time,
+    /// How long a list is used that could not be fetched anew; then no token passes (503). From `0ms` to `30d`.
+    pub stale_max: Time,
 }
 
 impl Default for RevocationConfig {
     fn default() -> Self {
-        Self { file: None, url: None, refresh: Time(Duration::from_secs(60)) }
+        let day = Duration::from_secs(24 * 60 * 60);
+        Self { file: None, url: None, refresh: Time(Duration::from_secs(60)), stale_max: Time(day) }
     }
 }
 

@@ -70,12 +70,12 @@ impl Place {
             (Some(name), None, None) => match name.parse::<HeaderName>() {
                 Ok(header) if header == AUTHORIZATION || header == COOKIE => {
                     let cause = format!("`{header}` holds more than one kind of credential");
-                    build.errors.push(
-                        &name.site,
-                        &*name.path,
-                        cause,
-                        "write `from: bearer`, or `{cookie: NAME}`",
-                    );
+                    let cure = match (header == COOKIE, path.ends_with(".from")) {
+                        (true, _) => "write `{cookie: NAME}`",
+                        (false, true) => "write `from: bearer`",
+                        (false, false) => "write such as `{header: x-api-key}`",
+                    };
+                    build.errors.push(&name.site, &*name.path, cause, cure);
                     None
                 }
                 Ok(header) if is_reserved(&header) || header.as_str().contains('_') => {

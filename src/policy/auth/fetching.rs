@@ -1,6 +1,7 @@
-//! What policies may fetch, said at the load as far as it can be told.
+//! What policies may fetch, said at the load as far as it can be told; and from when on it may be copied.
 
 use reqwest::Url;
+use tokio::sync::watch;
 
 use super::Context;
 use crate::config::Spanned;
@@ -24,4 +25,17 @@ pub(super) fn may_be_fetched(written: &Spanned<String>, context: &mut Context<'_
     };
     context.build.errors.push(&written.site, &*written.path, cause, cure);
     None
+}
+
+/// Whether root has been left: until then, a copy in `server.state` would be root's. `what` is not copied, for the log.
+pub(super) fn settled(context: &Context<'_>, what: &str) -> watch::Receiver<bool> {
+    let (settle, settled) = watch::channel(false);
+    let ready = move || {
+        settle.send_replace(true);
+        Ok(())
+    };
+    if let Err(cause) = context.live.open_settled(ready) {
+        log::warn!("{what}: no copy is kept: {cause}");
+    }
+    settled
 }

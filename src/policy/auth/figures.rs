@@ -16,6 +16,8 @@ pub enum Figure {
     IssuerKeysLeftOut(usize),
     /// Seconds since the keys were last known to be the issuer's.
     IssuerKeysAge(u64),
+    /// Seconds since the list of revoked tokens was fetched.
+    RevokedListAge(u64),
     /// Questions to an introspection server that ended so.
     Introspections {
         /// `active`, `inactive`, `failed`, `refused`

@@ -247,7 +247,9 @@ impl Auth {
                 (Some(_), true) if jwt.needs_proofs() => &["DPoP"],
                 (Some(_), true) => &["Bearer", "DPoP"],
                 (Some(_), false) => &["Bearer"],
-                (None, _) => &["Token"],
+                // Proofs are a field of their own, wherever the token stands: this is how clients know that a nonce is wanted (RFC 9449 §9).
+                (None, true) => &["Token", "DPoP"],
+                (None, false) => &["Token"],
             },
             Way::Introspection(introspection) => match bearer(introspection.place()) {
                 Some(_) => &["Bearer", "DPoP"],

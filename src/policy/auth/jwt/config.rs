@@ -35,7 +35,8 @@ pub struct Config {
     pub leeway: Time,
     /// How old a token may be, by `iat`, however long it says that it is good for; `none`, or a duration.
     pub max_age: OrNone<Time>,
-    /// The longest token. From `256B` to `64KiB`.
+    /// The longest token. From `256B` to `64KiB`. Its field is met before it, name and scheme included, by `server.limits.field_bytes`: a
+    /// token of the last few bytes below `8KiB`, and every longer one, is 431 and not 401 unless that is 1 KiB more.
     pub max_bytes: Size,
     /// The claim that is the identity's id.
     pub subject_claim: String,
@@ -70,7 +71,8 @@ pub struct KeysConfig {
     pub file: Option<Spanned<String>>,
     /// A secret of 32 bytes and more that signs and verifies, for `HS256`, `HS384` and `HS512` alone. Write it as `"${env:NAME}"`.
     pub secret: Option<Spanned<Secret>>,
-    /// How often keys are fetched, unless the answer says less. From `1s` to `24h`.
+    /// How often keys are fetched, unless the answer says less (`max-age`, `no-store`), but then not more often than once a `cooldown`.
+    /// From `1s` to `24h`.
     pub refresh: Time,
     /// How long a token of an unknown key causes no fetch after another has. From `1s` to `10m`.
     pub cooldown: Time,

@@ -1,4 +1,5 @@
-//! The copy of an issuer's keys in `server.state`, so that a restart verifies while the issuer cannot be asked.
+//! Copies in `server.state` of what was fetched, an issuer's keys and lists of revoked tokens, so that a restart verifies while nobody
+//! can be asked.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -7,39 +8,39 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::fetch::DOCUMENT_BYTES_MAX;
 use super::key::sha256;
 
-/// The largest file that is read: a document as a JSON text may be twice as long, and what stands beside it is short.
-const FILE_BYTES_MAX: u64 = 3 * DOCUMENT_BYTES_MAX;
+/// How much larger a file is read than its document may be: as a JSON text that may be twice as long, and what stands beside it is short.
+const LARGER: u64 = 3;
 
-/// What is kept of an issuer.
+/// What is kept of a source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Kept {
-    /// Whose keys: the whole definition of the source. A file that says another is not used.
+    /// Whose: the whole definition of the source. A file that says another is not used.
     pub(super) source: String,
-    /// When they were last known to be the issuer's, in seconds since 1970.
+    /// When it was last known to be the source's, in seconds since 1970.
     pub(super) confirmed: u64,
-    /// For how many seconds they were good then.
+    /// For how many seconds it was good then.
     pub(super) fresh: u64,
-    /// What the issuer calls this state of them.
+    /// What the source calls this state of it.
     pub(super) etag: Option<String>,
-    /// The JWKS as it came: it is judged again when it is read.
+    /// The document as it came: it is judged again when it is read.
     pub(super) document: String,
 }
 
-/// The file of one issuer: named by the hash of its source, so that no issuer's name leads anywhere.
-pub(super) fn path(state: &Path, source: &str) -> PathBuf {
+/// The file of one source: named by its hash, so that no source's name leads anywhere.
+pub(super) fn path(state: &Path, folder: &str, source: &str) -> PathBuf {
     let name: String = sha256(source.as_bytes()).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    state.join("issuers").join(format!("{name}.json"))
+    state.join(folder).join(format!("{name}.json"))
 }
 
-/// The copy; none where there is none. One that is not of this source, or no copy at all, is told and not used.
-pub(super) fn read(path: &Path, source: &str) -> Option<Kept> {
-    let found = open(path).and_then(|text| {
+/// The copy, of a document of at most so many bytes; none where there is none. One that is not of this source, or no copy at all, is told
+/// and not used.
+pub(super) fn read(path: &Path, source: &str, bytes_max: u64) -> Option<Kept> {
+    let found = open(path, LARGER * bytes_max).and_then(|text| {
         let kept: Kept = serde_json::from_slice(&text).map_err(|_| io::Error::other("it is damaged"))?;
-        if kept.source != source || kept.document.len() as u64 > DOCUMENT_BYTES_MAX {
-            return Err(io::Error::other("it is not a copy of this issuer's keys"));
+        if kept.source != source || kept.document.len() as u64 > bytes_max {
+            return Err(io::Error::other("it is not a copy of this source"));
         }
         Ok(kept)
     });
@@ -53,10 +54,10 @@ pub(super) fn read(path: &Path, source: &str) -> Option<Kept> {
     }
 }
 
-fn open(path: &Path) -> io::Result<Vec<u8>> {
+fn open(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
-    File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut text)?;
-    if text.len() as u64 > FILE_BYTES_MAX { Err(ErrorKind::FileTooLarge.into()) } else { Ok(text) }
+    File::open(path)?.take(bytes_max + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > bytes_max { Err(ErrorKind::FileTooLarge.into()) } else { Ok(text) }
 }
 
 /// Writes it beside and renames it: a reader never sees half a copy, nor does a crash leave one.
@@ -83,6 +84,8 @@ mod tests {
 
     use super::*;
 
+    const BYTES_MAX: u64 = 1 << 20;
+
     fn kept() -> Kept {
         Kept {
             source: "discovery https://a.example".into(),
@@ -96,27 +99,27 @@ mod tests {
     #[test]
     fn a_copy_is_read_as_it_was_written_and_by_nobody_else() {
         let state = tempfile::tempdir().unwrap();
-        let path = path(state.path(), &kept().source);
-        assert_eq!(read(&path, &kept().source), None);
+        let path = path(state.path(), "issuers", &kept().source);
+        assert_eq!(read(&path, &kept().source, BYTES_MAX), None);
         write(&path, &kept()).unwrap();
         write(&path, &kept()).unwrap();
-        assert_eq!(read(&path, &kept().source), Some(kept()));
+        assert_eq!(read(&path, &kept().source, BYTES_MAX), Some(kept()));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let names: Vec<_> = fs::read_dir(path.parent().unwrap()).unwrap().collect();
         assert_eq!(names.len(), 1, "nothing is left beside it: {names:?}");
     }
 
     #[test]
-    fn what_is_no_copy_of_this_issuers_keys_is_not_used() {
+    fn what_is_no_copy_of_this_source_is_not_used() {
         let state = tempfile::tempdir().unwrap();
-        let path = path(state.path(), "discovery https://b.example");
+        let path = path(state.path(), "issuers", "discovery https://b.example");
         write(&path, &kept()).unwrap();
-        assert_eq!(read(&path, "discovery https://b.example"), None, "another's");
+        assert_eq!(read(&path, "discovery https://b.example", BYTES_MAX), None, "another's");
         for text in ["", "{", "[]", "{\"source\": 1}"] {
             fs::write(&path, text).unwrap();
-            assert_eq!(read(&path, &kept().source), None, "{text}");
+            assert_eq!(read(&path, &kept().source, BYTES_MAX), None, "{text}");
         }
-        fs::write(&path, vec![b' '; usize::try_from(FILE_BYTES_MAX).unwrap() + 1]).unwrap();
-        assert_eq!(read(&path, &kept().source), None, "too long");
+        fs::write(&path, vec![b' '; usize::try_from(LARGER * BYTES_MAX).unwrap() + 1]).unwrap();
+        assert_eq!(read(&path, &kept().source, BYTES_MAX), None, "too long");
     }
 }

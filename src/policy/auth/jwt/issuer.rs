@@ -13,15 +13,17 @@ use arc_swap::{ArcSwapOption, Guard};
 use tokio::sync::{Notify, watch};
 
 use super::copy::{self, Kept};
-use super::fetch::{Fetcher, Outcome};
+use super::fetch::{DOCUMENT_BYTES_MAX, Fetcher, Outcome};
 use super::jwks::KeySet;
 use super::keeper::{Keeper, Known};
-use crate::policy::auth::{Context, Figure};
+use crate::policy::auth::{Context, Figure, fetching};
 
 /// How long a request waits for keys that are being fetched.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How many requests may wait at once for an issuer's keys; more are answered without waiting.
 const WAITERS_MAX: usize = 1024;
+/// Where copies of keys are.
+const FOLDER: &str = "issuers";
 
 /// Where an issuer's keys are fetched from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,7 +117,7 @@ impl Issuer {
         let definition = source.definition();
         let runtime = context.live.runtime();
         let directory = context.live.directory();
-        let path = (!directory.as_os_str().is_empty()).then(|| copy::path(directory, &definition));
+        let path = (!directory.as_os_str().is_empty()).then(|| copy::path(directory, FOLDER, &definition));
         let mut known = None;
         let key = format!("{definition} {schedule:?} {:?}", context.egress);
         let issuer = context.live.find_or("auth.issuer", &key, || {
@@ -128,15 +130,7 @@ impl Issuer {
             issuer
         });
         if let (Some(known), Some(runtime)) = (known, runtime) {
-            // Until root has been left, a copy would be root's.
-            let (settle, settled) = watch::channel(false);
-            let ready = move || {
-                settle.send_replace(true);
-                Ok(())
-            };
-            if let Err(cause) = context.live.open_settled(ready) {
-                log::warn!("{source}: its keys are not copied: {cause}");
-            }
+            let settled = fetching::settled(context, &format!("{source}: its keys"));
             let fetcher = Fetcher::new(source.clone(), context.fetcher(), schedule.refresh);
             let keeper = Keeper {
                 name: source.to_string(),
@@ -323,7 +317,7 @@ pub(super) fn now() -> u64 {
 /// The keys of the copy, judged anew, if they are not too old.
 fn kept(source: &str, path: Option<&PathBuf>, schedule: Schedule) -> Option<Known> {
     let path = path?;
-    let kept: Kept = copy::read(path, source)?;
+    let kept: Kept = copy::read(path, source, DOCUMENT_BYTES_MAX)?;
     let set = match KeySet::parse(kept.document.as_bytes()) {
         Ok(set) => Arc::new(set),
         Err(cause) => {

@@ -21,6 +21,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 const SELDOM: Duration = Duration::from_secs(60);
 /// The same while there are none, and every request is refused.
 const SOON: Duration = Duration::from_secs(5);
+/// Keys are fetched anew after this many per cent of the time for which they are good.
+const SOONEST: u32 = 75;
 /// A copy that differs in its age alone is written this often.
 const COPY_EVERY: Duration = Duration::from_secs(60);
 
@@ -38,6 +40,15 @@ impl Known {
         let fresh = Duration::from_secs(self.kept.fresh).min(schedule.refresh);
         let age = Duration::from_secs(now.saturating_sub(self.kept.confirmed));
         (fresh + schedule.stale_keys_max).checked_sub(age).filter(|left| !left.is_zero())
+    }
+}
+
+impl Schedule {
+    /// How long keys are good whose answer says this of its own: no longer than `refresh`, and for so long that fetches are not closer to
+    /// each other than a cool-down, whatever an answer says (`no-store`, as many issuers have it).
+    fn fresh(self, lifetime: Option<Duration>) -> Duration {
+        let least = (self.cooldown * 100 / SOONEST + Duration::from_millis(1)).min(self.refresh);
+        lifetime.unwrap_or(self.refresh).clamp(least, self.refresh)
     }
 }
 
@@ -118,8 +129,7 @@ impl Keeper {
 
     /// Takes over what came, and says when to ask again.
     fn take(&self, got: Got, memory: &mut Memory, issuer: &Issuer) -> (Outcome, Duration) {
-        let Schedule { refresh, cooldown, stale_keys_max } = self.schedule;
-        let fresh = got.lifetime.unwrap_or(refresh).clamp(cooldown.min(refresh), refresh);
+        let fresh = self.schedule.fresh(got.lifetime);
         let confirmed = now();
         let outcome = match (got.changed, &mut memory.known) {
             (Some(changed), _) => {
@@ -155,9 +165,9 @@ impl Keeper {
             log::info!("{}: its keys can be fetched again", self.name);
         }
         memory.failures = 0;
-        memory.expires = Some(Instant::now() + fresh + stale_keys_max);
+        memory.expires = Some(Instant::now() + fresh + self.schedule.stale_keys_max);
         // Before they are too old, and not all gateways of a fleet at once.
-        (outcome, part(fresh, 75, 95))
+        (outcome, part(fresh, SOONEST, 95))
     }
 
     /// Goes on with what there is.
@@ -232,6 +242,32 @@ mod tests {
         for _ in 0..200 {
             let wait = part(Duration::from_secs(100), 75, 95);
             assert!((75_000..=95_000).contains(&wait.as_millis()), "{wait:?}");
+        }
+    }
+
+    #[test]
+    fn fetches_are_a_cool_down_apart_whatever_an_answer_says() {
+        let schedule = |refresh, cooldown| Schedule {
+            refresh: Duration::from_secs(refresh),
+            cooldown: Duration::from_secs(cooldown),
+            stale_keys_max: Duration::ZERO,
+        };
+        for (schedule, lifetime, least, most) in [
+            (schedule(900, 30), Some(0), 30, 41),
+            (schedule(900, 30), Some(29), 30, 41),
+            (schedule(900, 30), Some(300), 225, 300),
+            (schedule(900, 30), Some(u64::from(u32::MAX)), 675, 900),
+            (schedule(900, 30), None, 675, 900),
+            (schedule(900, 5), Some(0), 5, 7),
+            // `refresh` is the operator's own word.
+            (schedule(1, 30), Some(0), 0, 1),
+        ] {
+            let fresh = schedule.fresh(lifetime.map(Duration::from_secs));
+            assert!(fresh <= Duration::from_secs(most), "{lifetime:?}: {fresh:?}");
+            for _ in 0..100 {
+                let wait = part(fresh, SOONEST, 95);
+                assert!(wait >= Duration::from_secs(least) && wait < fresh, "{lifetime:?}: {wait:?}");
+            }
         }
     }
 

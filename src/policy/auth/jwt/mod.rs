@@ -12,6 +12,7 @@ mod config;
 mod copy;
 mod discovery;
 mod dpop;
+mod feed;
 mod fetch;
 mod issuer;
 pub(super) mod json;
@@ -126,7 +127,9 @@ impl Jwt {
 
     /// What it counts by itself.
     pub(super) fn figures(&self) -> Vec<Figure> {
-        self.keys.figures()
+        let mut figures = self.keys.figures();
+        figures.extend(self.revoked.iter().flat_map(Revoked::figures));
+        figures
     }
 
     /// Where its tokens stand.

@@ -1,23 +1,21 @@
 //! Tokens that are no longer good, by their id or whose they are.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use foldhash::quality::RandomState;
 use serde_json::Value;
 
+use super::feed::{Feed, Times};
 use super::json;
 use crate::config::{Spanned, unreadable};
-use crate::egress::Egress;
 use crate::policy::auth::config::RevocationConfig;
-use crate::policy::auth::{Context, Denial, fetching};
+use crate::policy::auth::{Context, Denial, Figure, fetching};
 
-/// After a fetch that failed, the next comes no later than this.
-const AGAIN: Duration = Duration::from_secs(10);
 const REFRESH_MIN: Duration = Duration::from_secs(1);
 const REFRESH_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+const STALE_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// A policy's list.
 #[derive(Debug)]
@@ -37,12 +35,6 @@ pub(super) struct Lists {
     sub: HashSet<Box<str>, RandomState>,
 }
 
-/// A list that is fetched; outlives snapshots.
-#[derive(Debug, Default)]
-pub(super) struct Feed {
-    lists: ArcSwapOption<Lists>,
-}
-
 impl Revoked {
     /// From what was written. None when `build.errors` says why.
     pub(super) fn compile(config: &Spanned<RevocationConfig>, context: &mut Context<'_>) -> Option<Self> {
@@ -52,11 +44,17 @@ impl Revoked {
             let path = format!("{}.refresh", config.path);
             errors.push(&config.site, path, cause, "write a duration from `1s` to `1d`");
         }
+        if config.stale_max.0 > STALE_MAX {
+            let cause = format!("{} is out of range", config.stale_max);
+            let path = format!("{}.stale_max", config.path);
+            errors.push(&config.site, path, cause, "write a duration from `0ms` to `30d`");
+        }
         match (&config.file, &config.url) {
             (Some(file), None) => read(file, context).map(Self::Fixed),
             (None, Some(url)) => {
                 fetching::may_be_fetched(url, context)?;
-                Some(Self::Live(Feed::find(url, config.refresh.0, context)))
+                let times = Times { refresh: config.refresh.0, stale_max: config.stale_max.0 };
+                Some(Self::Live(Feed::find(url, times, context)))
             }
             _ => {
                 let cause = "a list of revoked tokens comes from exactly one place";
@@ -71,6 +69,14 @@ impl Revoked {
         }
     }
 
+    /// What it counts by itself.
+    pub(super) fn figures(&self) -> Vec<Figure> {
+        match self {
+            Self::Fixed(_) => Vec::new(),
+            Self::Live(feed) => feed.age().map(Figure::RevokedListAge).into_iter().collect(),
+        }
+    }
+
     /// Whether a token is still good. No allocation.
     ///
     /// # Errors
@@ -78,10 +84,11 @@ impl Revoked {
     pub(super) fn check(&self, jti: Option<&str>, subject: &str) -> Result<(), Denial> {
         match self {
             Self::Fixed(lists) => lists.check(jti, subject),
-            Self::Live(feed) => match &*feed.lists.load() {
+            Self::Live(feed) => match &*feed.current() {
                 Some(lists) => lists.check(jti, subject),
                 None => {
-                    let why = "the list of revoked tokens has not been fetched yet";
+                    let why =
+                        "the list of revoked tokens has not been fetched yet, or is older than `stale_max`";
                     Err(Denial::unavailable("revocations_unavailable", why))
                 }
             },
@@ -141,70 +148,8 @@ impl Lists {
         Ok(())
     }
 
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.either.len() + self.jti.len() + self.sub.len()
-    }
-}
-
-impl Feed {
-    /// Finds the list of this URL, or begins to fetch it.
-    fn find(url: &str, refresh: Duration, context: &Context<'_>) -> Arc<Self> {
-        let mut fresh = false;
-        let definition = format!("{url} {refresh:?} {:?}", context.egress);
-        let feed = context.live.find_or("auth.jwt.revoked", &definition, || {
-            fresh = true;
-            Self::default()
-        });
-        if let (true, Some(runtime)) = (fresh, context.live.runtime()) {
-            runtime.spawn(follow(url.to_owned(), refresh, context.fetcher(), Arc::downgrade(&feed)));
-        }
-        feed
-    }
-
-    /// What was fetched. An empty answer is more often a fault of who gives it than a list of nobody.
-    fn take(&self, document: &[u8]) -> Result<usize, String> {
-        if document.trim_ascii().is_empty() {
-            return Err("it is empty; a list of nobody is `{\"jti\": []}`".to_owned());
-        }
-        let lists = Lists::parse(document).map_err(str::to_owned)?;
-        let length = lists.len();
-        self.lists.store(Some(Arc::new(lists)));
-        Ok(length)
-    }
-}
-
-/// Fetches again and again, as long as somebody wants the list. What was fetched last holds until there is a newer one.
-async fn follow(url: String, refresh: Duration, client: Arc<Result<Egress, String>>, feed: Weak<Feed>) {
-    let client = match &*client {
-        Ok(client) => client,
-        Err(error) => {
-            log::error!("revoked tokens: no client: {error}");
-            return;
-        }
-    };
-    // A query may have in it what is no log's business.
-    let shown = url.split('?').next().unwrap_or_default();
-    let mut was_good = None;
-    loop {
-        let fetched = client.get(&url).await;
-        let Some(feed) = feed.upgrade() else { return };
-        let taken = match fetched {
-            Ok(answer) if answer.status.is_success() => feed.take(&answer.body),
-            Ok(answer) => Err(format!("status {}", answer.status.as_u16())),
-            Err(failure) => Err(failure.to_string()),
-        };
-        let is_good = taken.is_ok();
-        match taken {
-            Ok(length) if was_good != Some(true) => log::info!("revoked tokens: {shown}: {length} entries"),
-            Ok(_) => {}
-            Err(error) if was_good != Some(false) => {
-                log::error!("revoked tokens: {shown}: {error}; the list stays as it was");
-            }
-            Err(_) => {}
-        }
-        was_good = Some(is_good);
-        drop(feed);
-        tokio::time::sleep(if is_good { refresh } else { refresh.min(AGAIN) }).await;
     }
 }
 
@@ -292,13 +237,13 @@ mod tests {
         let reason =
             |jti: &str| revoked.check(Some(jti), "s").map_or_else(|denial| denial.reason, |()| "good");
         assert_eq!(reason("a"), "revocations_unavailable");
-        assert_eq!(feed.take(b"a"), Ok(1));
+        assert_eq!(feed.take(b"a", 1), Ok(1));
         assert_eq!((reason("a"), reason("b")), ("revoked", "good"));
         for bad in ["{", "", " \r\n", "null", "<html>oops</html>"] {
-            assert!(feed.take(bad.as_bytes()).is_err(), "{bad:?}");
+            assert!(feed.take(bad.as_bytes(), 1).is_err(), "{bad:?}");
         }
         assert_eq!((reason("a"), reason("b")), ("revoked", "good"));
-        assert_eq!(feed.take(b"b"), Ok(1));
+        assert_eq!(feed.take(b"b", 1), Ok(1));
         assert_eq!((reason("a"), reason("b")), ("good", "revoked"));
     }
 }
