@@ -132,22 +132,23 @@ pub(super) fn nothing_is_decided_by(
         }
         let Some(written) = config.auth.as_ref().or(document.defaults.auth.as_ref()) else { continue };
         for name in entry.auth.iter().flat_map(|auth| auth.fields()) {
-            let (what, cure) = if name.contains('_') {
-                (
-                    "nothing, as its name has a `_`",
-                    "ask for a field whose name has none, and have clients send that",
+            let taken = |what: &str| {
+                format!(
+                    "`{name}` tells upstreams {what}, and is taken from clients on every route: in `headers` it would be a client's own word"
                 )
+            };
+            let (cause, cure) = if name.contains('_') {
+                let cause =
+                    format!("`{name}` is in no request: fields with a low line in their names are dropped");
+                (cause, "ask for a field with another name, and have clients send that")
             } else if tells_who(name) {
                 let cure = "ask the identity: `identity.id`, and `claims` or `identity.claims` for what `pass` of a service lists";
-                ("who it is", cure)
+                (taken("who it is"), cure)
             } else if is_forwarding(name) {
-                ("whose request it is", "write `client.ip`, `host`, `path` and the like")
+                (taken("whose request it is"), "write `client.ip`, `host`, `path` and the like")
             } else {
                 continue;
             };
-            let cause = format!(
-                "`{name}` tells upstreams {what}, and is taken from clients on every route: in `headers` it would be a client's own word"
-            );
             build.errors.push(&written.site, format!("{}.when", written.path), cause, cure);
         }
     }

@@ -38,12 +38,15 @@ impl Kind {
 
 /// What makes no sense in it, with a cure; none where all of it may.
 pub(super) fn fault(expression: &IdedExpr) -> Option<Fault> {
+    if let Expr::Comprehension(of) = &expression.expr {
+        let bound = [Some(&of.iter_var), of.iter_var2.as_ref()];
+        // What comes after would take the element for our own.
+        if let Some(fault) = bound.into_iter().flatten().find_map(|name| taken(name)) {
+            return Some(fault);
+        }
+    }
     let own = match &expression.expr {
         Expr::Ident(name) => bare(name),
-        Expr::Comprehension(of) => {
-            let bound = [Some(&of.iter_var), of.iter_var2.as_ref()];
-            bound.into_iter().flatten().find_map(|name| taken(name))
-        }
         Expr::Call(call) => compared(call).or_else(|| index(call)),
         Expr::Select(select) if is_headers(&select.operand) && !is_small(&select.field) => Some(no_field()),
         _ => None,
