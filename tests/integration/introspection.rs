@@ -244,19 +244,19 @@ fn tokens_at_which_the_server_fails_shut_out_nobody_but_who_sends_them() {
         let began = Instant::now();
         for number in 0..7 {
             from(client, &format!("{kind}-{number}")).expect(503);
-            from("127.0.0.2", &format!("good-{kind}-{number}")).expect(200);
+            from("127.0.0.2", &format!("good-{number}-of-{kind}")).expect(200);
         }
         // Also where nobody else has come in between.
         for number in 0..7 {
             from("127.0.0.69", &format!("{kind}-again-{number}")).expect(503);
         }
         let asked = origin.heads().len();
-        let again = from(client, &format!("good-again-{kind}"));
+        let again = from(client, &format!("good-again-of-{kind}"));
         if began.elapsed() < Duration::from_secs(4) {
             again.expect(503);
             assert_eq!(origin.heads().len(), asked, "{kind}: who fails again and again is left alone");
         }
-        from("127.0.0.3", &format!("good-{kind}")).expect(200);
+        from("127.0.0.3", &format!("good-of-{kind}")).expect(200);
     }
     gateway.await_line("open for clients whose questions have failed");
 }
