@@ -102,20 +102,26 @@ impl Identity {
         self.scopes.iter().any(|own| **own == *scope)
     }
 
-    /// A claim by its name, in which a dot leads into a nested claim; where there is none, one of the whole name
-    /// (`https://example.com/tenant` has dots of its own).
+    /// A claim by its name, in which a dot may lead into a nested claim ([`claim_in`]).
     pub fn claim(&self, name: &str) -> Option<&Value> {
-        let mut steps = name.split('.');
-        let first = self.claims.get(steps.next()?);
-        let nested =
-            first.and_then(|first| steps.try_fold(first, |value, step| value.as_object()?.get(step)));
-        nested.or_else(|| self.claims.get(name))
+        claim_in(&self.claims, name)
     }
 
     /// Whether nothing was proved.
     pub fn is_anonymous(&self) -> bool {
         self.method == Method::Anonymous
     }
+}
+
+/// A claim by its name, in which a dot leads into a nested claim or is one of the name: at each level the longest name that is there goes
+/// first (`https://example.com/roles` has dots of its own). Looks at no object twice.
+pub fn claim_in<'c>(claims: &'c Map<String, Value>, name: &str) -> Option<&'c Value> {
+    claims.get(name).or_else(|| {
+        name.rmatch_indices('.').find_map(|(at, _)| {
+            let inner = claims.get(name.get(..at)?)?.as_object()?;
+            claim_in(inner, name.get(at + 1..)?)
+        })
+    })
 }
 
 /// A client certificate that was verified.
@@ -141,4 +147,38 @@ pub struct ClientCertificate {
     pub not_after: i64,
     /// The chain that was verified, DER, from itself to the root: so that it can be judged by another rule later.
     pub chain: Box<[Box<[u8]>]>,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_claim_is_found_by_the_longest_name_at_each_level() {
+        let claims = json!({
+            "realm_access": {"roles": 1}, "https://a.example/roles": 2, "https://hasura.io/jwt/claims": {"x-roles": 3},
+            "resource_access": {"my.api": {"roles": 4}, "my": {"api": {"roles": 0, "scopes": 5}}}, "a": {"b": 0}, "a.b": 6,
+            "c.d": {"x": 0}, "c": {"d": {"e": 7}}, "f": "text", "g": {"": 8}, "h": null,
+        });
+        let claims = claims.as_object().unwrap();
+        for (name, expected) in [
+            ("realm_access.roles", Some(1)),
+            ("https://a.example/roles", Some(2)),
+            ("https://hasura.io/jwt/claims.x-roles", Some(3)),
+            ("resource_access.my.api.roles", Some(4)),
+            ("resource_access.my.api.scopes", Some(5)),
+            ("a.b", Some(6)),
+            ("c.d.e", Some(7)),
+            ("f.x", None),
+            ("g.", Some(8)),
+            ("h.x", None),
+            ("a.b.c", None),
+            ("", None),
+            (".", None),
+        ] {
+            assert_eq!(claim_in(claims, name).and_then(Value::as_i64), expected, "{name}");
+        }
+    }
 }

@@ -64,6 +64,7 @@ pub(super) fn compile(
     let entries = routes(document, &edge_limits, &shelf, build);
     let identity_fields = identity::check(document, &shelf, &entries, build);
     let told_fields = identity::told(&shelf);
+    identity::nothing_is_decided_by(&[&identity_fields, &told_fields], document, &entries, build);
     let key_places = auth::KeyPlaces::of(shelf.auth.values());
     let inputs: Vec<_> = entries
         .iter()

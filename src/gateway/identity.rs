@@ -8,7 +8,7 @@ use http::header::{AUTHORIZATION, COOKIE};
 use super::compile::Shelf;
 use super::document::{Document, Route as RouteConfig};
 use super::route::{Route, path_of};
-use crate::client::is_protected;
+use crate::client::{is_forwarding, is_identity, is_protected};
 use crate::config::{Build, OrNone, Spanned};
 use crate::policy::auth::RouteAuth;
 use crate::policy::auth::identity_token::{ForwardConfig, Forwarding};
@@ -107,6 +107,51 @@ pub(super) fn told(shelf: &Shelf) -> Arc<[HeaderName]> {
     fields.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
     fields.dedup();
     fields.into()
+}
+
+/// Neither a condition nor the choice of a route hangs on a field that is taken from clients before the upstream sees the request: there
+/// it is the gateway's word, or a service's, and here a client's.
+pub(super) fn nothing_is_decided_by(
+    own: &[&[HeaderName]],
+    document: &Document,
+    entries: &[Route],
+    build: &mut Build,
+) {
+    let tells_who = |name: &str| {
+        let name = name.to_ascii_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+        is_identity(&name) || own.iter().any(|own| own.iter().any(|own| *own == *name))
+    };
+    for (entry, config) in entries.iter().zip(&document.routes) {
+        let matched = config.matches.headers.iter().filter(|(name, _)| tells_who(name));
+        for (name, pattern) in matched {
+            let cause = format!(
+                "`{name}` tells upstreams who it is, and is taken from clients on every route: here it would be a client's own word"
+            );
+            let cure = "match another field, or say in `auth` who may pass";
+            build.errors.push(&pattern.site, &*pattern.path, cause, cure);
+        }
+        let Some(written) = config.auth.as_ref().or(document.defaults.auth.as_ref()) else { continue };
+        for name in entry.auth.iter().flat_map(|auth| auth.fields()) {
+            let taken = |what: &str| {
+                format!(
+                    "`{name}` tells upstreams {what}, and is taken from clients on every route: in `headers` it would be a client's own word"
+                )
+            };
+            let (cause, cure) = if name.contains('_') {
+                let cause =
+                    format!("`{name}` is in no request: fields with a low line in their names are dropped");
+                (cause, "ask for a field with another name, and have clients send that")
+            } else if tells_who(name) {
+                let cure = "ask the identity: `identity.id`, and `claims` or `identity.claims` for what `pass` of a service lists";
+                (taken("who it is"), cure)
+            } else if is_forwarding(name) {
+                (taken("whose request it is"), "write `client.ip`, `host`, `path` and the like")
+            } else {
+                continue;
+            };
+            build.errors.push(&written.site, format!("{}.when", written.path), cause, cure);
+        }
+    }
 }
 
 /// The keys go before routes with parameters; one of exactly their path would never be asked.

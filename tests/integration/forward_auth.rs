@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::harness::{Connection, Origin, Place, Refusing, Response, Running, unanswering};
+use crate::harness::{Connection, Origin, Place, Refusing, Response, Running, connect_from, unanswering};
 
 /// Says yes to `Cookie: session=NAME`, no in several ways to other cookies, and leads the rest to the login.
 fn service() -> Origin {
@@ -165,6 +165,37 @@ fn who_does_not_answer_lets_nobody_pass_and_is_left_alone() {
     ask(&gateway, "/slow", "Cookie: session=ann\r\n").expect(503);
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     assert!(gateway.access_of("/slow")["error"]["message"].to_string().contains("200ms"));
+}
+
+#[test]
+fn who_makes_the_service_fail_shuts_out_nobody_else() {
+    let (service, upstream) = (service(), Origin::echo());
+    let gateway = with(&service, &upstream, "");
+    let from = |client: &str, session: &str| {
+        let mut connection = connect_from(client, gateway.address());
+        connection
+            .write(format!("GET /a HTTP/1.1\r\nHost: example.com\r\nCookie: session={session}\r\n\r\n"));
+        connection.response()
+    };
+    for _ in 0..8 {
+        from("127.0.0.66", "broken").expect(503);
+    }
+    from("127.0.0.2", "ann").expect(200);
+    for client in 10..30 {
+        from(&format!("127.0.0.{client}"), "ann").expect(200);
+        from("127.0.0.66", "broken").expect(503);
+    }
+}
+
+/// What the service says of somebody can be asked for as claims; the same fields of a client decide nothing.
+#[test]
+fn conditions_hang_on_the_services_word_alone() {
+    let service = service();
+    let rest = "routes: [{name: r, auth: {any_of: [sso], claims: {x-user: {equals: ann}}, when: 'identity.claims[\"x-user\"] == \"ann\"'}, respond: {}}]\n";
+    let gateway = start(&format!("http://{}/", service.address()), "", rest);
+    ask(&gateway, "/ann", "Cookie: session=ann\r\nX-User: bob\r\n").expect(200);
+    ask(&gateway, "/bob", "Cookie: session=bob\r\nX-User: ann\r\n").expect(403);
+    assert_eq!(reason(&gateway, "/bob"), "claim");
 }
 
 #[test]

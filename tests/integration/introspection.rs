@@ -8,7 +8,7 @@ use base64::Engine as _;
 use serde_json::json;
 
 use crate::harness::tokens::SigningKey;
-use crate::harness::{Origin, Place, Running, bearing, eventually};
+use crate::harness::{Origin, Place, Running, bearing, connect_from, eventually};
 
 const ASKED: &str = "portcullis_introspections_total";
 
@@ -211,6 +211,54 @@ fn a_token_that_the_server_will_not_judge_shuts_out_nobody_else() {
         bearing(gateway.address(), "/", &format!("unknown-{number}")).expect(503);
     }
     gateway.await_line("the circuit breaker is open");
+}
+
+/// What one client's tokens do to the server is no other client's matter.
+#[test]
+fn tokens_at_which_the_server_fails_shut_out_nobody_but_who_sends_them() {
+    let origin = Origin::each(|head, peer| {
+        let body = peer.whole_body(head).unwrap_or_default();
+        let body = String::from_utf8_lossy(&body).into_owned();
+        if body.contains("slow-") {
+            std::thread::sleep(Duration::from_secs(2));
+        }
+        match (body.contains("broken-"), body.contains("odd-")) {
+            (true, _) => peer.answer(500, ""),
+            (_, true) => peer.answer(200, "<html>"),
+            _ => peer.answer(200, &active().to_string()),
+        }
+    });
+    let gateway = Place::new().start_fetching(&format!(
+        "policies: {{auth: {{opaque: {{introspection: {{url: 'http://{}/ask', client_id: a, client_secret: 'p:%', timeout: 300ms}}}}}}}}\n\
+         routes: [{{name: a, auth: opaque, respond: {{}}}}]\n",
+        origin.address()
+    ));
+    let from = |client: &str, token: &str| {
+        let mut connection = connect_from(client, gateway.address());
+        connection.write(format!(
+            "GET / HTTP/1.1\r\nHost: example.com\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+        ));
+        connection.response()
+    };
+    for (kind, client) in [("broken", "127.0.0.66"), ("odd", "127.0.0.67"), ("slow", "127.0.0.68")] {
+        let began = Instant::now();
+        for number in 0..7 {
+            from(client, &format!("{kind}-{number}")).expect(503);
+            from("127.0.0.2", &format!("good-{number}-of-{kind}")).expect(200);
+        }
+        // Also where nobody else has come in between.
+        for number in 0..7 {
+            from("127.0.0.69", &format!("{kind}-again-{number}")).expect(503);
+        }
+        let asked = origin.heads().len();
+        let again = from(client, &format!("good-again-of-{kind}"));
+        if began.elapsed() < Duration::from_secs(4) {
+            again.expect(503);
+            assert_eq!(origin.heads().len(), asked, "{kind}: who fails again and again is left alone");
+        }
+        from("127.0.0.3", &format!("good-of-{kind}")).expect(200);
+    }
+    gateway.await_line("open for clients whose questions have failed");
 }
 
 #[test]

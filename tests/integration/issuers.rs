@@ -433,3 +433,64 @@ fn keys_that_change_twice_in_a_row_are_known_when_the_cool_down_ends() {
     bearing(gateway.address(), "/", &token).expect(200);
     assert_eq!(issuer.asked("/jwks"), 3, "one was enough");
 }
+
+#[test]
+fn while_an_issuer_ails_unknown_kids_cause_one_fetch_a_cool_down_and_nobody_says_that_they_are_wrong() {
+    let (issuer, first, second) = (Issuer::start(), key("k1"), key("k2"));
+    issuer.put("/jwks", Page::new(jwks(&[&first])));
+    let gateway = Place::new().start_fetching(&by_url(&issuer, ", cooldown: 6s, refresh: 15m"));
+    let (good, next) = (token(&issuer, &first), token(&issuer, &second));
+    bearing(gateway.address(), "/", &good).expect(200);
+    issuer.put("/jwks", Page::new("").status(500));
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(4) {
+        let refused = bearing(gateway.address(), "/", &next);
+        assert_eq!(refused.expect(503).header("retry-after"), Some("5"));
+        bearing(gateway.address(), "/", &good).expect(200);
+    }
+    let asked = issuer.asked("/jwks");
+    if began.elapsed() < Duration::from_secs(5) {
+        assert_eq!(asked, 2, "the first fetch, and the one of the storm");
+    }
+    // Nothing says that the key is not the issuer's; when it is back, that is known.
+    issuer.put("/jwks", Page::new(jwks(&[&first, &second])));
+    eventually("the fetch at the end of the cool-down", || {
+        (bearing(gateway.address(), "/", &next).status == 200).then_some(())
+    });
+    bearing(gateway.address(), "/", &token(&issuer, &key("k3"))).expect(401);
+}
+
+#[test]
+fn policies_of_one_source_share_what_is_fetched_whatever_else_they_say() {
+    let (issuer, key) = (Issuer::start(), key("k1"));
+    issuer.put("/jwks", Page::new(jwks(&[&key])));
+    let policy = |name: &str, more: &str| {
+        let (own, keys) = (issuer.url(""), issuer.url("/jwks"));
+        format!("{name}: {{jwt: {{issuer: '{own}', audiences: [{name}], keys: {{url: '{keys}'{more}}}}}}}")
+    };
+    let config = |more: &str| {
+        format!(
+            "policies: {{auth: {{{}, {}}}}}\nroutes:\n- {{name: orders, match: {{path: /orders}}, auth: orders, respond: {{}}}}\n\
+             - {{name: shop, match: {{path: /shop}}, auth: shop, respond: {{}}}}\n",
+            policy("orders", ""),
+            policy("shop", more),
+        )
+    };
+    let gateway = Place::new().start_fetching(&config(", refresh: 10m, stale_keys_max: 1h"));
+    let ask = |name: &str, signer: &SigningKey| {
+        let own = claims(&json!({"iss": issuer.url(""), "aud": name}));
+        bearing(gateway.address(), &format!("/{name}"), &signer.token(&own))
+    };
+    for name in ["orders", "shop"] {
+        ask(name, &key).expect(200);
+    }
+    for number in 0..10 {
+        for name in ["orders", "shop"] {
+            ask(name, &SigningKey::new("ES256", &format!("unknown-{number}"))).expect(401);
+        }
+    }
+    assert_eq!(issuer.asked("/jwks"), 2, "the first fetch, and one for all that is unknown");
+    // A shorter time than the others' holds as soon as it is there.
+    gateway.reload_fetching(&config(", refresh: 1s, cooldown: 1s"));
+    eventually("fetches by the shorter time", || (issuer.asked("/jwks") >= 5).then_some(()));
+}

@@ -80,7 +80,8 @@ pub struct Rules {
     /// Groups, of which one is needed.
     #[schemars(length(min = 1))]
     pub groups: Vec<Spanned<String>>,
-    /// Conditions on claims; a dot leads into a nested claim, or else is one of the name: `tenant: {equals: acme}`.
+    /// Conditions on claims: `tenant: {equals: acme}`. A dot leads into a nested claim or is one of a name; at each level the longest name
+    /// that is there goes first. What `pass` of a `forward` service lists are claims too: `x-user: {equals: ann}`.
     #[schemars(extend("minProperties" = 1, "x-guarded" = "text"))]
     pub claims: BTreeMap<String, Spanned<ClaimCondition>>,
     /// CIDRs or addresses, of which one must hold the client's.
@@ -92,6 +93,11 @@ pub struct Rules {
     /// An expression in CEL that must be true, such as `jwt.claims.tenant == route.tenant && method in ["GET"]`. `route.NAME` is a
     /// parameter of the path with its escapes decoded: `a b` for `a%20b`. It goes through a list once; where it would make too much of each
     /// element (a list of thousands looked for in another one), it is not true.
+    ///
+    /// There are the texts `method`, `path`, `host`, `protocol`, `client.ip`, `route.NAME`, `labels.NAME`, `headers["x-name"]` (as the client
+    /// has sent it, in small letters; not those that the gateway or a service tells upstreams in), `identity.id`, `.issuer`, `.method` (`jwt`,
+    /// `api_key`, …) and `.plan`; the lists `identity.scopes` and `.groups`; `identity.claims` and, the same, `jwt.claims`; and `now`, in seconds
+    /// since 1970. What is compared with another type does not load.
     #[schemars(extend("x-guarded" = "expression"))]
     pub when: Option<Spanned<String>>,
 }

@@ -215,6 +215,11 @@ impl Requirement {
         self.conditions.names()
     }
 
+    /// The fields of the request that its condition speaks of.
+    pub fn fields(&self) -> Vec<&str> {
+        self.conditions.fields()
+    }
+
     /// Decides: every credential that is presented must be valid, the first one's identity is the request's, and every condition
     /// must hold for it.
     ///

@@ -16,6 +16,7 @@ use cel::{Context, Env, IdedExpr, Program, Value};
 use percent_encoding::percent_decode_str;
 
 use super::super::Asked;
+use super::sense;
 use super::work::{self, Amount, Each};
 use crate::config::{Build, Spanned};
 use crate::identity::Identity;
@@ -58,11 +59,11 @@ pub fn expression_words() -> impl Iterator<Item = &'static str> {
 }
 
 /// What an expression may speak of, in the order in which a message lists it.
-const VARIABLES: [&str; 11] =
+pub(super) const VARIABLES: [&str; 11] =
     ["method", "path", "host", "protocol", "client", "headers", "route", "labels", "jwt", "identity", "now"];
 
 /// What those have that are no lists of somebody else's names: whatever else is asked of them is not there, and refuses for ever.
-const MEMBERS: [(&str, &[&str]); 3] = [
+pub(super) const MEMBERS: [(&str, &[&str]); 3] = [
     ("client", &["ip"]),
     ("jwt", &["claims"]),
     ("identity", &["id", "issuer", "method", "scopes", "groups", "plan", "claims"]),
@@ -112,6 +113,13 @@ impl Expression {
         needed.map(|(of, name, _)| (*of, *name)).collect()
     }
 
+    /// The fields of the request that it speaks of.
+    pub(super) fn fields(&self) -> Vec<&str> {
+        let mut found = Vec::new();
+        sense::fields(self.program.expression(), &mut found);
+        found
+    }
+
     /// Whether it is true for this identity and request.
     ///
     /// # Errors
@@ -142,7 +150,7 @@ impl Expression {
 }
 
 /// Cause and cure.
-type Fault = (String, Cow<'static, str>);
+pub(super) type Fault = (String, Cow<'static, str>);
 
 fn parse(text: &str) -> Result<Expression, Fault> {
     let fault = |cause: String, cure: &'static str| Err((cause, cure.into()));
@@ -181,6 +189,9 @@ fn parse(text: &str) -> Result<Expression, Fault> {
     }
     if let Some((of, name, known)) = unknown_member(program.expression()) {
         return Err((format!("`{of}` has no `{name}`"), format!("it has `{}`", known.join("`, `")).into()));
+    }
+    if let Some(fault) = sense::fault(program.expression()) {
+        return Err(fault);
     }
     let mut uses = Vec::new();
     for name in program.references().variables() {

@@ -1,6 +1,7 @@
 //! Whether somebody who is known may: the conditions of a route, each of which must hold.
 
 mod expression;
+mod sense;
 #[cfg(test)]
 mod tests;
 mod times;
@@ -128,6 +129,11 @@ impl Conditions {
     /// The parameters and labels of a route that `when` cannot do without.
     pub(super) fn names(&self) -> Vec<(&'static str, &str)> {
         self.when.as_ref().map(Expression::names).unwrap_or_default()
+    }
+
+    /// The fields of the request that `when` speaks of.
+    pub(super) fn fields(&self) -> Vec<&str> {
+        self.when.as_ref().map(Expression::fields).unwrap_or_default()
     }
 
     /// Whether each holds.

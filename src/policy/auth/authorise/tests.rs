@@ -64,9 +64,9 @@ fn every_condition_must_hold() {
         ("claims: {realm_access.roles: {contains: ops}}", None),
         ("claims: {realm_access.roles.x: {contains: ops}}", Some("claim")),
         ("claims: {'https://example.com/tenant': {equals: dotted}}", None),
-        // A dot leads into a nested claim; a name with a dot of its own comes after.
-        ("claims: {a.b: {equals: nested}}", None),
-        ("claims: {a.b: {equals: flat}}", Some("claim")),
+        // A dot leads into a nested claim; a name with a dot of its own comes before.
+        ("claims: {a.b: {equals: nested}}", Some("claim")),
+        ("claims: {a.b: {equals: flat}}", None),
         ("claims: {c.d: {equals: flat}}", None),
         ("claims: {tenant: {any_of: [other, acme]}}", None),
         ("claims: {tenant: {any_of: [other]}}", Some("claim")),
@@ -191,6 +191,42 @@ fn what_cannot_be_a_condition_is_an_error_at_load() {
         ("when: jwt.claim.tenant == \"a\"", "`jwt` has no `claim`"),
         ("when: 'has(identity.name)'", "`identity` has no `name`"),
         ("when: client.address == \"a\"", "`client` has no `address`"),
+        ("when: 'client != \"192.0.2.7\"'", "`client` is an object"),
+        ("when: '!(client == \"192.0.2.7\")'", "`client` is an object"),
+        ("when: '!(client in [\"192.0.2.7\"])'", "`client` is an object"),
+        ("when: '!(\"192.0.2.7\" in client)'", "`client` is an object"),
+        ("when: client[\"address\"] == \"a\"", "`client` has other members"),
+        ("when: client[method] == \"a\"", "`client` has other members"),
+        ("when: '!(client.ip in [7, true])'", "a text is compared with a number"),
+        ("when: client.ip != 7", "a text is compared with a number"),
+        ("when: identity != \"alice\"", "`identity` is an object"),
+        ("when: '!(identity in [\"alice\"])'", "`identity` is an object"),
+        ("when: '!(\"alice\" in identity)'", "`identity` is an object"),
+        ("when: identity.scopes != \"a\"", "a list is compared with a text"),
+        ("when: '!(\"a\" == identity.groups)'", "a text is compared with a list"),
+        ("when: '!(identity.groups in [\"a\"])'", "a list is compared with a text"),
+        ("when: '!(1 in identity.groups)'", "a number is compared with a text"),
+        ("when: identity[\"plan\"] != null", "a text is compared with null"),
+        ("when: jwt != \"x\"", "`jwt` is an object"),
+        ("when: jwt.claims != \"x\"", "an object is compared with a text"),
+        ("when: jwt.claims != identity.claims.x", "an object is compared with"),
+        ("when: '!(jwt.claims in [\"x\"])'", "an object is compared with a text"),
+        ("when: route != \"a\"", "`route` is an object"),
+        ("when: '!(1 in route)'", "a number is compared with a text"),
+        ("when: labels != \"a\"", "`labels` is an object"),
+        ("when: headers != \"x\"", "`headers` is an object"),
+        ("when: headers == headers", "`headers` is an object"),
+        ("when: size(headers) > 1", "`headers` is an object"),
+        ("when: '!headers.exists(h, h == \"x-a\")'", "`headers` is an object"),
+        ("when: '!(\"X-A\" in headers)'", "small letters"),
+        ("when: headers[\"X-A\"] == \"1\"", "small letters"),
+        ("when: headers[route.tenant] == \"1\"", "small letters"),
+        ("when: '!(method in headers)'", "small letters"),
+        ("when: '!has(headers.XA)'", "small letters"),
+        ("when: now != \"1\"", "a number is compared with a text"),
+        ("when: (method == \"GET\") != \"true\"", "true or false is compared with a text"),
+        ("when: '!(\"a\" in method)'", "a text is compared with a text"),
+        ("when: 'identity.groups.exists(client, client != \"a\")'", "called `client`"),
         ("when: method", "never true"),
         ("when: '[true]'", "never true"),
         ("when: '\"true\"'", "never true"),
@@ -220,6 +256,39 @@ fn what_a_route_must_have_is_known_at_load() {
         ("when: 'headers[\"x\"] == route[\"a\"]'", &[]),
     ] {
         assert_eq!(conditions(yaml).unwrap().names(), expected, "{yaml}");
+    }
+}
+
+#[test]
+fn what_an_expression_speaks_of_is_known_at_load() {
+    let all = "when: 'headers.a == \"x\" || (has(headers.b) ? headers[\"x-c\"] : method) == \"x\" || !(\"x-d\" in headers) \
+               || identity.groups.exists(g, g == headers[\"x-e\"])'";
+    assert_eq!(conditions(all).unwrap().fields(), ["a", "b", "x-c", "x-d", "x-e"]);
+    for (when, refused) in [
+        (
+            "!(\"x-other\" in headers) && \"x-kind\" in headers && \"tenant\" in route && !(\"x\" in labels)",
+            None,
+        ),
+        (
+            "\"tenant\" in jwt.claims && jwt.claims.tenant != \"other\" && jwt.claims[\"tenant\"] in [route.tenant]",
+            None,
+        ),
+        ("identity.groups == [\"staff\"] && size(identity.groups) == 1 && !(\"a\" in identity.groups)", None),
+        (
+            "labels.exists(name, name == \"api\") && identity[\"id\"] != \"bob\" && client[\"ip\"] in [\"192.0.2.7\"]",
+            None,
+        ),
+        ("jwt.claims.level == 3 && jwt.claims.level != \"3\" && now > 0 && now != 3.5", None),
+        (
+            "1 in [1] + identity.groups && jwt.claims.where == {\"city\": \"a\"} && !(jwt.claims.level in [\"3\"])",
+            None,
+        ),
+        ("client.ip in [jwt.claims.tenant, \"192.0.2.7\"]", None),
+        ("jwt.claims.none == null && (method == \"GET\" ? path : host) != \"\"", None),
+        ("client.ip != \"192.0.2.7\"", Some("expression")),
+    ] {
+        let alice = identity(json!({"tenant": "acme", "level": 3, "none": null, "where": {"city": "a"}}));
+        assert_eq!(check(&format!("when: '{when}'"), &alice), refused, "{when}");
     }
 }
 

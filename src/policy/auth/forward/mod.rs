@@ -134,7 +134,7 @@ impl Forward {
         let Some(runtime) = &self.runtime else {
             return unavailable("the service is asked by a running gateway only".to_owned());
         };
-        let fetched = match self.service.ask(runtime, self.question(asked)).await {
+        let fetched = match self.service.ask(runtime, asked.request.client_ip(), self.question(asked)).await {
             Asking::Answered(fetched) => fetched,
             Asking::Failed(message) => return unavailable(message),
             Asking::Busy => {

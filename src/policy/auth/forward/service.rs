@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hash::RandomState;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -80,10 +81,15 @@ impl Service {
         }
     }
 
-    /// Asks, in its own time: a client that goes away leaves the question to end by itself.
-    pub(super) async fn ask(self: &Arc<Self>, runtime: &Handle, question: egress::Request) -> Asking {
+    /// Asks for this client, in its own time: a client that goes away leaves the question to end by itself.
+    pub(super) async fn ask(
+        self: &Arc<Self>,
+        runtime: &Handle,
+        client: IpAddr,
+        question: egress::Request,
+    ) -> Asking {
         let Ok(place) = Arc::clone(&self.waiting).try_acquire_owned() else { return Asking::Busy };
-        let Some(mut turn) = self.breaker.turn(Instant::now()) else {
+        let Some(mut turn) = self.breaker.turn(client, Instant::now()) else {
             return Asking::Failed(
                 "the service has failed several times in a row; it is left alone for a second".to_owned(),
             );
@@ -94,7 +100,10 @@ impl Service {
             let asking = match &*own.client {
                 Ok(client) => match client.send(question).await {
                     Ok(fetched) => Asking::Answered(fetched),
-                    Err(failure) => Asking::Failed(format!("the service gave no answer: {failure}")),
+                    Err(failure) => {
+                        turn.failed(&failure);
+                        Asking::Failed(format!("the service gave no answer: {failure}"))
+                    }
                 },
                 Err(cause) => Asking::Failed(format!("nothing can be asked: {cause}")),
             };

@@ -146,7 +146,7 @@ impl Introspection {
         if token.len() > TOKEN_BYTES_MAX {
             return Judgement::Refused(Denial::invalid("token_size", "the token is longer than 8 KiB"));
         }
-        match self.server.verdict(&token).await {
+        match self.server.verdict(&token, asked.request.client_ip()).await {
             Ok(Verdict::Known { identity, confirmation, .. }) => {
                 match self.possession.check(&confirmation, &token, asked) {
                     Ok(told) => Judgement::Known(identity, told),

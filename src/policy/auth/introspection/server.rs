@@ -7,6 +7,7 @@ use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{Hash, RandomState};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -145,15 +146,19 @@ impl Server {
         }
     }
 
-    /// What the server says of a token, or said not long ago.
+    /// What the server says of a token of this client's, or said not long ago.
     ///
     /// # Errors
     /// It cannot be asked.
-    pub(super) async fn verdict(self: &Arc<Self>, token: &str) -> Result<Verdict, &'static str> {
+    pub(super) async fn verdict(
+        self: &Arc<Self>,
+        token: &str,
+        client: IpAddr,
+    ) -> Result<Verdict, &'static str> {
         if let Some(entry) = self.cache.get(token).filter(|entry| Instant::now() < entry.until) {
             return Ok(entry.verdict);
         }
-        let mut flight = self.flight(token)?;
+        let mut flight = self.flight(token, client)?;
         match flight.wait_for(Option::is_some).await {
             Ok(landed) => landed.clone().unwrap_or(Err(ENDED)),
             Err(_) => Err(ENDED),
@@ -161,7 +166,7 @@ impl Server {
     }
 
     /// The question about this token that is under way, or a new one.
-    fn flight(self: &Arc<Self>, token: &str) -> Result<Flight, &'static str> {
+    fn flight(self: &Arc<Self>, token: &str, client: IpAddr) -> Result<Flight, &'static str> {
         let Some((runtime, _)) = &self.asking else { return Err("no server is asked here") };
         let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(flight) = flights.get(token) {
@@ -171,7 +176,7 @@ impl Server {
             self.count(Outcome::Refused);
             return Err("too many tokens wait to be asked about");
         }
-        let Some(turn) = self.breaker.turn(Instant::now()) else {
+        let Some(turn) = self.breaker.turn(client, Instant::now()) else {
             self.count(Outcome::Refused);
             return Err("the server has failed again and again, and is left alone for a moment");
         };
@@ -286,8 +291,8 @@ impl Question {
         }
     }
 
-    async fn send(&self) -> Result<Fetched, String> {
-        let server = &self.server;
+    async fn send(&mut self) -> Result<Fetched, String> {
+        let server = Arc::clone(&self.server);
         let (_, egress) = server.asking.as_ref().ok_or("no server is asked here")?;
         let egress = egress.as_ref().as_ref().map_err(|cause| format!("TLS cannot be set up: {cause}"))?;
         let body = Zeroizing::new(format!(
@@ -300,7 +305,11 @@ impl Question {
             .with_header(ACCEPT, HeaderValue::from_static("application/json"))
             .within(server.timeout)
             .at_most(ANSWER_BYTES_MAX);
-        egress.send(request).await.map_err(|failure| failure.to_string())
+        let answer = egress.send(request).await;
+        answer.map_err(|failure| {
+            self.turn.failed(&failure);
+            failure.to_string()
+        })
     }
 }
 
@@ -353,6 +362,8 @@ pub(super) fn authorization(id: &str, secret: &str) -> HeaderValue {
 mod tests {
     use super::*;
 
+    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
     #[test]
     fn a_clients_name_and_secret_are_encoded_before_they_are_joined() {
         use base64::Engine as _;
@@ -375,14 +386,14 @@ mod tests {
         let times = (Duration::from_secs(30), Duration::from_secs(2));
         let server = Server::new(String::new(), authorization("a", "b"), rules, times, None);
         let server = Arc::new(server);
-        assert_eq!(server.verdict("t").await.unwrap_err(), "no server is asked here");
+        assert_eq!(server.verdict("t", CLIENT).await.unwrap_err(), "no server is asked here");
         // A verdict is remembered until its time, a bad one not for long.
         let body = |until: f64| format!(r#"{{"active": true, "sub": "a", "exp": {until}}}"#);
         let now = seconds(SystemTime::now());
         let token = |text: &str| Token(Arc::new(Zeroizing::new(text.to_owned())));
         let good = server.rules.read(body(now + 600.0).as_bytes(), now).unwrap();
         server.remember(&token("good"), &good, 100);
-        assert!(matches!(server.verdict("good").await, Ok(Verdict::Known { .. })));
+        assert!(matches!(server.verdict("good", CLIENT).await, Ok(Verdict::Known { .. })));
         let until = |text: &str| server.cache.get(text).map(|entry| entry.until - Instant::now());
         assert!(until("good").unwrap() > Duration::from_secs(29));
         let ending = server.rules.read(body(now + 2.0).as_bytes(), now).unwrap();

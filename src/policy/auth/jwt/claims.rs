@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::binding::Confirmation;
 use super::config::{AudienceClaim, TokenKind};
 use super::kind;
-use crate::identity::{Identity, Method};
+use crate::identity::{Identity, Method, claim_in};
 use crate::policy::auth::Denial;
 use crate::reply::Kind;
 
@@ -142,8 +142,8 @@ impl Rules {
         identity.issuer = Some(self.issuer.clone());
         let scopes = self.scope_claims.iter().find_map(|name| claims.get(&**name));
         identity.scopes = scopes.map(words).unwrap_or_default();
-        identity.groups = find(&claims, &self.groups_claim).map(elements).unwrap_or_default();
-        let plan = self.plan_claim.as_deref().and_then(|name| find(&claims, name));
+        identity.groups = claim_in(&claims, &self.groups_claim).map(elements).unwrap_or_default();
+        let plan = self.plan_claim.as_deref().and_then(|name| claim_in(&claims, name));
         identity.plan = plan.and_then(Value::as_str).map(Into::into);
         let caller = ["client_id", "azp"].iter().find_map(|name| claims.get(*name).and_then(Value::as_str));
         identity.caller = caller.map(Into::into);
@@ -206,15 +206,6 @@ pub(in crate::policy::auth) fn elements(value: &Value) -> Box<[Box<str>]> {
         }
         _ => Box::default(),
     }
-}
-
-/// A claim of the whole name first: `https://example.com/groups` has dots of its own.
-fn find<'c>(claims: &'c Map<String, Value>, name: &str) -> Option<&'c Value> {
-    claims.get(name).or_else(|| {
-        let mut steps = name.split('.');
-        let first = claims.get(steps.next()?)?;
-        steps.try_fold(first, |value, step| value.get(step))
-    })
 }
 
 #[cfg(test)]

@@ -42,7 +42,8 @@ pub struct Config {
     pub subject_claim: String,
     /// Claims of which the first that is there has the scopes: a text with spaces between them, or a list.
     pub scope_claims: Vec<String>,
-    /// The claim with the groups, a text or a list; a dot leads into a nested claim: `realm_access.roles`.
+    /// The claim with the groups, a text or a list; a dot leads into a nested claim (`realm_access.roles`) or is one of a name
+    /// (`resource_access.my.api.roles`): at each level the longest name that is there goes first.
     pub groups_claim: String,
     /// The claim with the usage plan; `none`, or a name. It is a word for conditions, and for limits by `plan` or with `overrides`: throttle
     /// and quota of `policies.plans` are those of API keys, and no token's.
@@ -69,12 +70,15 @@ pub struct KeysConfig {
     pub url: Option<Spanned<String>>,
     /// A JWKS in a file; read again when it changes.
     pub file: Option<Spanned<String>>,
-    /// A secret of 32 bytes and more that signs and verifies, for `HS256`, `HS384` and `HS512` alone. Write it as `"${env:NAME}"`.
+    /// A secret of 32 bytes and more that signs and verifies, for `HS256`, `HS384` and `HS512` alone; never a public key, a certificate, a
+    /// JWK or a URL. Write it as `"${env:NAME}"`.
     pub secret: Option<Spanned<Secret>>,
     /// How often keys are fetched, unless the answer says less (`max-age`, `no-store`), but then not more often than once a `cooldown`.
-    /// From `1s` to `24h`.
+    /// From `1s` to `24h`. Policies with the same `url` or discovered issuer share what is fetched: of their `refresh`, `cooldown` and
+    /// `stale_keys_max` the shortest hold for all.
     pub refresh: Time,
-    /// How long a token of an unknown key causes no fetch after another has. From `1s` to `10m`.
+    /// How long a token of an unknown key causes no fetch after another has, whether that brought something or failed. From `1s` to `10m`.
+    /// While the last fetch has failed, such a token is 503: the key may be the issuer's.
     pub cooldown: Time,
     /// How long keys are used that could not be fetched anew. From `0ms` to `30d`.
     pub stale_keys_max: Time,

@@ -83,21 +83,23 @@ impl From<Failure> for Trouble {
 pub(super) struct Fetcher {
     source: Source,
     egress: Arc<Result<Egress, String>>,
-    /// How long a document's word on where the keys are is believed.
-    believed: Duration,
     /// Where they are, and since when that is known.
     found: Option<(String, Instant)>,
 }
 
 impl Fetcher {
-    pub(super) fn new(source: Source, egress: Arc<Result<Egress, String>>, believed: Duration) -> Self {
-        Self { source, egress, believed, found: None }
+    pub(super) fn new(source: Source, egress: Arc<Result<Egress, String>>) -> Self {
+        Self { source, egress, found: None }
     }
 
     /// Fetches once; `etag` is that of the keys that are known. A document that was found a while ago is not asked for again
-    /// before each fetch, but after each that failed.
-    pub(super) async fn fetch(&mut self, etag: Option<&HeaderValue>) -> Result<Got, Trouble> {
-        let address = self.address().await?;
+    /// before each fetch, but after each that failed, and when its word on where the keys are has been `believed` for so long.
+    pub(super) async fn fetch(
+        &mut self,
+        etag: Option<&HeaderValue>,
+        believed: Duration,
+    ) -> Result<Got, Trouble> {
+        let address = self.address(believed).await?;
         let got = self.keys(&address, etag).await;
         match (&got, &self.source) {
             (Err(_), Source::Discovery { .. }) => self.found = None,
@@ -106,13 +108,13 @@ impl Fetcher {
         got
     }
 
-    async fn address(&mut self) -> Result<String, Trouble> {
+    async fn address(&mut self, believed: Duration) -> Result<String, Trouble> {
         let issuer = match &self.source {
             Source::Url(url) => return Ok(url.clone()),
             Source::Discovery { issuer } => issuer,
         };
         if let Some((address, since)) = &self.found
-            && since.elapsed() < self.believed
+            && since.elapsed() < believed
         {
             return Ok(address.clone());
         }

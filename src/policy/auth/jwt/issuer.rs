@@ -1,12 +1,12 @@
-//! The keys of an issuer, as they are now. They outlive snapshots: whoever names the same source, schedule and rules of fetching
-//! has the same keys, and whoever does not shares nothing.
+//! The keys of an issuer, as they are now. They outlive snapshots: whoever names the same source and rules of fetching has the same keys,
+//! and whoever does not shares nothing. Of several schedules for one source the shorter times hold.
 //!
 //! Requests read them and may ask for a fetch; fetching is the [`Keeper`]'s alone, so that there is never more than one.
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwapOption, Guard};
@@ -66,11 +66,29 @@ pub(super) struct Schedule {
     pub(super) stale_keys_max: Duration,
 }
 
+impl Schedule {
+    /// The shorter of each.
+    fn shorter(self, other: Self) -> Self {
+        Self {
+            refresh: self.refresh.min(other.refresh),
+            cooldown: self.cooldown.min(other.cooldown),
+            stale_keys_max: self.stale_keys_max.min(other.stale_keys_max),
+        }
+    }
+}
+
+/// A key is unknown, and the issuer cannot be asked whether it is its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Unasked;
+
 /// The keys of an issuer, as they are now; outlives snapshots.
 #[derive(Debug)]
 pub(super) struct Issuer {
     current: ArcSwapOption<KeySet>,
-    cooldown: Duration,
+    /// Of those who want the keys; behind it the one that holds.
+    schedules: Mutex<(Vec<Weak<Schedule>>, Schedule)>,
+    /// Whether the last fetch brought nothing.
+    failing: AtomicBool,
     /// Whether somebody fetches.
     fetched: bool,
     gate: Mutex<Gate>,
@@ -111,27 +129,32 @@ impl Drop for Seat<'_> {
 }
 
 impl Issuer {
-    /// Finds the issuer of this source and schedule, or begins to fetch. Where nothing is fetched (`check`, `explain`) it has the
+    /// Finds the issuer of this source, or begins to fetch; the schedule holds as long as what is given back with it. Where nothing is fetched (`check`, `explain`) it has the
     /// keys of the copy, if there is one.
-    pub(super) fn find(source: &Source, schedule: Schedule, context: &Context<'_>) -> Arc<Self> {
+    pub(super) fn find(
+        source: &Source,
+        schedule: Schedule,
+        context: &Context<'_>,
+    ) -> (Arc<Self>, Arc<Schedule>) {
         let definition = source.definition();
         let runtime = context.live.runtime();
         let directory = context.live.directory();
         let path = (!directory.as_os_str().is_empty()).then(|| copy::path(directory, FOLDER, &definition));
         let mut known = None;
-        let key = format!("{definition} {schedule:?} {:?}", context.egress);
+        let key = format!("{definition} {:?}", context.egress);
         let issuer = context.live.find_or("auth.issuer", &key, || {
             let found = kept(&definition, path.as_ref(), schedule);
-            let issuer = Self::new(schedule.cooldown, runtime.is_some());
+            let issuer = Self::new(schedule, runtime.is_some());
             if let Some(found) = &found {
                 issuer.put(Arc::clone(&found.set), found.kept.confirmed);
             }
             known = Some(found);
             issuer
         });
+        let own = issuer.join(schedule);
         if let (Some(known), Some(runtime)) = (known, runtime) {
             let settled = fetching::settled(context, &format!("{source}: its keys"));
-            let fetcher = Fetcher::new(source.clone(), context.fetcher(), schedule.refresh);
+            let fetcher = Fetcher::new(source.clone(), context.fetcher());
             let keeper = Keeper {
                 name: source.to_string(),
                 source: definition,
@@ -144,13 +167,33 @@ impl Issuer {
             };
             runtime.spawn(keeper.keep(known));
         }
-        issuer
+        (issuer, own)
     }
 
-    pub(super) fn new(cooldown: Duration, fetched: bool) -> Self {
+    /// Another who wants the keys, by this schedule.
+    fn join(&self, schedule: Schedule) -> Arc<Schedule> {
+        let own = Arc::new(schedule);
+        self.schedules.lock().unwrap_or_else(PoisonError::into_inner).0.push(Arc::downgrade(&own));
+        self.wake.notify_one();
+        own
+    }
+
+    /// The schedule of all who want the keys now; where nobody does any more, as it was.
+    pub(super) fn schedule(&self) -> Schedule {
+        let mut schedules = self.schedules.lock().unwrap_or_else(PoisonError::into_inner);
+        let (wanted, held) = &mut *schedules;
+        wanted.retain(|one| one.strong_count() > 0);
+        if let Some(all) = wanted.iter().filter_map(Weak::upgrade).map(|one| *one).reduce(Schedule::shorter) {
+            *held = all;
+        }
+        *held
+    }
+
+    fn new(schedule: Schedule, fetched: bool) -> Self {
         Self {
             current: ArcSwapOption::empty(),
-            cooldown,
+            schedules: Mutex::new((Vec::new(), schedule)),
+            failing: AtomicBool::new(false),
             fetched,
             gate: Mutex::default(),
             ended: watch::Sender::new(0),
@@ -181,16 +224,24 @@ impl Issuer {
     /// A token names a key that is not in the set of generation `seen`. Causes at most one fetch a cool-down, whoever asks; waits for
     /// it, for a bounded time, and gives another set if one has come. None at once within the cool-down, at whose end one fetch follows:
     /// an issuer that changes its keys twice in a row is unknown for no longer.
-    pub(super) async fn after_unknown(&self, seen: u64) -> Option<Arc<KeySet>> {
+    ///
+    /// # Errors
+    /// The fetch has not ended in time, or the last one has failed: the key may be the issuer's.
+    pub(super) async fn after_unknown(&self, seen: u64) -> Result<Option<Arc<KeySet>>, Unasked> {
         let newer = || self.current.load_full().filter(|set| set.generation() != seen);
         if let Some(set) = newer() {
-            return Some(set);
+            return Ok(Some(set));
         }
         // Where there is no fetch to wait for, one may have ended between the look above and here.
-        if let Some(fetch) = self.provoke(seen) {
+        let fetch = self.provoke(seen);
+        if let Some(fetch) = fetch {
             self.wait_for(fetch).await;
         }
-        newer()
+        let is_late = fetch.is_some_and(|fetch| *self.ended.borrow() < fetch);
+        match newer() {
+            None if is_late || self.failing.load(Ordering::Relaxed) => Err(Unasked),
+            newer => Ok(newer),
+        }
     }
 
     /// The fetch that tells whether a key is unknown to the set of generation `seen`, counted from 1: one that is yet to begin. None
@@ -199,11 +250,12 @@ impl Issuer {
         if !self.fetched {
             return None;
         }
+        let cooldown = self.schedule().cooldown;
         let mut gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
         if gate.wanted > *self.ended.borrow() {
             return Some(gate.wanted);
         }
-        if gate.provoked.is_some_and(|provoked| provoked.elapsed() < self.cooldown) {
+        if gate.provoked.is_some_and(|provoked| provoked.elapsed() < cooldown) {
             // Whoever looked before that fetch ended is told by what it brought: nothing is owed for him.
             let is_newer = self.current.load().as_ref().is_some_and(|set| set.generation() != seen);
             if !is_newer && !std::mem::replace(&mut gate.owed, true) {
@@ -235,9 +287,10 @@ impl Issuer {
 
     /// Begins a fetch, if one is due, asked for or owed.
     pub(super) fn begin(&self, due: bool) -> bool {
+        let cooldown = self.schedule().cooldown;
         let mut gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let is_owed = gate.owed_at(self.cooldown).is_some_and(|at| at <= now);
+        let is_owed = gate.owed_at(cooldown).is_some_and(|at| at <= now);
         let begins = due || is_owed || gate.wanted > gate.begun;
         if begins {
             gate.begun += 1;
@@ -253,7 +306,8 @@ impl Issuer {
 
     /// When a fetch is owed for a key that was unknown within the cool-down.
     pub(super) fn owed_at(&self) -> Option<Instant> {
-        self.gate.lock().unwrap_or_else(PoisonError::into_inner).owed_at(self.cooldown)
+        let cooldown = self.schedule().cooldown;
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner).owed_at(cooldown)
     }
 
     /// Ends the fetch that has begun.
@@ -262,6 +316,7 @@ impl Issuer {
         if let Some(count) = count {
             count.fetch_add(1, Ordering::Relaxed);
         }
+        self.failing.store(!matches!(outcome, Outcome::Fetched | Outcome::Unchanged), Ordering::Relaxed);
         let begun = self.gate.lock().unwrap_or_else(PoisonError::into_inner).begun;
         self.ended.send_replace(begun);
     }
@@ -333,8 +388,49 @@ fn kept(source: &str, path: Option<&PathBuf>, schedule: Schedule) -> Option<Know
 mod tests {
     use super::*;
 
+    fn with(cooldown: Duration, fetched: bool) -> Issuer {
+        let day = Duration::from_secs(24 * 60 * 60);
+        Issuer::new(Schedule { refresh: day, cooldown, stale_keys_max: day }, fetched)
+    }
+
     fn issuer() -> Issuer {
-        Issuer::new(Duration::from_secs(600), true)
+        with(Duration::from_secs(600), true)
+    }
+
+    #[test]
+    fn of_several_schedules_the_shorter_times_hold_while_somebody_wants_them() {
+        let issuer = issuer();
+        let times = |refresh, cooldown, stale| Schedule {
+            refresh: Duration::from_secs(refresh),
+            cooldown: Duration::from_secs(cooldown),
+            stale_keys_max: Duration::from_secs(stale),
+        };
+        let one = issuer.join(times(900, 30, 86_400));
+        assert_eq!(issuer.schedule(), *one);
+        let other = issuer.join(times(600, 60, 3600));
+        assert_eq!(issuer.schedule(), times(600, 30, 3600));
+        drop(one);
+        assert_eq!(issuer.schedule(), *other);
+        drop(other);
+        assert_eq!(issuer.schedule(), times(600, 60, 3600), "as it was");
+    }
+
+    #[tokio::test]
+    async fn while_the_issuer_ails_nobody_knows_whether_a_key_is_its_own() {
+        let issuer = Arc::new(issuer());
+        issuer.put(Arc::new(KeySet::of_secret(&[1; 32])), 1);
+        let seen = issuer.current.load().as_ref().unwrap().generation();
+        let own = Arc::clone(&issuer);
+        let waiting = tokio::spawn(async move { own.after_unknown(seen).await.map(|set| set.is_some()) });
+        while !issuer.begin(false) {
+            tokio::task::yield_now().await;
+        }
+        issuer.end(Outcome::Failed);
+        assert_eq!(waiting.await.unwrap(), Err(Unasked));
+        assert!(issuer.after_unknown(seen).await.is_err(), "within the cool-down too");
+        assert!(issuer.begin(true));
+        issuer.end(Outcome::Unchanged);
+        assert!(issuer.after_unknown(seen).await.unwrap().is_none(), "it has said so");
     }
 
     #[test]
@@ -355,18 +451,18 @@ mod tests {
         assert!(issuer.begin(true));
         issuer.end(Outcome::Fetched);
         assert_eq!(issuer.owed_at(), None);
-        let short = Issuer::new(Duration::ZERO, true);
+        let short = with(Duration::ZERO, true);
         for round in 1..4 {
             assert_eq!(short.provoke(0), Some(round));
             assert!(short.begin(false));
             short.end(Outcome::Unchanged);
         }
-        assert_eq!(Issuer::new(Duration::ZERO, false).provoke(0), None, "nobody fetches");
+        assert_eq!(with(Duration::ZERO, false).provoke(0), None, "nobody fetches");
     }
 
     #[test]
     fn what_is_owed_is_fetched_once_when_the_cool_down_ends() {
-        let issuer = Issuer::new(Duration::from_millis(80), true);
+        let issuer = with(Duration::from_millis(80), true);
         assert_eq!(issuer.provoke(0), Some(1));
         assert!(issuer.begin(false));
         issuer.end(Outcome::Fetched);
@@ -397,7 +493,7 @@ mod tests {
     async fn a_fetch_that_ends_lets_those_go_on_who_wait() {
         let issuer = Arc::new(issuer());
         let own = Arc::clone(&issuer);
-        let waiting = tokio::spawn(async move { own.after_unknown(0).await });
+        let waiting = tokio::spawn(async move { own.after_unknown(0).await.unwrap() });
         while !issuer.begin(false) {
             tokio::task::yield_now().await;
         }
@@ -406,9 +502,12 @@ mod tests {
         issuer.end(Outcome::Fetched);
         let set = waiting.await.unwrap().unwrap();
         assert_eq!(set.len(), 1);
-        assert!(issuer.after_unknown(set.generation()).await.is_none(), "at once: within the cool-down");
+        assert!(
+            issuer.after_unknown(set.generation()).await.unwrap().is_none(),
+            "at once: within the cool-down"
+        );
         assert!(issuer.owed_at().is_some());
-        assert!(issuer.after_unknown(0).await.is_some(), "there is another set than that one");
+        assert!(issuer.after_unknown(0).await.unwrap().is_some(), "there is another set than that one");
     }
 
     #[test]

@@ -59,6 +59,7 @@ pub(super) struct Keeper {
     pub(super) name: String,
     /// The source, as the copy has it.
     pub(super) source: String,
+    /// As it was when it was looked at last.
     pub(super) schedule: Schedule,
     pub(super) fetcher: Fetcher,
     pub(super) issuer: Weak<Issuer>,
@@ -98,11 +99,17 @@ impl Keeper {
         let mut due = Instant::now();
         loop {
             let Some(issuer) = self.issuer.upgrade() else { return };
+            let schedule = issuer.schedule();
+            if schedule != self.schedule {
+                self.schedule = schedule;
+                due = due.min(self.adapt(&mut memory, &issuer));
+            }
             let present = Instant::now();
             if memory.expires.is_some_and(|expires| expires <= present) {
                 self.give_up(&mut memory, &issuer);
             }
-            let begins = issuer.begin(present >= due);
+            let is_due = present >= due;
+            let begins = issuer.begin(is_due);
             let owed = issuer.owed_at();
             // While it waits, the keys are nobody's but those who want them.
             drop(issuer);
@@ -114,17 +121,39 @@ impl Keeper {
                 }
                 continue;
             }
-            let fetched = self.fetcher.fetch(memory.etag.as_ref()).await;
+            let fetched = self.fetcher.fetch(memory.etag.as_ref(), self.schedule.refresh).await;
             let Some(issuer) = self.issuer.upgrade() else { return };
             let (outcome, wait) = match fetched {
-                Ok(got) => self.take(got, &mut memory, &issuer),
-                Err(trouble) => self.endure(trouble, &mut memory),
+                Ok(got) => {
+                    let (outcome, wait) = self.take(got, &mut memory, &issuer);
+                    (outcome, Some(wait))
+                }
+                Err(trouble) => self.endure(trouble, is_due, &mut memory),
             };
-            due = Instant::now() + wait;
+            due = wait.map_or(due, |wait| Instant::now() + wait);
             issuer.end(outcome);
             drop(issuer);
             self.copy(&mut memory).await;
         }
+    }
+
+    /// Keeps the keys by another schedule, and says when they are due by it. Those that were too old may be good by this one.
+    fn adapt(&self, memory: &mut Memory, issuer: &Issuer) -> Instant {
+        let (present, seconds) = (Instant::now(), now());
+        let Some(known) = &memory.known else { return present };
+        match (known.left(self.schedule, seconds), memory.expires) {
+            (Some(left), held) => {
+                if held.is_none() {
+                    issuer.put(Arc::clone(&known.set), known.kept.confirmed);
+                }
+                memory.expires = Some(present + left);
+            }
+            (None, Some(_)) => memory.expires = Some(present),
+            (None, None) => {}
+        }
+        let fresh = Duration::from_secs(known.kept.fresh).min(self.schedule.refresh);
+        let age = Duration::from_secs(seconds.saturating_sub(known.kept.confirmed));
+        present + part(fresh, 75, 95).saturating_sub(age)
     }
 
     /// Takes over what came, and says when to ask again.
@@ -170,17 +199,21 @@ impl Keeper {
         (outcome, part(fresh, SOONEST, 95))
     }
 
-    /// Goes on with what there is.
-    fn endure(&self, trouble: Trouble, memory: &mut Memory) -> (Outcome, Duration) {
+    /// Goes on with what there is. A fetch that was not due, and that an unknown key asked for, is not tried again before its cool-down ends
+    /// (`Issuer::after_unknown`): anybody can name such keys.
+    fn endure(&self, trouble: Trouble, is_due: bool, memory: &mut Memory) -> (Outcome, Option<Duration>) {
         if memory.trouble.as_ref() != Some(&trouble.message) {
             let rest = if memory.expires.is_some() { "those known are used" } else { "there are none" };
             log::warn!("{}: its keys cannot be fetched, {rest}: {}", self.name, trouble.message);
             memory.trouble = Some(trouble.message);
         }
+        if !is_due {
+            return (trouble.outcome, None);
+        }
         let most = if memory.expires.is_some() { SELDOM } else { SOON };
         let wait = AGAIN * 2_u32.saturating_pow(memory.failures.min(10));
         memory.failures = memory.failures.saturating_add(1);
-        (trouble.outcome, part(wait.min(most).min(self.schedule.refresh), 75, 100))
+        (trouble.outcome, Some(part(wait.min(most).min(self.schedule.refresh), 75, 100)))
     }
 
     /// Nobody has said for too long that these are still the issuer's keys.

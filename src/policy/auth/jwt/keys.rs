@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::Guard;
+use openssl::pkey::PKey;
+use openssl::x509::X509;
+use zeroize::Zeroizing;
 
 use super::algorithm::Algorithm;
 use super::config::{Config, KeysConfig};
-use super::issuer::{Issuer, Schedule, Source};
+use super::issuer::{Issuer, Schedule, Source, Unasked};
 use super::jwks::KeySet;
 use crate::config::units::Time;
 use crate::config::{Build, Spanned, unreadable};
@@ -24,8 +27,8 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 pub(super) enum Keys {
     /// Those of a file or a secret: another file is another snapshot.
     Fixed(Arc<KeySet>),
-    /// Those of an issuer, fetched in the background.
-    Live(Arc<Issuer>),
+    /// Those of an issuer, fetched in the background; its schedule holds as long as the policy is there.
+    Live { issuer: Arc<Issuer>, _schedule: Arc<Schedule> },
 }
 
 /// The keys as they are now, held without counting.
@@ -90,9 +93,9 @@ impl Keys {
         match (&keys.url, &keys.file, &keys.secret) {
             (Some(url), _, _) => {
                 fetching::may_be_fetched(url, context)?;
-                let issuer = Issuer::find(&Source::Url(url.value.clone()), schedule, context);
+                let (issuer, _schedule) = Issuer::find(&Source::Url(url.value.clone()), schedule, context);
                 judge_copy(&issuer, url, &config.algorithms, context);
-                Some(Self::Live(issuer))
+                Some(Self::Live { issuer, _schedule })
             }
             (None, Some(file), _) => {
                 let set = read(file, context.build)?;
@@ -106,6 +109,13 @@ impl Keys {
             }
             (None, None, Some(secret)) => {
                 if !secrets::is_one(secret, context.build) {
+                    return None;
+                }
+                if let Some(what) = public_thing(secret) {
+                    let cause = format!("the secret is {what}: whoever knows that could sign tokens");
+                    let cure = "name it in `keys: {file: …}` or `keys: {url: https://…}`, with algorithms such as `ES256`; a secret is random: \
+                                `openssl rand -base64 48`";
+                    context.build.errors.push(&secret.site, &*secret.path, cause, cure);
                     return None;
                 }
                 if secret.len() < SECRET_BYTES_MIN {
@@ -130,9 +140,9 @@ impl Keys {
                 fetching::may_be_fetched(issuer, context)?;
                 is_plain(issuer, context.build)?;
                 let source = Source::Discovery { issuer: issuer.value.clone() };
-                let found = Issuer::find(&source, schedule, context);
+                let (found, _schedule) = Issuer::find(&source, schedule, context);
                 judge_copy(&found, issuer, &config.algorithms, context);
-                Some(Self::Live(found))
+                Some(Self::Live { issuer: found, _schedule })
             }
         }
     }
@@ -141,7 +151,7 @@ impl Keys {
     pub(super) fn current(&self) -> Current<'_> {
         match self {
             Self::Fixed(set) => Current::Fixed(set),
-            Self::Live(issuer) => Current::Live(issuer.current()),
+            Self::Live { issuer, .. } => Current::Live(issuer.current()),
         }
     }
 
@@ -149,7 +159,7 @@ impl Keys {
     pub(super) fn figures(&self) -> Vec<Figure> {
         match self {
             Self::Fixed(_) => Vec::new(),
-            Self::Live(issuer) => issuer.figures(),
+            Self::Live { issuer, .. } => issuer.figures(),
         }
     }
 
@@ -157,17 +167,41 @@ impl Keys {
     pub(super) async fn first(&self) -> Option<Arc<KeySet>> {
         match self {
             Self::Fixed(set) => Some(Arc::clone(set)),
-            Self::Live(issuer) => issuer.first().await,
+            Self::Live { issuer, .. } => issuer.first().await,
         }
     }
 
     /// A token names a key that is not in the set of generation `seen`: another set, if the issuer has one.
-    pub(super) async fn after_unknown(&self, seen: u64) -> Option<Arc<KeySet>> {
+    ///
+    /// # Errors
+    /// It cannot be asked.
+    pub(super) async fn after_unknown(&self, seen: u64) -> Result<Option<Arc<KeySet>>, Unasked> {
         match self {
-            Self::Fixed(_) => None,
-            Self::Live(issuer) => issuer.after_unknown(seen).await,
+            Self::Fixed(_) => Ok(None),
+            Self::Live { issuer, .. } => issuer.after_unknown(seen).await,
         }
     }
+}
+
+/// What a secret is that is none: a key or a certificate, or where there are some. Such things are made to be known.
+fn public_thing(secret: &str) -> Option<&'static str> {
+    use base64::Engine as _;
+    let text = secret.trim();
+    let begins = |with: &str| text.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with));
+    if begins("-----BEGIN") || begins("ssh-") {
+        return Some("a key or a certificate in text form (PEM)");
+    }
+    if begins("https://") || begins("http://") {
+        return Some("a URL");
+    }
+    if text.starts_with(['{', '[']) {
+        return Some("a JSON document, such as a JWK");
+    }
+    // A PEM without its first and last line.
+    let bare = Zeroizing::new(text.split_ascii_whitespace().collect::<String>());
+    let der = Zeroizing::new(base64::engine::general_purpose::STANDARD.decode(bare.as_bytes()).ok()?);
+    let is_key = PKey::public_key_from_der(&der).is_ok() || X509::from_der(&der).is_ok();
+    is_key.then_some("a public key or a certificate (DER in base64)")
 }
 
 fn read(file: &Spanned<String>, build: &mut Build) -> Option<KeySet> {
@@ -254,4 +288,46 @@ fn check_times(keys: &Spanned<KeysConfig>, build: &mut Build) {
     check("refresh", keys.refresh, SECOND..=24 * HOUR);
     check("cooldown", keys.cooldown, SECOND..=600 * SECOND);
     check("stale_keys_max", keys.stale_keys_max, Duration::ZERO..=30 * 24 * HOUR);
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+
+    use super::*;
+
+    #[test]
+    fn what_is_made_to_be_known_is_no_secret() {
+        let key = PKey::generate_ed25519().unwrap();
+        let der = PKey::public_key_from_raw_bytes(&key.raw_public_key().unwrap(), openssl::pkey::Id::ED25519)
+            .unwrap()
+            .public_key_to_der()
+            .unwrap();
+        let pem = String::from_utf8(key.public_key_to_pem().unwrap()).unwrap();
+        let body: String = pem.lines().filter(|line| !line.starts_with('-')).collect::<Vec<_>>().join("\n");
+        let base64 = base64::engine::general_purpose::STANDARD.encode(&der);
+        for text in [
+            &pem,
+            &format!("\n {pem}"),
+            &body,
+            &base64,
+            "{\"kty\": \"EC\"}",
+            " {\"keys\": []}",
+            "[{}]",
+            "https://id.example.com/jwks.json",
+            "HTTP://id.example.com/jwks.json",
+            "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----",
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI",
+        ] {
+            assert!(public_thing(text).is_some(), "{text}");
+        }
+        for text in [
+            "httpsomething-long-and-random-enough",
+            "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3JldA==",
+            "-----",
+            "ünïcödé",
+        ] {
+            assert_eq!(public_thing(text), None, "{text}");
+        }
+    }
 }

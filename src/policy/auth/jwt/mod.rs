@@ -223,6 +223,10 @@ impl Jwt {
     /// The key that signed a token, and the set that it was found in; where the token's key is not known, after asking the issuer.
     async fn signer(&self, token: &Token<'_>) -> Result<(Fingerprint, u64), Denial> {
         let unavailable = || Denial::unavailable("keys_unavailable", "the issuer's keys are not known");
+        let unasked = |_| {
+            let why = "the token's key is not known, and the issuer cannot be asked for it";
+            Denial::unavailable("keys_unavailable", why)
+        };
         let mut set = self.keys.first().await.ok_or_else(unavailable)?;
         loop {
             let generation = set.generation();
@@ -232,7 +236,9 @@ impl Jwt {
             };
             let newer = match unverified {
                 Unverified::Signature => None,
-                Unverified::UnknownKey { .. } => self.keys.after_unknown(generation).await,
+                Unverified::UnknownKey { .. } => {
+                    self.keys.after_unknown(generation).await.map_err(unasked)?
+                }
             };
             match newer {
                 Some(newer) if newer.generation() != generation => set = newer,
