@@ -1,9 +1,17 @@
-//! What a token costs: verified for the first time, beside what the crypto library alone takes, and remembered.
+//! What a credential costs: a token verified for the first time, beside what the crypto library alone takes, and remembered; an API
+//! key, an introspected token, and all that `authenticate` does with either.
 //!
-//! `cargo bench --bench auth`; `cargo test --benches` runs each once. Allocations are counted: a remembered token has
-//! none, which `tests/allocations.rs` holds it to.
+//! `cargo bench --bench auth`; `cargo test --benches` runs each once. First stands what was promised, measured side by side
+//! (`cargo bench --bench auth -- promised` tells that alone), then each by itself. Allocations are counted: a remembered token has none,
+//! which `tests/allocations.rs` holds it to.
 
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a bench may stop")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a bench may stop, and tells its figures"
+)]
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -11,7 +19,7 @@ use std::hint::black_box;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Waker};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use aws_lc_rs::hmac;
 use aws_lc_rs::signature::{self as sign, ParsedPublicKey, RsaPublicKeyComponents, VerificationAlgorithm};
@@ -25,10 +33,11 @@ use portcullis::client::Client;
 use portcullis::config::{Build, Site, Spanned, load_text};
 use portcullis::egress;
 use portcullis::policy::Effects;
+use portcullis::policy::auth::api_key::{self, Description, Foreign};
 use portcullis::policy::auth::{Asked, Auth, Config, Context, Judgement, Kept, Quantity, Requirement, Rules};
 use portcullis::record::RouteFacts;
 use portcullis::request::{Connection, Protocol, Request};
-use portcullis::state::Live;
+use portcullis::state::{Access, Live, Store};
 use serde_json::json;
 use tokens::{SigningKey, claims};
 
@@ -69,7 +78,7 @@ mod identity_token {
         let mut identity = Identity::new("alice", Method::Jwt, "auth.staff".into());
         identity.issuer = Some(tokens::ISSUER.into());
         identity.scopes = ["orders:read", "orders:write"].map(Into::into).into();
-        identity.claims = json!({"tenant": "acme"}).as_object().unwrap().clone();
+        identity.claims = json!({"tenant": "acme"}).as_object().unwrap().clone().into();
         identity
     }
 
@@ -91,7 +100,63 @@ mod identity_token {
 }
 
 fn main() {
-    divan::main();
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|argument| argument == "--bench") {
+        promised();
+    }
+    if !arguments.iter().any(|argument| argument == "promised") {
+        divan::main();
+    }
+}
+
+/// What was promised of each, and whether it is so. What is compared takes turns, so that a machine with other work slows both.
+fn promised() {
+    println!("| first verification | raw | whole | ratio | promised |\n|---|---|---|---|---|");
+    for algorithm in ALGORITHMS {
+        let (mut raw, first) = (raw_of(algorithm), Case::first(algorithm));
+        let [raw, whole] = side_by_side(&mut raw, &mut || drop(black_box(first.judge())));
+        let ratio = whole / raw;
+        let kept = met(ratio <= 1.2);
+        println!("| {algorithm} | {raw:.2} µs | {whole:.2} µs | {ratio:.2} | ≤ 1.2: {kept} |");
+    }
+    println!("\n| remembered | policy | `authenticate` | promised of the policy |\n|---|---|---|---|");
+    let (cached, introspected, key) = (Case::cached(400), Case::introspected(), Case::api_key());
+    for (name, case) in [("JWT", cached), ("introspection", introspected), ("API key", key)] {
+        let (requirement, mut effects) = (case.requirement(), Effects::default());
+        let mut decide =
+            || drop(black_box(case.asking(|asked| now(requirement.decide(asked, &mut effects)).unwrap())));
+        let [policy, whole] = side_by_side(&mut || drop(black_box(case.judge())), &mut decide);
+        println!("| {name} | {policy:.2} µs | {whole:.2} µs | ≤ 1 µs: {} |", met(policy <= 1.0));
+    }
+    println!();
+}
+
+fn met(is_so: bool) -> &'static str {
+    if is_so { "met" } else { "MISSED" }
+}
+
+/// Medians of what each takes, in microseconds.
+fn side_by_side(first: &mut dyn FnMut(), second: &mut dyn FnMut()) -> [f64; 2] {
+    const TURNS: usize = 201;
+    const TURN: Duration = Duration::from_micros(500);
+    let begun = Instant::now();
+    (0..20).for_each(|_| first());
+    let once = (begun.elapsed() / 20).max(Duration::from_nanos(1));
+    let number = (TURN.as_nanos() / once.as_nanos()).clamp(1, 10_000);
+    let turn = |of: &mut dyn FnMut()| {
+        let begun = Instant::now();
+        (0..number).for_each(|_| of());
+        begun.elapsed().as_secs_f64() * 1e6 / number as f64
+    };
+    let mut taken: [Vec<f64>; 2] = Default::default();
+    for _ in 0..TURNS {
+        taken[0].push(turn(first));
+        taken[1].push(turn(second));
+    }
+    taken.map(|mut times| {
+        times.sort_by(f64::total_cmp);
+        times[TURNS / 2]
+    })
 }
 
 /// Nothing is waited for where the keys are there.
@@ -170,43 +235,115 @@ fn key_of(algorithm: &str) -> SigningKey {
     }
 }
 
-/// Whatever is new about a token: form, signature, claims. Nothing is remembered.
+/// A policy, and a request that it judges.
+struct Case {
+    auth: Arc<Auth>,
+    bearing: Bearing,
+    now: SystemTime,
+}
+
+impl Case {
+    /// Of a request that bears what is good.
+    fn new(auth: Auth, bearing: Bearing) -> Self {
+        let case = Self { auth: Arc::new(auth), bearing, now: SystemTime::now() };
+        assert!(matches!(case.judge(), Judgement::Known(..)));
+        case
+    }
+
+    /// Whatever is new about a token: form, signature, claims. Nothing is remembered.
+    fn first(algorithm: &str) -> Self {
+        let key = key_of(algorithm);
+        let more = format!("algorithms: [{algorithm}], cache: 0B");
+        let auth = match algorithm {
+            "HS256" => {
+                policy_with(tokens::ISSUER, "staff", &format!("{{secret: '${{env:SECRET}}'}}, {more}"))
+            }
+            _ => policy("staff", &[&key], &more),
+        };
+        Self::new(auth, Bearing::new(&key.token(&claims(&json!({})))))
+    }
+
+    /// A token of about so many bytes that was verified before.
+    fn cached(bytes: usize) -> Self {
+        let key = key_of("ES256");
+        let padding = "x".repeat(bytes.saturating_sub(400) * 3 / 4);
+        let token = key.token(&claims(&json!({"padding": padding})));
+        Self::new(policy("staff", &[&key], "algorithms: [ES256]"), Bearing::new(&token))
+    }
+
+    /// A key that was used before, one of a thousand; `cargo bench --bench keys` has a million.
+    fn api_key() -> Self {
+        let state = tempfile::tempdir().unwrap();
+        let key = |number: u32| format!("pk_{number:012}_0123456789012345678901234567890123456789012");
+        let mut store = Store::open(state.path(), Access::Change).unwrap().unwrap();
+        let keys = (0..1000).map(|number| {
+            let description = Description {
+                name: "orders".into(),
+                owner: format!("owner {number}"),
+                ..Description::default()
+            };
+            Ok::<_, ()>(Foreign::by_key(&key(number), description).unwrap())
+        });
+        api_key::import(&mut store, keys, 0).unwrap();
+        drop(store);
+        let mut build = Build::default();
+        let config: Config =
+            load_text("bench.yaml", "api_key: {header: x-api-key}", &|_| None, &mut build).unwrap();
+        let (live, egress) = (Live::new(state.path()), Arc::default());
+        let mut context = Context { live: &live, egress: &egress, build: &mut build };
+        let auth = Auth::compile("partners", &Spanned::unwritten(config), &mut context).unwrap();
+        let value = HeaderValue::from_str(&key(7)).unwrap();
+        let headers = HeaderMap::from_iter([(http::HeaderName::from_static("x-api-key"), value)]);
+        Self::new(auth, Bearing { headers, ..Bearing::new("") })
+    }
+
+    fn asking<T>(&self, ask: impl FnOnce(&Asked<'_>) -> T) -> T {
+        let request = self.bearing.request();
+        ask(black_box(&Asked {
+            request: &request,
+            route: &self.bearing.route,
+            parameters: &[],
+            query: None,
+            kept: Kept::default(),
+            now: self.now,
+        }))
+    }
+
+    fn judge(&self) -> Judgement {
+        self.asking(|asked| now(self.auth.judge(asked)))
+    }
+
+    /// A route that asks for this policy alone.
+    fn requirement(&self) -> Requirement {
+        let rules = Spanned::unwritten(Rules::default());
+        let policies = vec![Arc::clone(&self.auth)];
+        Requirement::compile(policies, Quantity::One, &rules, &mut Build::default()).unwrap()
+    }
+}
+
 #[divan::bench(args = ALGORITHMS)]
 fn first(bencher: Bencher<'_, '_>, algorithm: &str) {
-    let key = key_of(algorithm);
-    let more = format!("algorithms: [{algorithm}], cache: 0B");
-    let auth = match algorithm {
-        "HS256" => policy_with(tokens::ISSUER, "staff", &format!("{{secret: '${{env:SECRET}}'}}, {more}")),
-        _ => policy("staff", &[&key], &more),
-    };
-    let bearing = Bearing::new(&key.token(&claims(&json!({}))));
-    let request = bearing.request();
-    let asked = Asked {
-        request: &request,
-        route: &bearing.route,
-        parameters: &[],
-        query: None,
-        kept: Kept::default(),
-        now: SystemTime::now(),
-    };
-    assert!(matches!(now(auth.judge(&asked)), Judgement::Known(..)));
-    bencher.bench_local(|| now(auth.judge(black_box(&asked))));
+    let case = Case::first(algorithm);
+    bencher.bench_local(|| case.judge());
 }
 
 /// The signature alone, by the crypto library, with the key parsed before. An HMAC takes about a microsecond, so what is around it is
 /// seen.
 #[divan::bench(args = ALGORITHMS)]
 fn raw(bencher: Bencher<'_, '_>, algorithm: &str) {
+    bencher.bench_local(raw_of(algorithm));
+}
+
+fn raw_of(algorithm: &str) -> Box<dyn FnMut()> {
     let key = key_of(algorithm);
     let token = key.token(&claims(&json!({})));
     let (message, signature) = token.rsplit_once('.').unwrap();
-    let signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
+    let (message, signature) = (message.to_owned(), URL_SAFE_NO_PAD.decode(signature).unwrap());
     if algorithm == "HS256" {
         let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET);
-        bencher.bench_local(|| {
-            hmac::verify(&key, black_box(message.as_bytes()), black_box(&signature)).unwrap()
+        return Box::new(move || {
+            hmac::verify(&key, black_box(message.as_bytes()), black_box(&signature)).unwrap();
         });
-        return;
     }
     let public = key.public();
     let member = |name: &str| URL_SAFE_NO_PAD.decode(public[name].as_str().unwrap()).unwrap();
@@ -230,27 +367,33 @@ fn raw(bencher: Bencher<'_, '_>, algorithm: &str) {
         }
     };
     let parsed = parsed.unwrap();
-    bencher.bench_local(|| parsed.verify_sig(black_box(message.as_bytes()), black_box(&signature)).unwrap());
+    Box::new(move || parsed.verify_sig(black_box(message.as_bytes()), black_box(&signature)).unwrap())
 }
 
 /// A token that was verified before: what a policy takes.
 #[divan::bench(args = [400, 1000, 4000])]
 fn cached(bencher: Bencher<'_, '_>, bytes: usize) {
-    let key = key_of("ES256");
-    let auth = policy("staff", &[&key], "algorithms: [ES256]");
-    let bearing =
-        Bearing::new(&key.token(&claims(&json!({"padding": "x".repeat(bytes.saturating_sub(400) * 3 / 4)}))));
-    let request = bearing.request();
-    let asked = Asked {
-        request: &request,
-        route: &bearing.route,
-        parameters: &[],
-        query: None,
-        kept: Kept::default(),
-        now: SystemTime::now(),
+    let case = Case::cached(bytes);
+    bencher.bench_local(|| case.judge());
+}
+
+/// A key that was used before.
+#[divan::bench]
+fn api_key_used_before(bencher: Bencher<'_, '_>) {
+    let case = Case::api_key();
+    bencher.bench_local(|| case.judge());
+}
+
+/// All of `authenticate` with a remembered credential of each kind: what a route asks, from the field to the identity.
+#[divan::bench(args = ["JWT", "introspection", "API key"])]
+fn authenticate(bencher: Bencher<'_, '_>, kind: &str) {
+    let case = match kind {
+        "JWT" => Case::cached(400),
+        "introspection" => Case::introspected(),
+        _ => Case::api_key(),
     };
-    assert!(matches!(now(auth.judge(&asked)), Judgement::Known(..)));
-    bencher.bench_local(|| now(auth.judge(black_box(&asked))));
+    let (requirement, mut effects) = (case.requirement(), Effects::default());
+    bencher.bench_local(|| case.asking(|asked| now(requirement.decide(asked, &mut effects)).unwrap()));
 }
 
 /// The same with all that a route asks: one issuer, or the right one of three, and a scope.
@@ -284,48 +427,57 @@ fn decide_cached(bencher: Bencher<'_, '_>, issuers: usize) {
 /// A token that the introspection server was asked about before.
 #[divan::bench]
 fn introspection_cached(bencher: Bencher<'_, '_>) {
-    const BODY: &str = r#"{"active": true, "sub": "alice", "scope": "orders:read", "exp": 4000000000}"#;
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let server = std::thread::spawn(move || {
-        use std::io::{Read as _, Write as _};
-        let (mut stream, _) = listener.accept().unwrap();
-        // The question is a few hundred bytes, and ends with its form.
-        let mut bytes = Vec::new();
-        while !bytes.ends_with(b"=access_token") {
-            let mut piece = [0; 4096];
-            let read = stream.read(&mut piece).unwrap();
-            bytes.extend_from_slice(&piece[..read]);
-        }
-        let length = BODY.len();
-        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{BODY}")
-            .unwrap();
-    });
-    let text = format!(
-        "introspection: {{url: 'http://{address}/', client_id: a, client_secret: '${{env:SECRET}}', cache: 1h, timeout: 10s}}"
-    );
-    let mut build = Build::default();
-    let environment = |_: &str| Some("b".to_owned());
-    let config: Config = load_text("bench.yaml", &text, &environment, &mut build).unwrap();
-    let rules: egress::Config =
-        load_text("egress.yaml", "allow: [127.0.0.1]", &|_| None, &mut build).unwrap();
-    let egress = Arc::new(egress::Policy::compile(&rules, &Site::default_value(), &mut build).unwrap());
-    let office = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let live = Live::default();
-    live.set_runtime(office.handle().clone());
-    let mut context = Context { live: &live, egress: &egress, build: &mut build };
-    let auth = Auth::compile("opaque", &Spanned::unwritten(config), &mut context).unwrap();
-    let bearing = Bearing::new("mF_9.B5f-4.1JqM");
-    let request = bearing.request();
-    let asked = Asked {
-        request: &request,
-        route: &bearing.route,
-        parameters: &[],
-        query: None,
-        kept: Kept::default(),
-        now: SystemTime::now(),
-    };
-    assert!(matches!(office.block_on(auth.judge(&asked)), Judgement::Known(..)));
-    server.join().unwrap();
-    bencher.bench_local(|| now(auth.judge(black_box(&asked))));
+    let case = Case::introspected();
+    bencher.bench_local(|| case.judge());
+}
+
+impl Case {
+    /// A token that a server on the loopback was asked about.
+    fn introspected() -> Self {
+        const BODY: &str = r#"{"active": true, "sub": "alice", "scope": "orders:read", "exp": 4000000000}"#;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = std::thread::spawn(move || {
+            use std::io::{Read as _, Write as _};
+            let (mut stream, _) = listener.accept().unwrap();
+            // The question is a few hundred bytes, and ends with its form.
+            let mut bytes = Vec::new();
+            while !bytes.ends_with(b"=access_token") {
+                let mut piece = [0; 4096];
+                let read = stream.read(&mut piece).unwrap();
+                bytes.extend_from_slice(&piece[..read]);
+            }
+            let length = BODY.len();
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{BODY}")
+                .unwrap();
+        });
+        let text = format!(
+            "introspection: {{url: 'http://{address}/', client_id: a, client_secret: '${{env:SECRET}}', cache: 1h, timeout: 10s}}"
+        );
+        let mut build = Build::default();
+        let environment = |_: &str| Some("b".to_owned());
+        let config: Config = load_text("bench.yaml", &text, &environment, &mut build).unwrap();
+        let rules: egress::Config =
+            load_text("egress.yaml", "allow: [127.0.0.1]", &|_| None, &mut build).unwrap();
+        let egress = Arc::new(egress::Policy::compile(&rules, &Site::default_value(), &mut build).unwrap());
+        let office =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let live = Live::default();
+        live.set_runtime(office.handle().clone());
+        let mut context = Context { live: &live, egress: &egress, build: &mut build };
+        let auth = Auth::compile("opaque", &Spanned::unwritten(config), &mut context).unwrap();
+        let bearing = Bearing::new("mF_9.B5f-4.1JqM");
+        let request = bearing.request();
+        let asked = Asked {
+            request: &request,
+            route: &bearing.route,
+            parameters: &[],
+            query: None,
+            kept: Kept::default(),
+            now: SystemTime::now(),
+        };
+        assert!(matches!(office.block_on(auth.judge(&asked)), Judgement::Known(..)));
+        server.join().unwrap();
+        Case::new(auth, bearing)
+    }
 }

@@ -1,9 +1,13 @@
 //! Who a request is from: the one thing policies hand on to each other.
 
+mod parts;
+
 use std::sync::Arc;
 
+pub use parts::{Claims, Text};
+
 use http::{HeaderName, HeaderValue};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 /// Who a request is from, once authentication has said so. Until then every request is anonymous.
 ///
@@ -11,7 +15,7 @@ use serde_json::{Map, Value};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The subject: `sub` of a token, the owner of an API key, a user's name, a certificate's subject. Empty: anonymous.
-    pub id: Box<str>,
+    pub id: Text,
     /// Who vouches for it: a token's `iss`, a certificate's issuer. None where the gateway itself does.
     pub issuer: Option<Box<str>>,
     /// How it was proved.
@@ -19,19 +23,19 @@ pub struct Identity {
     /// The policy that proved it, `auth.NAME`; empty for anonymous.
     pub policy: Arc<str>,
     /// What it may do (RFC 6749 §3.3), in the order of the credential.
-    pub scopes: Box<[Box<str>]>,
+    pub scopes: Arc<[Box<str>]>,
     /// What it belongs to.
     pub groups: Box<[Box<str>]>,
     /// Its usage plan.
-    pub plan: Option<Box<str>>,
+    pub plan: Option<Arc<str>>,
     /// The application that calls, where it is another than the subject: a token's `client_id` or `azp`.
     pub caller: Option<Arc<str>>,
     /// The id of its API key, never the key.
-    pub key_id: Option<Arc<str>>,
+    pub key_id: Option<Text>,
     /// Its client certificate, verified.
     pub certificate: Option<Arc<ClientCertificate>>,
     /// All that its credential says of it; bounded by the size of the credential.
-    pub claims: Map<String, Value>,
+    pub claims: Claims,
     /// When its credential ends, in seconds since 1970; none where it has no end, or where a claim says it (`exp`).
     pub expires: Option<u64>,
     /// Fields that the upstream gets of it: those that an external service has answered with.
@@ -74,19 +78,19 @@ impl Method {
 
 impl Identity {
     /// Somebody, of whom nothing more is known yet.
-    pub fn new(id: impl Into<Box<str>>, method: Method, policy: Arc<str>) -> Self {
+    pub fn new(id: impl Into<Text>, method: Method, policy: Arc<str>) -> Self {
         Self {
             id: id.into(),
             issuer: None,
             method,
             policy,
-            scopes: Box::default(),
+            scopes: Arc::default(),
             groups: Box::default(),
             plan: None,
             caller: None,
             key_id: None,
             certificate: None,
-            claims: Map::new(),
+            claims: Claims::default(),
             expires: None,
             upstream_headers: Box::default(),
         }

@@ -10,7 +10,7 @@ use http::{HeaderValue, Method};
 use crate::canonical::Target;
 use crate::config::Site;
 pub use crate::identity::ClientCertificate;
-use crate::identity::Identity;
+use crate::identity::{Identity, Text};
 use crate::request::{Protocol, RequestId, TlsFacts};
 
 /// What a route is called, in log, metrics and explain; made once a snapshot.
@@ -101,7 +101,7 @@ pub struct Record {
     /// The application that calls, where it is another than the identity.
     pub caller: Option<Arc<str>>,
     /// The id of the API key, never the key.
-    pub api_key_id: Option<Arc<str>>,
+    pub api_key_id: Option<Text>,
     /// The client certificate, once verified.
     pub client_certificate: Option<Arc<ClientCertificate>>,
     /// The method.

@@ -318,7 +318,7 @@ mod tests {
         let list = |texts: &[&str]| texts.iter().map(|text| Box::from(*text)).collect::<Box<[Box<str>]>>();
         let mut rendered = |groups: &[&str]| {
             let mut identity = Identity::new("alice", Method::Jwt, "auth.staff".into());
-            (identity.groups, identity.scopes) = (list(groups), list(groups));
+            (identity.groups, identity.scopes) = (list(groups), list(groups).into());
             record.identity = Some(Arc::new(identity));
             let mut out = String::new();
             Template::parse("{identity.groups}|{identity.scopes}").unwrap().render(&record, &mut out);

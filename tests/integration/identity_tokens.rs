@@ -331,6 +331,49 @@ fn a_key_is_changed_once_the_next_is_known_and_goes_once_its_last_token_has_expi
     gateway.await_line(&format!("the key `{}` is no longer published", both[0]));
 }
 
+/// From a generated key to one of the operator's and back, by reloads; then a restart while the next key is published and does not sign.
+#[test]
+fn reloads_and_a_restart_between_two_keys_leave_every_token_good() {
+    let (key, upstream) = (SigningKey::new("ES256", "k"), Origin::echo());
+    let place = place(&key);
+    let pem = openssl::pkey::PKey::generate_ed25519().unwrap().private_key_to_pem_pkcs8().unwrap();
+    let path = place.write("key.pem", pem);
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let text = |more: &str| with_tokens(more, &routes(upstream.address()));
+    let gateway = place.start_whole(&text(", rotate: 7d"));
+    let bearer = key.token(&claims(&json!({})));
+    let signed = |gateway: &Running, path: &str| token(&bearing(gateway.address(), path, &bearer));
+    let first = signed(&gateway, "/orders/1");
+    gateway.reload_whole(&text(", key: {file: key.pem}"));
+    let second = signed(&gateway, "/orders/1");
+    assert_eq!(part(&second, 0)["alg"], "EdDSA", "what the old key has signed is not sent any more");
+    gateway.reload_whole(&text(", rotate: 7d"));
+    let third = signed(&gateway, "/orders/1");
+    assert_eq!(kid(&third), kid(&first));
+    for token in [&first, &second, &third] {
+        assert_eq!(verified(gateway.address(), token)["sub"], "alice");
+    }
+    assert_eq!(kids(gateway.address()).len(), 2);
+    aged(&gateway, |keys| {
+        let generated = keys.iter_mut().find(|key| key["kid"] == kid(&first).as_str()).unwrap();
+        generated["from"] = json!(now() - 7 * 86_400);
+    });
+    let before = eventually("the next key to be published", || {
+        let kids = kids(gateway.address());
+        (kids.len() == 3).then_some(kids)
+    });
+    // Who keeps the set for as long as it says knows the next key before it signs.
+    let told = get(gateway.address(), PATH).all("cache-control");
+    let kept: u64 = told.rsplit('=').next().unwrap().parse().unwrap();
+    assert!(kept < 3600, "{told}");
+    let gateway = gateway.restart();
+    assert_eq!(kids(gateway.address()), before);
+    assert_eq!(kid(&signed(&gateway, "/orders/1")), kid(&first), "the next one signs in an hour");
+    for token in [&first, &second, &third] {
+        assert_eq!(verified(gateway.address(), token)["sub"], "alice");
+    }
+}
+
 #[test]
 fn a_destroyed_key_is_made_anew_and_a_damaged_one_serves_nobody() {
     let (key, upstream) = (SigningKey::new("ES256", "k"), Origin::echo());

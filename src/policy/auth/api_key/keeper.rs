@@ -60,7 +60,7 @@ impl Keys {
     }
 
     /// The plans of keys that are good, with how many these are; none where no policy asks for keys, and before they are read.
-    pub fn plans(live: &Live) -> BTreeMap<Box<str>, usize> {
+    pub fn plans(live: &Live) -> BTreeMap<Arc<str>, usize> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         live.find::<Self>("api_keys", "").map(|own| own.table.plans(now)).unwrap_or_default()
     }

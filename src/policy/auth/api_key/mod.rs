@@ -4,6 +4,7 @@
 //! it holds opens nothing. The log has the reason. A good key on a route that it is not for is told apart (403): its holder has
 //! proved who he is.
 
+mod identities;
 mod keeper;
 mod records;
 mod table;
@@ -14,8 +15,6 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use serde_json::{Map, Value};
-
 pub use super::config::PlaceConfig as Config;
 pub use keeper::{Figures, Keys};
 pub use records::{
@@ -25,32 +24,20 @@ pub use text::is_id;
 
 use super::{Asked, Context, Denial, Judgement, Place, Presented};
 use crate::config::Spanned;
-use crate::identity::{Identity, Method};
 use crate::reply::Kind;
 use crate::state::Store;
-use table::{Found, Hash, Standing};
+use identities::Identities;
+use table::Standing;
 
 pub(super) const REASONS: &[&str] =
     &["unknown_key", "revoked_key", "expired_key", "replaced_key", "key_address", "key_route"];
-
-/// Identities that are kept, a policy: about 500 bytes each.
-const IDENTITIES: usize = 4096;
 
 /// Compiled.
 pub(super) struct ApiKey {
     name: Arc<str>,
     place: Place,
     keys: Arc<Keys>,
-    /// Identities of keys used lately, so that none is built twice. Whether the key is good is asked each time.
-    identities: quick_cache::sync::Cache<Hash, Remembered>,
-}
-
-/// An identity, and of which state of its key it is.
-#[derive(Clone)]
-struct Remembered {
-    epoch: u32,
-    change: u32,
-    identity: Arc<Identity>,
+    identities: Identities,
 }
 
 impl ApiKey {
@@ -87,7 +74,7 @@ impl ApiKey {
                 return None;
             }
         }
-        let identities = quick_cache::sync::Cache::new(IDENTITIES);
+        let identities = Identities::new(name);
         Some(Self { name: Arc::clone(name), place, keys, identities })
     }
 
@@ -114,7 +101,7 @@ impl ApiKey {
         };
         let now = asked.now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         // Only who is refused needs it.
-        let id = || found.texts()[0];
+        let id = || found.id();
         match found.standing(now) {
             Standing::Good => {}
             Standing::Revoked => return invalid("revoked_key", format!("the key `{}` is revoked", id())),
@@ -135,31 +122,7 @@ impl ApiKey {
             return Judgement::Refused(Denial::new(Kind::AccessDenied, "key_route", message));
         }
         found.note_use(keeper::minute(asked.now));
-        Judgement::Known(self.identity(&hash, &found), None)
-    }
-
-    fn identity(&self, hash: &Hash, found: &Found) -> Arc<Identity> {
-        let (epoch, change) = (self.keys.epoch(), found.change());
-        if let Some(known) = self.identities.get(hash)
-            && (known.epoch, known.change) == (epoch, change)
-        {
-            return known.identity;
-        }
-        let [id, name, owner] = found.texts();
-        let mut identity = Identity::new(owner, Method::ApiKey, Arc::clone(&self.name));
-        identity.key_id = Some(id.into());
-        identity.expires = found.ends();
-        if let Some(grants) = found.grants() {
-            identity.plan.clone_from(&grants.plan);
-            identity.scopes.clone_from(&grants.scopes);
-        }
-        identity.claims = Map::from_iter([
-            ("name".to_owned(), Value::from(name)),
-            ("owner".to_owned(), Value::from(owner)),
-        ]);
-        let identity = Arc::new(identity);
-        self.identities.insert(*hash, Remembered { epoch, change, identity: Arc::clone(&identity) });
-        identity
+        Judgement::Known(self.identities.of(&hash, &found, self.keys.epoch()), None)
     }
 }
 

@@ -45,8 +45,8 @@ pub(super) struct Row {
 /// What a key may do, shared by the keys that may do the same.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Grants {
-    pub(super) plan: Option<Box<str>>,
-    pub(super) scopes: Box<[Box<str>]>,
+    pub(super) plan: Option<Arc<str>>,
+    pub(super) scopes: Arc<[Box<str>]>,
     addresses: Option<Box<[IpNet]>>,
     routes: Option<Box<[Box<str>]>>,
 }
@@ -169,8 +169,8 @@ impl Table {
 
     /// The plans of keys that are good at this second, with how many these are. A key that was rotated may count twice while both its
     /// texts are good.
-    pub(super) fn plans(&self, now: u64) -> BTreeMap<Box<str>, usize> {
-        let mut plans = BTreeMap::<Box<str>, usize>::new();
+    pub(super) fn plans(&self, now: u64) -> BTreeMap<Arc<str>, usize> {
+        let mut plans = BTreeMap::<Arc<str>, usize>::new();
         for place in &self.shards {
             let shard = place.load();
             let good = |entry: &&Entry| {
@@ -180,7 +180,7 @@ impl Table {
                 if let Some(number) = plans.get_mut(plan) {
                     *number += 1;
                 } else {
-                    plans.insert(plan.clone(), 1);
+                    plans.insert(Arc::clone(plan), 1);
                 }
             }
         }
@@ -206,11 +206,13 @@ impl Table {
         if let Some(found) = known.get(&texts).and_then(Weak::upgrade) {
             return found;
         }
-        let words = |text: &str| text.split(' ').filter(|word| !word.is_empty()).map(Into::into).collect();
+        let words = |text: &str| {
+            text.split(' ').filter(|word| !word.is_empty()).map(Into::into).collect::<Box<[_]>>()
+        };
         let listed = |text: &str| !text.is_empty();
         let grants = Arc::new(Grants {
             plan: row.plan.as_deref().map(Into::into),
-            scopes: words(&row.scopes),
+            scopes: words(&row.scopes).into(),
             // An address that is none, written by another hand than ours, lets nobody in.
             addresses: listed(&row.addresses).then(|| {
                 row.addresses.split(' ').filter_map(|text| crate::client::network(text).ok()).collect()
@@ -269,9 +271,14 @@ impl Found {
         self.entry().map(|entry| &*entry.grants)
     }
 
-    /// Its id, its name, its owner.
-    pub(super) fn texts(&self) -> [&str; 3] {
-        self.entry().map_or([""; 3], |entry| self.shard.texts(entry))
+    /// Its id, its name and its owner: one behind the other, and where each ends.
+    pub(super) fn record(&self) -> (&str, [usize; 3]) {
+        self.entry().map_or(("", [0; 3]), |entry| self.shard.record(entry))
+    }
+
+    /// Its id.
+    pub(super) fn id(&self) -> &str {
+        self.entry().map_or("", |entry| self.shard.texts(entry)[0])
     }
 
     /// Tells one state of the key from the next.
@@ -307,17 +314,21 @@ impl Shard {
         }
     }
 
-    /// Id, name and owner.
+    /// Id, name and owner in one text, and where each ends in it.
+    fn record(&self, entry: &Entry) -> (&str, [usize; 3]) {
+        let record = || {
+            let (lengths, rest) = self.texts.get(entry.texts as usize..)?.split_first_chunk::<3>()?;
+            let [id, name, owner] = lengths.map(usize::from);
+            let ends = [id, id + name, id + name + owner];
+            Some((std::str::from_utf8(rest.get(..ends[2])?).ok()?, ends))
+        };
+        record().unwrap_or(("", [0; 3]))
+    }
+
+    /// The three of them.
     fn texts(&self, entry: &Entry) -> [&str; 3] {
-        let mut rest = self.texts.get(entry.texts as usize..).unwrap_or_default();
-        let mut texts = [""; 3];
-        for text in &mut texts {
-            let length = rest.first().map_or(0, |length| usize::from(*length));
-            *text =
-                rest.get(1..=length).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default();
-            rest = rest.get(1 + length..).unwrap_or_default();
-        }
-        texts
+        let (whole, [id, name, owner]) = self.record(entry);
+        [0..id, id..name, name..owner].map(|range| whole.get(range).unwrap_or_default())
     }
 }
 
@@ -361,11 +372,10 @@ impl Building {
     ) {
         // 4 GiB of texts in one shard would be 100,000 keys of the longest in each: 25 million in all.
         let Ok(begin) = u32::try_from(self.texts.len()) else { return };
-        for text in texts {
-            let text = text.get(..text.floor_char_boundary(usize::from(u8::MAX))).unwrap_or_default();
-            self.texts.push(u8::try_from(text.len()).unwrap_or(u8::MAX));
-            self.texts.extend_from_slice(text.as_bytes());
-        }
+        let texts =
+            texts.map(|text| text.get(..text.floor_char_boundary(usize::from(u8::MAX))).unwrap_or_default());
+        self.texts.extend(texts.map(|text| u8::try_from(text.len()).unwrap_or(u8::MAX)));
+        self.texts.extend(texts.iter().flat_map(|text| text.bytes()));
         let used = AtomicU32::new(used);
         self.entries.push(Entry { hash, grants, until, used, texts: begin, change, end });
     }
@@ -437,7 +447,7 @@ mod tests {
         assert_eq!(table.len(), 10_000);
         for number in 0..10_000 {
             let found = table.find(&hash(number)).unwrap();
-            assert_eq!(found.texts()[0], format!("{number:012}"));
+            assert_eq!(found.id(), format!("{number:012}"));
             assert_eq!(found.standing(1), Standing::Good);
         }
         assert!(table.find(&hash(10_000)).is_none());
@@ -448,8 +458,8 @@ mod tests {
         assert_eq!(table.find(&hash(7)).unwrap().standing(1), Standing::Revoked);
         assert_eq!(table.find(&hash(7)).unwrap().change(), 9);
         assert_eq!(before.standing(1), Standing::Good, "what was found stays as it was");
-        assert_eq!(table.find(&hash(10_000)).unwrap().texts()[1], "new");
-        assert_eq!(table.find(&hash(8)).unwrap().texts(), ["000000000008", "key 8", "owner 8"]);
+        assert_eq!(table.find(&hash(10_000)).unwrap().record(), ("000000010000newowner 0", [12, 15, 22]));
+        assert_eq!(table.find(&hash(8)).unwrap().record(), ("000000000008key 8owner 8", [12, 17, 24]));
         table.apply((5..6).map(row), true);
         assert_eq!(table.len(), 1);
         assert!(table.find(&hash(7)).is_none());

@@ -11,7 +11,7 @@ fn identity(claims: Value) -> Identity {
     own.scopes = ["orders:read".into(), "orders:write".into()].into();
     own.groups = ["staff".into()].into();
     if let Value::Object(claims) = claims {
-        own.claims = claims;
+        own.claims = claims.into();
     }
     own
 }

@@ -155,7 +155,7 @@ impl Certificate {
         let mut identity = Identity::new(id.clone(), Method::ClientCertificate, Arc::clone(&self.name));
         identity.issuer = Some(certificate.issuer_dn.clone());
         identity.expires = u64::try_from(certificate.not_after).ok();
-        identity.claims = claims(certificate);
+        identity.claims = claims(certificate).into();
         identity.certificate = Some(Arc::clone(certificate));
         Ok(identity)
     }

@@ -141,7 +141,8 @@ mod tests {
             json!({"tenant": {"id": 7, "x": [1.5, null]}, "email": "a@b", "secret": "s", "a.b": true})
                 .as_object()
                 .unwrap()
-                .clone();
+                .clone()
+                .into();
         let full = json!({
             "iss": "https://gw.example.com", "aud": "orders", "sub": "alice",
             "origin": {"method": "jwt", "policy": "staff", "issuer": "https://id.example.com", "key": "k1"},
@@ -159,7 +160,7 @@ mod tests {
             let mut of = Identity::new(id.as_str(), Method::ApiKey, Arc::from("auth.\"x"));
             of.issuer = Some(issuer.as_str().into());
             of.groups = Box::new([group.as_str().into()]);
-            of.scopes = Box::new([scope.as_str().into()]);
+            of.scopes = Arc::new([scope.as_str().into()]);
             of.claims.insert(name.clone(), value.as_str().into());
             let found = written(&of, &[&name]);
             prop_assert_eq!(&found["sub"], &json!(id));

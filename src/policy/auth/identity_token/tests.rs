@@ -43,7 +43,7 @@ fn orders(tokens: &Arc<IdentityTokens>) -> Forwarding {
 
 fn alice() -> Identity {
     let mut identity = Identity::new("alice", Method::Jwt, "auth.staff".into());
-    identity.claims = json!({"tenant": "acme", "exp": NOW + 3600}).as_object().unwrap().clone();
+    identity.claims = json!({"tenant": "acme", "exp": NOW + 3600}).as_object().unwrap().clone().into();
     identity
 }
 
@@ -89,7 +89,7 @@ fn a_token_is_sent_for_half_its_lifetime_and_for_its_identity_alone() {
     differs(&by, &|own| own.method = Method::Basic);
     differs(&by, &|own| own.policy = "auth.partners".into());
     differs(&by, &|own| own.issuer = Some("https://id.example.com".into()));
-    differs(&by, &|own| own.scopes = Box::new(["a".into()]));
+    differs(&by, &|own| own.scopes = Arc::new(["a".into()]));
     differs(&by, &|own| own.groups = Box::new(["a".into()]));
     differs(&by, &|own| own.plan = Some("a".into()));
     differs(&by, &|own| own.caller = Some("a".into()));

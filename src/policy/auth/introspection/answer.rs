@@ -115,10 +115,10 @@ impl Rules {
         };
         let mut identity = Identity::new(id, Method::Introspection, Arc::clone(&self.policy));
         identity.issuer = text("iss").map(Into::into).or_else(|| self.issuer.clone());
-        identity.scopes = claims.get("scope").map(words).unwrap_or_default();
+        identity.scopes = claims.get("scope").map(|scope| words(scope).into()).unwrap_or_default();
         identity.groups = claims.get("groups").map(elements).unwrap_or_default();
         identity.caller = text("client_id").map(Into::into);
-        identity.claims = claims;
+        identity.claims = claims.into();
         Ok(identity)
     }
 }

@@ -141,13 +141,13 @@ impl Rules {
         let mut identity = Identity::new(id, Method::Jwt, Arc::clone(&self.policy));
         identity.issuer = Some(self.issuer.clone());
         let scopes = self.scope_claims.iter().find_map(|name| claims.get(&**name));
-        identity.scopes = scopes.map(words).unwrap_or_default();
+        identity.scopes = scopes.map(|scopes| words(scopes).into()).unwrap_or_default();
         identity.groups = claim_in(&claims, &self.groups_claim).map(elements).unwrap_or_default();
         let plan = self.plan_claim.as_deref().and_then(|name| claim_in(&claims, name));
         identity.plan = plan.and_then(Value::as_str).map(Into::into);
         let caller = ["client_id", "azp"].iter().find_map(|name| claims.get(*name).and_then(Value::as_str));
         identity.caller = caller.map(Into::into);
-        identity.claims = claims;
+        identity.claims = claims.into();
         Ok(identity)
     }
 }
