@@ -4,21 +4,9 @@ use super::{Buckets, Entry, add};
 use crate::policy::rate_limit::{Gcra, KeyHash, Nanos};
 
 impl Buckets {
-    /// Whether a key owes something here. Locks its first set, and the other where it may be there.
+    /// Whether a key owes something here.
     pub(in super::super) fn owes(&self, key: KeyHash, now: Nanos) -> bool {
-        let first = self.first(key);
-        {
-            let mut set = self.lock(first);
-            let now = set.at(now);
-            if let Some(entry) = set.find(key.fingerprint) {
-                return entry.debt(now) > 0;
-            }
-            if !set.has_moved() {
-                return false;
-            }
-        }
-        let mut pair = self.pair(first, key.fingerprint, now);
-        pair.find(key.fingerprint).is_some_and(|(entry, now)| entry.debt(now) > 0)
+        self.owed(key, now) > 0
     }
 
     /// Takes over what a key owes in `from`, where it is forgotten: `scale` says what that is under `gcra`. Added to what it owes here, up to
@@ -54,18 +42,15 @@ impl Buckets {
             entry.full_at = at.saturating_add(gcra.owing(owed, debt));
             return;
         }
-        let (least, at, _) = pair.room();
-        if least.debt(at) > 0 && !self.make_room(&mut pair, first, self.other(first, key.fingerprint), now) {
+        if pair.room().owed > 0
+            && !self.make_room(&mut pair, (first, self.other(first, key.fingerprint)), now)
+        {
             add(&self.counters.evictions);
-            let (least, at, _) = pair.room();
-            if least.debt(at) >= debt {
+            if pair.room().owed >= debt {
                 return;
             }
         }
-        let (least, at, is_other) = pair.room();
-        *least = Entry { fingerprint: key.fingerprint, full_at: at.saturating_add(gcra.owing(0, debt)) };
-        if is_other {
-            pair.first.set_moved();
-        }
+        let room = pair.room();
+        pair.put(&room, key.fingerprint, gcra.owing(0, debt));
     }
 }
