@@ -5,6 +5,8 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a bench may stop, and tells its figures")]
 
+#[path = "limits/decision.rs"]
+mod decision;
 #[path = "limits/policy.rs"]
 mod policy;
 
@@ -66,11 +68,9 @@ fn main() {
     let (flags, wanted): (Vec<_>, Vec<_>) = arguments.iter().partition(|word| word.starts_with('-'));
     let measured = flags.iter().any(|flag| *flag == "--bench");
     let size = if measured { 10_000_000 } else { 10_000 };
-    let parts: [Part<'_>; 7] = [
-        ("cost", &|| {
-            speed(size);
-            parts();
-        }),
+    let parts: [Part<'_>; 8] = [
+        ("decision", &|| decision::table(size)),
+        ("cost", &|| speed(size)),
         ("threads", &|| threads(size / 40)),
         ("fairness", &|| fairness(size / 10, if measured { 4 * SECOND } else { SECOND / 10 })),
         ("long_run", &|| long_run(if measured { HOUR } else { 10 * SECOND })),
@@ -173,7 +173,7 @@ impl Limiter for Screened {
     fn new(limit: Limit) -> Self {
         let gcra = limit.gcra();
         let window = gcra.window().max(Duration::from_millis(100));
-        let screen = Screen::new(MEMORY / 2 / 96, window);
+        let screen = Screen::new(MEMORY / 2 / 48, window);
         Self { secret: HashKey::random().unwrap(), gcra, screen, buckets: Buckets::new(MEMORY / 2, &gcra) }
     }
 
@@ -364,37 +364,6 @@ fn speed(size: u64) {
     costs::<Governor>(governor, size);
     costs::<Map>(map, size);
     println!();
-}
-
-/// What of a decision is the clock's and the hash's.
-fn parts() {
-    let secret = HashKey::random().unwrap();
-    let timed = |run: &mut dyn FnMut(u64)| {
-        let began = worked();
-        (0..1_000_000).for_each(run);
-        (worked() - began).as_secs_f64() * 1e3
-    };
-    let clock = timed(&mut |_| {
-        black_box(Nanos::now());
-    });
-    let key = timed(&mut |number| {
-        black_box(address(mixed(number)));
-    });
-    let hash = timed(&mut |number| {
-        black_box(hashed(&secret, black_box(u128::from(number))));
-    });
-    let long = vec![b'k'; 8 << 10];
-    let hash_long = timed(&mut |number| {
-        if number < 1000 {
-            let mut hasher = secret.hasher();
-            hasher.part(black_box(&long));
-            black_box(hasher.finish(0));
-        }
-    }) * 1000.0;
-    println!(
-        "Of that the clock is {clock:.0} ns, the hash of an address {hash:.0} ns, choosing a key for the bench {key:.0} ns. The \
-         hash of a key of 8 KiB is {hash_long:.0} ns.\n"
-    );
 }
 
 /// Decisions a second of two threads, for those of one.

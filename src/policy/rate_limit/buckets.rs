@@ -8,13 +8,15 @@
 //! A key may live in two sets: the first is its hash's, the other follows from that and the fingerprint (and the first from the other in
 //! the same way). It lives in the first, unless that is full when the key first needs room: then in the other, and the first is
 //! marked for good. So a decision locks one set, looks for its key, decides, unlocks; only where the key is not there and the set is
-//! marked or full it locks both, in the order of their places, and decides by what both have. A key that is in neither set is
-//! nowhere, and none is in both.
+//! marked or full it locks the other too, and decides by what both have. It waits for the other while it holds the first only if that is
+//! the order of their places; else, where somebody has it, both are locked anew in that order. A key that is in neither set is nowhere,
+//! and none is in both.
 //!
 //! Where fourteen others are below a full bucket, the [`Screen`] counts the key. While its estimate is at most an eighth of the
 //! burst, it passes (an *overflow*). Above that it gets a bucket (a *promotion*), which starts full. One of the fourteen moves to its
 //! other set, if there is room in one of eight that are looked at; else the one that owes least must go (an *eviction*), and what it
-//! owed is forgotten. A key moves with both its sets locked, and both are marked then.
+//! owed is forgotten. A key moves with both its sets locked, and both are marked then. Where looking has long been in vain it is done
+//! now and then (`buckets/room.rs`).
 //!
 //! The other order, to screen all keys first and give a bucket to those above an eighth, refuses nobody within the limit
 //! either. It costs every decision the sketch's lines, most of them the set's too, and what is screened passes beside the bucket, in each
@@ -32,8 +34,8 @@
 //! eighth of a burst and `rate · t` of their time (see `screen.rs`). A bucket that is evicted with a debt `d` has
 //! passed `d` and `rate · t` of its time, the last one at most `b` and that.
 //!
-//! A key is evicted only where all fourteen entries that a newcomer may have are below full at once, eight of them cannot move, and its
-//! estimate is above an eighth of its burst; and it is the one of them that owes least. So who floods with keys that ask once does not dislodge who has
+//! A key is evicted only where all fourteen entries that a newcomer may have are below full at once, eight of them cannot move (or are not asked to, see
+//! `buckets/room.rs`), and its estimate is above an eighth of its burst; and it is the one of them that owes least. So who floods with keys that ask once does not dislodge who has
 //! spent much. Of more keys than their sets hold, all of which spend as fast as they can, some are not held to the limit: no table
 //! refuses what it has no room to remember without refusing innocents too. [`Buckets::figures`] says when that happens. With one
 //! set a key and no moves that begins when a third of the room is taken; like this when nine tenths are (`docs/limits.md`).
@@ -48,6 +50,7 @@
 
 mod carry;
 mod pages;
+mod room;
 mod saved;
 mod set;
 
@@ -63,11 +66,9 @@ use set::{Entry, Line, Pair, Set, WAYS};
 
 /// The estimator has a sixteenth of the memory, and no more counters a row than a core's own cache holds: it is read at random.
 const SCREEN_SHARE: usize = 16;
-const SCREEN_SLOTS: (usize, usize) = (16, 1 << 14);
+const SCREEN_SLOTS: (usize, usize) = (16, 1 << 13);
 /// Windows of the estimator are at least this long, so that its sketches are not always being emptied.
 const WINDOW_MIN: Duration = Duration::from_millis(100);
-/// Sets in which room is looked for before a key is evicted.
-const MOVES_MAX: usize = 8;
 /// Sets that are looked at to say how many entries there are: all of a table of 8 MiB. A millisecond, or a few where they are in no cache.
 const SAMPLE: usize = 65_536;
 
@@ -77,6 +78,8 @@ pub struct Buckets {
     /// One more, so that there is one.
     last: Line,
     screen: Screen,
+    /// Until when both sets of a key are fetched at once.
+    crowded: AtomicU64,
     counters: Counters,
 }
 
@@ -85,6 +88,8 @@ pub struct Buckets {
 #[repr(align(128))]
 struct Counters {
     promotions: AtomicU64,
+    /// The number of the last one that found room, because another key moved.
+    moved: AtomicU64,
     evictions: AtomicU64,
     overflows: AtomicU64,
 }
@@ -110,7 +115,7 @@ pub struct Figures {
 }
 
 impl Buckets {
-    /// Takes that much memory at once and no more ever; 50 to 56 entries fit in a KiB. At least a set and a small sketch, 1664 bytes.
+    /// Takes that much memory at once and no more ever; 50 to 56 entries fit in a KiB. At least a set and a small sketch, 896 bytes.
     ///
     /// `slowest` is the limit, of those that hold for some key, whose bucket takes longest to fill.
     pub fn new(bytes: usize, slowest: &Gcra) -> Self {
@@ -135,6 +140,7 @@ impl Buckets {
             sets: lines.into_boxed_slice(),
             last: Line::new(),
             screen: Screen::new(slots, slowest.window().max(WINDOW_MIN)),
+            crowded: AtomicU64::new(0),
             counters: Counters::default(),
         }
     }
@@ -146,18 +152,7 @@ impl Buckets {
 
     /// Whether `cost` tokens of a key's are there; none is taken.
     pub fn look(&self, key: KeyHash, gcra: &Gcra, cost: u32, now: Nanos) -> Taken {
-        let first = self.first(key);
-        let (debt, is_all) = {
-            let mut set = self.lock(first);
-            let now = set.at(now);
-            let debt = set.find(key.fingerprint).map(|entry| entry.debt(now));
-            (debt, debt.is_some() || !set.has_moved())
-        };
-        if is_all {
-            return gcra.look(debt.unwrap_or_default(), cost);
-        }
-        let mut pair = self.pair(first, key.fingerprint, now);
-        gcra.look(pair.find(key.fingerprint).map_or(0, |(entry, now)| entry.debt(now)), cost)
+        gcra.look(self.owed(key, now), cost)
     }
 
     /// Takes `cost` tokens of a key's, whether they are there or not: what only the response could say is settled so. Requests
@@ -198,94 +193,63 @@ impl Buckets {
 
     /// `judge` says what becomes of a bucket with so much debt.
     fn decide(&self, key: KeyHash, cost: u32, now: Nanos, judge: impl Fn(u64) -> Taken) -> Taken {
-        let first = self.first(key);
-        {
-            let mut set = self.lock(first);
-            let now = set.at(now);
-            if let Some(entry) = set.find(key.fingerprint) {
-                return entry.decide(now, judge);
-            }
-            if !set.has_moved() {
-                let taken = judge(0);
-                let least = set.least();
-                if taken.debt() == 0 || least.debt(now) == 0 {
-                    least.begin(key, &taken, now);
-                    return taken;
-                }
-            }
-        }
-        self.decide_in_both(key, first, cost, now, judge)
-    }
-
-    /// The key is not in its first set, and may be in the other or needs room there.
-    fn decide_in_both(
-        &self,
-        key: KeyHash,
-        first: usize,
-        cost: u32,
-        now: Nanos,
-        judge: impl Fn(u64) -> Taken,
-    ) -> Taken {
-        let mut pair = self.pair(first, key.fingerprint, now);
-        if let Some((entry, now)) = pair.find(key.fingerprint) {
-            return entry.decide(now, judge);
+        let first = self.place(key, now);
+        let mut set = self.lock(first);
+        let at = set.at(now);
+        if let Some(entry) = set.find(key.fingerprint) {
+            return entry.decide(at, judge);
         }
         let taken = judge(0);
-        if taken.debt() == 0 {
-            return taken;
-        }
-        let (least, at, _) = pair.room();
-        if least.debt(at) > 0 {
-            let estimate = self.screen.count(key, cost, Nanos::from_nanos(at));
-            if estimate <= taken.gcra().screened() {
-                add(&self.counters.overflows);
+        if !set.has_moved() {
+            let room = set.room(false);
+            if taken.debt() == 0 || room.owed == 0 {
+                set.put(&room, key.fingerprint, taken.debt());
                 return taken;
             }
-            add(&self.counters.promotions);
-            if !self.make_room(&mut pair, first, self.other(first, key.fingerprint), now) {
-                add(&self.counters.evictions);
-            }
         }
-        let (least, at, is_other) = pair.room();
-        least.begin(key, &taken, at);
-        if is_other {
-            pair.first.set_moved();
+        let mut pair = self.both(set, first, key.fingerprint, now);
+        if let Some((entry, at)) = pair.find(key.fingerprint) {
+            return entry.decide(at, judge);
+        }
+        if taken.debt() > 0 {
+            let room = pair.room();
+            if room.owed == 0 {
+                pair.put(&room, key.fingerprint, taken.debt());
+            } else {
+                let at = Nanos::from_nanos(room.now);
+                if self.promotes(key, cost, taken.gcra(), at) {
+                    let room = self.room(&mut pair, (first, self.other(first, key.fingerprint)), now);
+                    pair.put(&room, key.fingerprint, taken.debt());
+                }
+            }
         }
         taken
     }
 
-    /// Moves a key of one of these sets, both of which are full, to its other set, if there is room. Waits for nobody: a set that is
-    /// locked is passed over.
-    fn make_room(&self, pair: &mut Pair<'_>, first: usize, other: usize, now: Nanos) -> bool {
-        let mut tries = MOVES_MAX;
-        for (set, place) in pair.sets().zip([first, other]) {
-            let from = set.latest();
-            for index in 0..WAYS {
-                let Some(entry) = set.entries.get_mut(index) else { continue };
-                let to = self.other(place, entry.fingerprint);
-                if to == first || to == other {
-                    continue;
-                }
-                if tries == 0 {
-                    return false;
-                }
-                tries -= 1;
-                let Some(mut target) = self.line(to).try_lock() else { continue };
-                let at = target.at(now);
-                let least = target.least();
-                if least.debt(at) > 0 {
-                    continue;
-                }
-                // It owes no more there than here, also where one of the sets is a little ahead.
-                let full_at = entry.full_at.min(at.saturating_add(entry.debt(from)));
-                *least = Entry { full_at, ..*entry };
-                *entry = Entry::FREE;
-                target.set_moved();
-                set.set_moved();
-                return true;
-            }
+    /// What a key owes. Locks its first set, and the other where it may be there.
+    fn owed(&self, key: KeyHash, now: Nanos) -> u64 {
+        let first = self.place(key, now);
+        let mut set = self.lock(first);
+        let at = set.at(now);
+        if let Some(entry) = set.find(key.fingerprint) {
+            return entry.debt(at);
         }
-        false
+        if !set.has_moved() {
+            return 0;
+        }
+        let mut pair = self.both(set, first, key.fingerprint, now);
+        pair.find(key.fingerprint).map_or(0, |(entry, at)| entry.debt(at))
+    }
+
+    /// The place of a key's first set. In a table that was overfull lately both of its sets are fetched at once, as most decisions
+    /// need both.
+    fn place(&self, key: KeyHash, now: Nanos) -> usize {
+        let first = self.first(key);
+        if now.as_nanos() < self.crowded.load(Ordering::Relaxed) {
+            self.line(first).fetch();
+            self.line(self.other(first, key.fingerprint)).fetch();
+        }
+        first
     }
 
     /// The place of a key's first set.
@@ -312,6 +276,21 @@ impl Buckets {
 
     fn lock(&self, set: usize) -> MutexGuard<'_, Set> {
         self.line(set).lock()
+    }
+
+    /// Locks the other set too. Where somebody has it who may wait for this one, both are locked anew, in order: then the first may
+    /// have changed.
+    fn both<'a>(&'a self, set: MutexGuard<'a, Set>, first: usize, fingerprint: u64, now: Nanos) -> Pair<'a> {
+        let other = self.other(first, fingerprint);
+        if other == first {
+            return Pair::new(set, None, now);
+        }
+        let held = if other > first { Some(self.lock(other)) } else { self.line(other).try_lock() };
+        if held.is_some() {
+            return Pair::new(set, held, now);
+        }
+        drop(set);
+        self.pair(first, fingerprint, now)
     }
 
     /// Locks the two sets that a key of this fingerprint may be in, one of which is this; the one that comes first is locked first.
@@ -345,8 +324,9 @@ fn slots_in(bytes: usize) -> usize {
     (bytes / SCREEN_SHARE / Screen::bytes_each()).clamp(fewest, most)
 }
 
-fn add(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
+/// Which one it is, from 1 on.
+fn add(counter: &AtomicU64) -> u64 {
+    counter.fetch_add(1, Ordering::Relaxed) + 1
 }
 
 #[cfg(test)]

@@ -5,21 +5,9 @@ use super::{Buckets, Entry, add};
 use crate::policy::rate_limit::{Gcra, KeyHash, Nanos};
 
 impl Buckets {
-    /// Whether a key owes something here. Locks its first set, and the other where it may be there.
+    /// Whether a key owes something here.
     pub(in super::super) fn owes(&self, key: KeyHash, now: Nanos) -> bool {
-        let first = self.first(key);
-        {
-            let mut set = self.lock(first);
-            let now = set.at(now);
-            if let Some(entry) = set.find(key.fingerprint) {
-                return entry.debt(now) > 0;
-            }
-            if !set.has_moved() {
-                return false;
-            }
-        }
-        let mut pair = self.pair(first, key.fingerprint, now);
-        pair.find(key.fingerprint).is_some_and(|(entry, now)| entry.debt(now) > 0)
+        self.owed(key, now) > 0
     }
 
     /// Takes over what a key owes in `from`, where it is forgotten: `scale` says what that is under `gcra`. Added to what it owes here, up to
@@ -35,13 +23,11 @@ impl Buckets {
         now: Nanos,
     ) {
         let first = self.first(key);
-        let (mut pair, mut theirs) = self.both(from, (first, from.first(key)), key.fingerprint, now);
+        let (mut pair, mut theirs) = self.pairs(from, (first, from.first(key)), key.fingerprint, now);
         let Some((entry, at)) = theirs.find(key.fingerprint) else { return };
         let debt = scale(entry.debt(at));
         *entry = Entry::FREE;
-        if self.owe(&mut pair, (first, key.fingerprint), debt, gcra, now) {
-            pair.first.set_moved();
-        }
+        self.owe(&mut pair, (first, key.fingerprint), debt, gcra, now);
     }
 
     /// Takes over all that is owed in `from`, a table of as many sets, where it is forgotten. `rates` says under which limit a class was and is;
@@ -60,7 +46,7 @@ impl Buckets {
                 held.entries.map(|entry| (entry.fingerprint, entry.debt(latest) > 0))
             };
             for (fingerprint, _) in entries.into_iter().filter(|(_, owes)| *owes) {
-                let (mut pair, mut theirs) = self.both(from, (set, set), fingerprint, now);
+                let (mut pair, mut theirs) = self.pairs(from, (set, set), fingerprint, now);
                 let Some((entry, at)) = theirs.find(fingerprint) else { continue };
                 let debt = entry.debt(at);
                 *entry = Entry::FREE;
@@ -74,7 +60,7 @@ impl Buckets {
     }
 
     /// The sets that a key may be in, in both tables, locked: those of the table that comes first in memory first.
-    fn both<'a>(
+    fn pairs<'a>(
         &'a self,
         from: &'a Self,
         (own, theirs): (usize, usize),
@@ -90,7 +76,7 @@ impl Buckets {
         }
     }
 
-    /// Adds to what a key owes. Whether it has come into the other of its sets.
+    /// Adds to what a key owes.
     fn owe(
         &self,
         pair: &mut Pair<'_>,
@@ -98,25 +84,22 @@ impl Buckets {
         debt: u64,
         gcra: &Gcra,
         now: Nanos,
-    ) -> bool {
+    ) {
         if debt == 0 {
-            return false;
+            return;
         }
         if let Some((entry, at)) = pair.find(fingerprint) {
             let owed = entry.debt(at);
             entry.full_at = at.saturating_add(gcra.joined(owed, debt));
-            return false;
+            return;
         }
-        let (least, at, _) = pair.room();
-        if least.debt(at) > 0 && !self.make_room(pair, first, self.other(first, fingerprint), now) {
+        if pair.room().owed > 0 && !self.make_room(pair, (first, self.other(first, fingerprint)), now) {
             add(&self.counters.evictions);
-            let (least, at, _) = pair.room();
-            if least.debt(at) >= debt {
-                return false;
+            if pair.room().owed >= debt {
+                return;
             }
         }
-        let (least, at, is_other) = pair.room();
-        *least = Entry { fingerprint, full_at: at.saturating_add(debt) };
-        is_other
+        let room = pair.room();
+        pair.put(&room, fingerprint, debt);
     }
 }

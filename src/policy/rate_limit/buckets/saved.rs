@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Buckets, Entry, add};
+use super::{Buckets, add};
 use crate::policy::rate_limit::{Nanos, Saved};
 
 impl Buckets {
@@ -32,13 +32,12 @@ impl Buckets {
                 entry.full_at = entry.full_at.max(now.saturating_add(debt));
                 continue;
             }
-            let (least, now, _) = pair.room();
-            let owed = least.debt(now);
-            if owed < debt {
-                if owed > 0 {
+            let room = pair.room();
+            if room.owed < debt {
+                if room.owed > 0 {
                     add(&self.counters.evictions);
                 }
-                *least = Entry { fingerprint, full_at: now.saturating_add(debt) };
+                pair.put(&room, fingerprint, debt);
                 // Which of them is the key's first is not known here.
                 pair.mark();
             }

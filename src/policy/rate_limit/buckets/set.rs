@@ -3,7 +3,6 @@
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use super::super::gcra::{Nanos, Taken};
-use super::super::hash::KeyHash;
 use super::super::screen::STALE;
 
 /// Entries of a set.
@@ -30,6 +29,18 @@ pub(super) struct Pair<'a> {
     other: Option<MutexGuard<'a, Set>>,
 }
 
+/// An entry that a key without one may have.
+#[derive(Clone, Copy)]
+pub(super) struct Room {
+    /// In the key's other set.
+    is_other: bool,
+    index: usize,
+    /// The time in its set.
+    pub(super) now: u64,
+    /// What is owed there yet: nought where it is free.
+    pub(super) owed: u64,
+}
+
 #[derive(Clone, Copy)]
 pub(super) struct Entry {
     pub(super) fingerprint: u64,
@@ -40,6 +51,11 @@ pub(super) struct Entry {
 impl Line {
     pub(super) fn new() -> Self {
         Self(Mutex::new(Set { latest: 0, entries: [Entry::FREE; WAYS] }))
+    }
+
+    /// Begins to fetch it from memory, so that it is there when it is locked. Waits for nothing, and decides nothing.
+    pub(super) fn fetch(&self) {
+        let _ = std::hint::black_box(self.0.is_poisoned());
     }
 
     /// None where somebody has it locked.
@@ -58,6 +74,7 @@ impl Line {
 
 impl<'a> Pair<'a> {
     /// What time it is in either, given what a clock said, is seen to.
+    #[inline]
     pub(super) fn new(first: MutexGuard<'a, Set>, other: Option<MutexGuard<'a, Set>>, clock: Nanos) -> Self {
         let mut own = Self { first, other };
         own.first.at(clock);
@@ -68,6 +85,7 @@ impl<'a> Pair<'a> {
     }
 
     /// A key's entry, and the time in its set.
+    #[inline]
     pub(super) fn find(&mut self, fingerprint: u64) -> Option<(&mut Entry, u64)> {
         let now = self.first.latest();
         if let Some(entry) = self.first.find(fingerprint) {
@@ -78,20 +96,29 @@ impl<'a> Pair<'a> {
         other.find(fingerprint).map(|entry| (entry, now))
     }
 
-    /// The entry for a key that has none, the time in its set, and whether that is the other one. It is free where one is, in the first
-    /// set where one is there; else it is the one that owes least.
-    pub(super) fn room(&mut self) -> (&mut Entry, u64, bool) {
-        let now = self.first.latest();
-        let least = self.first.least();
-        let owed = least.debt(now);
-        if let Some(other) = self.other.as_mut().filter(|_| owed > 0) {
-            let now = other.latest();
-            let entry = other.least();
-            if entry.debt(now) < owed {
-                return (entry, now, true);
+    /// Where a key that has no entry may have one. It is free where one is, in the first set where one is there; else it is the one that
+    /// owes least.
+    #[inline]
+    pub(super) fn room(&self) -> Room {
+        let room = self.first.room(false);
+        match &self.other {
+            Some(other) if room.owed > 0 => {
+                let there = other.room(true);
+                if there.owed < room.owed { there } else { room }
             }
+            _ => room,
         }
-        (least, now, false)
+    }
+
+    /// Gives that room to this key, whoever had it.
+    #[inline]
+    pub(super) fn put(&mut self, room: &Room, fingerprint: u64, debt: u64) {
+        if !room.is_other {
+            self.first.put(room, fingerprint, debt);
+        } else if let Some(other) = &mut self.other {
+            other.put(room, fingerprint, debt);
+            self.first.set_moved();
+        }
     }
 
     /// Both, the first first.
@@ -144,11 +171,21 @@ impl Set {
     }
 
     /// The entry that owes least, or is free.
-    pub(super) fn least(&mut self) -> &mut Entry {
-        let [first, others @ ..] = &mut self.entries;
-        others
-            .iter_mut()
-            .fold(first, |least, entry| if entry.full_at < least.full_at { entry } else { least })
+    #[inline]
+    pub(super) fn room(&self, is_other: bool) -> Room {
+        let (mut index, mut full_at) = (0, u64::MAX);
+        for (at, entry) in self.entries.iter().enumerate() {
+            (index, full_at) = if entry.full_at < full_at { (at, entry.full_at) } else { (index, full_at) };
+        }
+        let now = self.latest();
+        Room { is_other, index, now, owed: full_at.saturating_sub(now) }
+    }
+
+    /// Gives that room to this key, if it owes anything.
+    pub(super) fn put(&mut self, room: &Room, fingerprint: u64, debt: u64) {
+        if let Some(entry) = self.entries.get_mut(room.index).filter(|_| debt > 0) {
+            *entry = Entry { fingerprint, full_at: room.now.saturating_add(debt) };
+        }
     }
 }
 
@@ -163,12 +200,5 @@ impl Entry {
         let taken = judge(self.debt(now));
         self.full_at = now.saturating_add(taken.debt());
         taken
-    }
-
-    /// Becomes that of a key without one, if it owes anything.
-    pub(super) fn begin(&mut self, key: KeyHash, taken: &Taken, now: u64) {
-        if taken.debt() > 0 {
-            *self = Self { fingerprint: key.fingerprint, full_at: now.saturating_add(taken.debt()) };
-        }
     }
 }

@@ -209,6 +209,65 @@ fn a_key_moves_with_what_it_owes() {
     assert!(!buckets.take(new, &limit, 1, at(SECOND)).passed());
 }
 
+/// As after a flood in which looking for room was in vain for long.
+fn give_up(buckets: &Buckets, promotions: u64) {
+    buckets.counters.promotions.store(promotions, Ordering::Relaxed);
+}
+
+#[test]
+fn where_no_room_was_found_for_long_it_is_looked_for_at_each_64th_promotion() {
+    let limit = gcra(1, 80);
+    let buckets = Buckets::of(64, 1 << 10, &limit);
+    // Two sets that are full.
+    let new = neighbour(0);
+    let other = buckets.other(0, new.fingerprint);
+    let others = (100..9_000).map(key).filter(|key| buckets.first(*key) == other);
+    for filler in (1..8).map(neighbour).chain(others.take(7)) {
+        assert_eq!(passes(&buckets, filler, &limit, 60, SECOND), 60);
+    }
+    give_up(&buckets, 64 * 10);
+    // Keys of these two: each is promoted, and the one before, which owes least, must go.
+    let twins = (100_000..9_000_000).map(neighbour).filter(|key| buckets.other(0, key.fingerprint) == other);
+    let evictions: Vec<u64> = twins
+        .take(70)
+        .map(|twin| {
+            assert_eq!(passes(&buckets, twin, &limit, 11, SECOND), 11);
+            buckets.figures(at(SECOND)).evictions
+        })
+        .collect();
+    let looked: Vec<usize> = (1..70).filter(|at| evictions[*at] == evictions[at - 1]).collect();
+    assert_eq!(evictions[62], 63, "63 without a look");
+    assert_eq!(evictions[63], 63, "the 64th finds room");
+    assert_eq!((looked.len(), evictions[69]), (7, 63), "and those after it, who look too: {looked:?}");
+}
+
+/// What a flood has taught is forgotten: in a table that is filled again after it keys have buckets of their own, but for those that were
+/// promoted before the first that looked.
+#[test]
+fn after_a_flood_keys_have_exact_buckets_again() {
+    let limit = gcra(1, 16);
+    let buckets = Buckets::of(1024, 64, &limit);
+    for number in 0..60_000 {
+        let _ = buckets.charge(key(1_000_000 + number), &limit, 3, at(SECOND));
+    }
+    let flood = buckets.figures(at(SECOND));
+    let moved = buckets.counters.moved.load(Ordering::Relaxed);
+    assert!(flood.promotions > moved + 10_000, "room was found all the time: {flood:?}");
+    let later = 100 * SECOND;
+    let keys = 1024 * 7 * 9 / 10;
+    let mut passed = vec![0; keys];
+    for _ in 0..30 {
+        for (passed, number) in passed.iter_mut().zip(0..) {
+            *passed += u64::from(buckets.take(key(number), &limit, 1, at(later)).passed());
+        }
+    }
+    let unlimited = passed.iter().filter(|passed| **passed > 18).count();
+    assert!(unlimited < 65 + 64, "{unlimited} not limited");
+    let after = buckets.figures(at(later));
+    let looked = after.promotions - flood.promotions > 64;
+    assert!(!looked || buckets.counters.moved.load(Ordering::Relaxed) > flood.promotions, "{after:?}");
+}
+
 #[test]
 fn a_bucket_that_is_full_again_gives_its_room_away() {
     let limit = gcra(1, 80);
@@ -403,6 +462,11 @@ fn limits() -> impl Strategy<Value = (u64, u64, u64)> {
 /// So late that a clock that is set back again and again does not come to nought.
 const BEGIN: u64 = 100_000_000 * SECOND;
 
+/// How many keys were promoted before: room is looked for at each, at some, at hardly any.
+fn before() -> impl Strategy<Value = u64> {
+    prop_oneof![Just(0), 200..330_u64, Just(1000)]
+}
+
 /// Lets every set see what time it is: of a clock that goes forward and back before anybody decides, nobody can know.
 fn tell(buckets: &Buckets, now: u64) {
     for set in 0..buckets.sets() {
@@ -420,11 +484,13 @@ proptest! {
         limit in limits(),
         sets in 1..6_usize,
         good in 1..20_u64,
+        promotions in before(),
         steps in steps(60),
     ) {
         let (count, period, burst) = limit;
         let gcra = Gcra::new(count, Duration::from_nanos(period), burst);
         let buckets = Buckets::of(sets, 4, &gcra);
+        give_up(&buckets, promotions);
         let mut oracle: HashMap<u64, Exact> = HashMap::new();
         let mut now = BEGIN;
         for (number, cost, jump) in steps {
@@ -449,10 +515,16 @@ proptest! {
 
     /// No key gets more than the module says, with as many evictions as it has suffered.
     #[test]
-    fn nobody_gets_more_than_the_bound(limit in limits(), sets in 1..5_usize, steps in steps(40)) {
+    fn nobody_gets_more_than_the_bound(
+        limit in limits(),
+        sets in 1..5_usize,
+        promotions in before(),
+        steps in steps(40),
+    ) {
         let (count, period, burst) = limit;
         let gcra = Gcra::new(count, Duration::from_nanos(period), burst);
         let buckets = Buckets::of(sets, 64, &gcra);
+        give_up(&buckets, promotions);
         let tokens = |tokens: u64| u128::from(tokens) * u128::from(period);
         let time = |time: u64| u128::from(time) * u128::from(count);
         let (mut now, mut forward) = (BEGIN, 0);
