@@ -134,7 +134,8 @@ fn whatever_the_store_says_no_request_waits_for_it_and_it_is_told() {
     let middle = Middle::to(redis.address());
     for (word, mind, told) in cases {
         middle.is(Mind::Honest);
-        let gateway = start(&middle.fleet(), "limit: 30/1h");
+        // Of a fleet of its own: the gateway before this one has not left its fleet.
+        let gateway = start(&format!("{}, prefix: {word}", middle.fleet()), "limit: 30/1h");
         gateway.await_metric("portcullis_fleet_nodes", &[], 1.0);
         let up = times(&gateway, "up");
         let memory = gateway.memory("VmHWM");
