@@ -1,7 +1,7 @@
 //! Limits of which all nodes have one: three gateways on a real Redis, which is killed, paused and restarted under load.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harness::{Authority, Connection, Place, Redis, Running, eventually};
@@ -9,32 +9,35 @@ use crate::harness::{Authority, Connection, Place, Redis, Running, eventually};
 const ROUTE: &str = "routes: [{name: all, rate_limits: [all], respond: {body: hello}}]\n";
 
 /// A configuration with this fleet and this limit, by the field `x-tenant`.
-fn config(fleet: &str, limit: &str) -> String {
+pub(crate) fn config(fleet: &str, limit: &str) -> String {
     let rest = format!(
         "policies: {{rate_limits: {{all: {{key: {{header: x-tenant}}, scope: fleet, {limit}}}}}}}\n{ROUTE}"
     );
     Place::with_base(&rest).replace("server: {", &format!("server: {{fleet: {{{fleet}}}, "))
 }
 
-fn start(fleet: &str, limit: &str) -> Running {
+pub(crate) fn start(fleet: &str, limit: &str) -> Running {
     Place::new().start_whole(&config(fleet, limit))
 }
 
 /// So many gateways, each of which knows how many there are.
-fn gateways(number: u32, redis: &Redis, limit: &str) -> Vec<Running> {
-    let fleet = format!("redis: '{}'", redis.url());
-    let all: Vec<_> = (0..number).map(|_| start(&fleet, limit)).collect();
+pub(crate) fn gateways(number: u32, redis: &Redis, limit: &str) -> Vec<Running> {
+    gateways_of(number, &format!("redis: '{}'", redis.url()), limit)
+}
+
+pub(crate) fn gateways_of(number: u32, fleet: &str, limit: &str) -> Vec<Running> {
+    let all: Vec<_> = (0..number).map(|_| start(fleet, limit)).collect();
     for gateway in &all {
         gateway.await_metric("portcullis_fleet_nodes", &[], f64::from(number));
     }
     all
 }
 
-fn request(tenant: &str) -> String {
+pub(crate) fn request(tenant: &str) -> String {
     format!("GET / HTTP/1.1\r\nHost: a\r\nX-Tenant: {tenant}\r\n\r\n")
 }
 
-fn passes(gateway: &Running, tenant: &str) -> bool {
+pub(crate) fn passes(gateway: &Running, tenant: &str) -> bool {
     match gateway.send(request(tenant)).status {
         200 => true,
         429 => false,
@@ -43,37 +46,84 @@ fn passes(gateway: &Running, tenant: &str) -> bool {
 }
 
 /// Decisions that nodes have made by themselves: the store was not there in time.
-fn alone(gateways: &[Running]) -> f64 {
+pub(crate) fn alone(gateways: &[Running]) -> f64 {
     let of = |gateway: &Running| gateway.metrics().of("portcullis_fleet_alone_total", &[]);
     gateways.iter().map(of).sum()
 }
 
-fn count(requests: impl Iterator<Item = usize>) -> f64 {
+pub(crate) fn count(requests: impl Iterator<Item = usize>) -> f64 {
     f64::from(u32::try_from(requests.count()).unwrap())
 }
 
-/// All gateways are asked as fast as they answer, over `connections` each, for so long: what passed, and how long it took.
-fn hammer(gateways: &[Running], tenant: &str, connections: usize, time: Duration) -> (f64, Duration) {
-    let (passed, done) = (AtomicU32::new(0), AtomicBool::new(false));
-    let begun = Instant::now();
-    std::thread::scope(|scope| {
-        for gateway in gateways {
-            for _ in 0..connections {
-                scope.spawn(|| {
-                    let mut connection = Connection::open(gateway.address());
-                    while !done.load(Ordering::Relaxed) {
-                        connection.write(request(tenant));
-                        if connection.response().status == 200 {
-                            passed.fetch_add(1, Ordering::Relaxed);
-                        }
-                    }
-                });
+/// What came of asking as fast as answers came.
+pub(crate) struct Load {
+    pub(crate) passed: f64,
+    pub(crate) took: Duration,
+    /// When each request was sent, and when it was answered.
+    times: Vec<(Duration, Duration)>,
+}
+
+impl Load {
+    /// What a perfect limiter passes of exactly these requests, whenever between sending and answer it decides: on a busy machine clients
+    /// may ask for less than there is.
+    fn perfect(&self, rate: f64, burst: f64) -> f64 {
+        let of = |mut times: Vec<Duration>| {
+            times.sort();
+            let (mut left, mut last, mut passed) = (burst, Duration::ZERO, 0.0);
+            for time in times {
+                left = (left + rate * (time - last).as_secs_f64()).min(burst);
+                last = time;
+                if left >= 1.0 {
+                    left -= 1.0;
+                    passed += 1.0;
+                }
             }
+            passed
+        };
+        let sent = of(self.times.iter().map(|time| time.0).collect());
+        f64::min(sent, of(self.times.iter().map(|time| time.1).collect()))
+    }
+}
+
+/// All gateways are asked as fast as they answer, over `connections` each, for so long: what passed, and how long it took.
+pub(crate) fn hammer(
+    gateways: &[Running],
+    tenant: &str,
+    connections: usize,
+    time: Duration,
+) -> (f64, Duration) {
+    let Load { passed, took, .. } = load(gateways, tenant, connections, time);
+    (passed, took)
+}
+
+fn load(gateways: &[Running], tenant: &str, connections: usize, time: Duration) -> Load {
+    let done = AtomicBool::new(false);
+    let begun = Instant::now();
+    let client = &|gateway: &Running| {
+        let (mut passed, mut times) = (0, Vec::new());
+        let mut connection = Connection::open(gateway.address());
+        while !done.load(Ordering::Relaxed) {
+            let sent = begun.elapsed();
+            connection.write(request(tenant));
+            passed += u32::from(connection.response().status == 200);
+            times.push((sent, begun.elapsed()));
+        }
+        (passed, times)
+    };
+    let told: Vec<_> = std::thread::scope(|scope| {
+        let mut clients = Vec::new();
+        for gateway in gateways {
+            clients.extend((0..connections).map(|_| scope.spawn(move || client(gateway))));
         }
         std::thread::sleep(time);
         done.store(true, Ordering::Relaxed);
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
     });
-    (f64::from(passed.load(Ordering::Relaxed)), begun.elapsed())
+    Load {
+        passed: f64::from(told.iter().map(|(passed, _)| passed).sum::<u32>()),
+        took: begun.elapsed(),
+        times: told.into_iter().flat_map(|(_, times)| times).collect(),
+    }
 }
 
 #[test]
@@ -82,13 +132,18 @@ fn three_gateways_are_one_limit_but_for_a_lease_each() {
     let gateways = gateways(3, &redis, "limit: 150/1s, burst: 100");
     for tenant in ["a", "b"] {
         let before = alone(&gateways);
-        let (passed, took) = hammer(&gateways, tenant, 2, Duration::from_secs(3));
-        let perfect = 100.0 + 150.0 * took.as_secs_f64();
+        let load = load(&gateways, tenant, 2, Duration::from_secs(3));
+        let (passed, took) = (load.passed, load.took);
+        let most = 100.0 + 150.0 * took.as_secs_f64();
+        let perfect = load.perfect(150.0, 100.0);
         // A tenth of 250, over three nodes.
         let leases = 25.0;
         let alone = alone(&gateways) - before;
-        println!("{passed} passed of {perfect:.0} in {took:?}, {alone} decided alone");
-        assert!(passed <= perfect + leases + alone, "{passed} passed of {perfect}, {alone} decided alone");
+        let asked = load.times.len();
+        println!(
+            "{passed} passed of {asked} in {took:?}, by a perfect limiter {perfect} and {most:.0} at the most; {alone} decided alone"
+        );
+        assert!(passed <= most + leases + alone, "{passed} passed of {most}, {alone} decided alone");
         assert!(passed >= perfect - leases - 150.0 * 0.1 - alone, "{passed} passed of {perfect}");
     }
     let metrics = gateways[0].metrics();
@@ -109,7 +164,11 @@ fn a_strict_limit_is_exact() {
     let Some(redis) = Redis::start(&[]) else { return };
     let gateways = gateways(3, &redis, "limit: 20/1h, strict: true");
     let mut exact = 0;
-    for round in 0..5 {
+    // On a busy machine the store may be late for a while.
+    for round in 0..60 {
+        if round >= 5 && exact >= 1 {
+            break;
+        }
         let before = alone(&gateways);
         let tenant = format!("tenant-{round}");
         let passed = count((0..30).filter(|turn| passes(&gateways[turn % 3], &tenant)));
@@ -126,7 +185,7 @@ fn a_strict_limit_is_exact() {
 }
 
 /// The 95th percentile of how long requests of new keys take, each of which needs the store.
-fn slowest(gateway: &Running, word: &str) -> Duration {
+pub(crate) fn slowest(gateway: &Running, word: &str) -> Duration {
     let mut connection = Connection::open(gateway.address());
     let mut times: Vec<_> = (0..100)
         .map(|turn| {
@@ -373,7 +432,7 @@ fn a_wrong_password_is_told_and_never_shown() {
 }
 
 /// A server that speaks TLS too, as `localhost`, at the port that is one beside its own; the plain one tells the harness when it is up.
-fn tls(authority: &Authority, place: &Place, options: &[&str]) -> Option<Redis> {
+pub(crate) fn tls(authority: &Authority, place: &Place, options: &[&str]) -> Option<Redis> {
     let (certificate, key) = authority.issue(&["localhost"]).write(place, "redis");
     let ca = authority.write(place, "ca.pem");
     let options = |address: std::net::SocketAddr| {
@@ -391,7 +450,7 @@ fn tls(authority: &Authority, place: &Place, options: &[&str]) -> Option<Redis> 
     Redis::start_in(Place::new(), options)
 }
 
-fn beside(address: std::net::SocketAddr) -> u16 {
+pub(crate) fn beside(address: std::net::SocketAddr) -> u16 {
     address.port() ^ 1
 }
 
@@ -438,7 +497,7 @@ fn a_cluster_is_spoken_to_in_tls_with_an_authority_of_ones_own() {
     unknown.await_line("cannot be spoken to in TLS");
 }
 
-fn await_cluster(node: &Redis) {
+pub(crate) fn await_cluster(node: &Redis) {
     eventually("the cluster to be whole", || {
         node.ask(&["CLUSTER", "INFO"])[0].contains("cluster_state:ok").then_some(())
     });

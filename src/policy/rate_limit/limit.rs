@@ -144,6 +144,7 @@ impl RateLimit {
         if let Some(allowance) = &self.allowance {
             let limits = allowance.tiers.iter().map(|tier| (tier.class.id, tier.gcra)).collect();
             self.table.put_in_force(&limits, self.bytes);
+            self.fleet.iter().for_each(FleetLimit::put_in_force);
             if self.penalty.is_some() {
                 self.table.penalise();
             }

@@ -136,8 +136,10 @@ impl Plan {
 
     /// Its throttles are in force from now on: buckets that another configuration has filled are brought under them.
     pub fn put_in_force(&self) {
+        let own = self.throttle.iter().chain(self.routes.values().flatten());
+        own.clone().filter_map(|throttle| throttle.fleet.as_ref()).for_each(FleetLimit::put_in_force);
+        self.quota.iter().for_each(Quota::put_in_force);
         if self.throttles() {
-            let own = self.throttle.iter().chain(self.routes.values().flatten());
             let limits = own.map(|throttle| (throttle.class, throttle.gcra)).collect::<Limits>();
             self.table.put_in_force(&limits, self.bytes);
         }

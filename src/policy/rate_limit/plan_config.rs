@@ -131,11 +131,12 @@ pub struct QuotaConfig {
     #[serde(default)]
     pub time_zone: Option<Spanned<String>>,
     /// What a power cut may cost. `batched`: what `flush` and `flush_requests` say. `strict`: nothing, and not one request more passes
-    /// than `limit` says in however many processes; each request waits for the disk, all that come meanwhile together.
+    /// than `limit` says in however many processes; each request waits for the disk, all that come meanwhile together. With `scope: fleet`
+    /// each waits for the fleet's store, up to `wait`, and passes only once that has counted it: nothing is lost that the store does not lose.
     #[serde(default)]
     pub durable: Durable,
     /// Who counts: each `node`, with the processes on its state directory, or the `fleet` (`server.fleet`). While its store does not answer,
-    /// each node has its part of what was left. What a node let pass is in its own store, too: for `portcullis usage`.
+    /// each node has its part of what was left, but for `durable: strict`. What a node let pass is in its own store, too: for `portcullis usage`.
     #[serde(default)]
     pub scope: Scope,
     /// With `scope: fleet`: whether the store is asked for every request.
@@ -149,7 +150,7 @@ pub struct QuotaConfig {
     #[schemars(range(min = 1, max = 1_000_000))]
     pub flush_requests: Option<Spanned<u32>>,
     /// How long a request waits for the store, `1ms` to `10s`. Without an answer until then it is refused where `durable` is `strict`
-    /// (503), and counted in memory alone where it is `batched`. Default: 1s.
+    /// (503), and counted in memory alone where it is `batched`. For the fleet's a `batched` request never waits longer than 5 ms. Default: 1s.
     #[serde(default)]
     pub wait: Option<Spanned<Time>>,
 }

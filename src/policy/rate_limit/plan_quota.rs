@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use super::Nanos;
 use super::config::Scope;
-use super::fleet::{Fleet, FleetLimit, LeaseFigures, NO_FLEET, is_strict};
+use super::fleet::{Fleet, FleetLimit, LeaseFigures, NO_FLEET, Turn, is_strict};
 use super::plan_config::{Durable, QuotaConfig};
 use super::quota::{Allowance, Calendar, Counted, NotWritten, Per, Period, Quotas, Tally, Terms, Usage};
+use super::{KeyHash, Nanos};
 use crate::config::units::Time;
 use crate::config::{Build, Site, Spanned};
 use crate::state::{Live, Unusable};
@@ -18,7 +18,7 @@ use crate::state::{Live, Unusable};
 const FLUSH: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(60));
 /// How long a request may wait for the store.
 const WAIT: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(10));
-/// What leases of the fleet's may take at least: 26,000 keys that ask within two seconds.
+/// What leases of the fleet's may take at least: 20,000 keys that ask within two seconds.
 pub(super) const LEASES_MIN: usize = 8 << 20;
 /// Both, and how many requests may stay unwritten, where nothing is said.
 const USUAL: Duration = Duration::from_secs(1);
@@ -102,27 +102,23 @@ impl Quota {
             return Ok(());
         }
         let errors_before = build.errors.errors().len();
-        if let Some(offset) = &written.offset {
-            let cause = "which period is a key's first is known to a node, and this quota is the fleet's";
-            build.errors.push(&offset.site, &*offset.path, cause, "remove it, or write `scope: node`");
-        }
-        if written.is_strict() {
-            let cause = "`durable: strict` waits for this node's disk, and this quota is counted in the fleet's store";
-            let path = format!("{}.durable", written.path);
-            build.errors.push(
-                &written.site,
-                path,
-                cause,
-                "write `strict: true`, and have the store keep its data",
-            );
+        if let Some(strict) = written.strict.as_ref().filter(|strict| written.is_strict() && !strict.value) {
+            let cause = "`durable: strict` has the store count every request before it passes";
+            let cure = "remove it, or write `durable: batched`";
+            build.errors.push(&strict.site, &*strict.path, cause, cure);
         }
         if fleet.is_none() {
             build.errors.push(&written.site, format!("{}.scope", written.path), NO_FLEET.0, NO_FLEET.1);
         }
         let fleet = fleet.filter(|_| build.errors.errors().len() == errors_before).ok_or(())?;
-        let name = format!("plans.{plan}");
+        let (name, strict) = (format!("plans.{plan}"), strict || written.is_strict());
         self.fleet = Some(FleetLimit::new(fleet, (&name, "quota"), bytes.max(LEASES_MIN), strict, live));
         Ok(())
+    }
+
+    /// Its leases have its memory from now on.
+    pub(super) fn put_in_force(&self) {
+        self.fleet.iter().for_each(FleetLimit::put_in_force);
     }
 
     /// What its leases tell; none where each node counts by itself.
@@ -136,28 +132,39 @@ impl Quota {
     }
 
     /// Counts a request of all nodes, if one is left; `always`: also where none is. What passes is noted in this node's store.
-    pub(super) async fn count_in_fleet(
+    async fn count_in_fleet(
         &self,
         fleet: &FleetLimit,
         (key, period): (&str, Period),
         always: bool,
         waited: &mut Duration,
-    ) -> Counted {
-        let mut hasher = fleet.hash().hasher();
-        hasher.part(key.as_bytes());
-        hasher.part(&period.begins.to_be_bytes());
-        let hash = hasher.finish(0);
-        let allowed = self.terms.allowance.limit;
-        let wanted = fleet.wanted_of_quota((hash, hash), allowed, period.ends);
-        let taken = fleet.count(wanted, waited).await;
+    ) -> Result<Counted, NotWritten> {
+        let Allowance { limit, offset } = self.terms.allowance;
+        let (own, shared) = hashed(fleet, key, period);
+        let turn = Turn {
+            begins: period.begins,
+            ends: period.ends,
+            offset,
+            is_later: offset > 0 && self.tally.counter(key).is_later(period),
+        };
+        let wanted = fleet.wanted_of_quota((own, shared), limit, turn);
+        let taken = match self.durable {
+            // Who refuses nobody need not keep anybody waiting.
+            Durable::Strict if !always => {
+                fleet.count_surely(wanted, self.terms.wait).await.ok_or(NotWritten)?
+            }
+            Durable::Strict | Durable::Batched => fleet.count(wanted, waited).await,
+        };
         if always && !taken.passed() {
             let _ = fleet.leases().charge(&wanted, Nanos::now());
         }
         if always || taken.passed() {
             let _ = self.quotas.count_always(&self.tally, key, period, &self.terms);
         }
+        let is_first = offset > 0 && fleet.is_first(own).unwrap_or(!turn.is_later);
+        let allowed = self.terms.allowance.of(is_first);
         let usage = Usage { used: allowed.saturating_sub(taken.remaining()), allowed };
-        if taken.passed() { Counted::Passed(usage) } else { Counted::Spent(usage) }
+        Ok(if taken.passed() { Counted::Passed(usage) } else { Counted::Spent(usage) })
     }
 
     /// Has the store opened, at once or when the process has become who it will be. None when `build.errors` says why not. Where
@@ -206,6 +213,10 @@ impl Quota {
         if offset == 0 {
             return limit;
         }
+        if let Some(fleet) = &self.fleet {
+            let (own, _) = hashed(fleet, key, period);
+            return self.terms.allowance.of(fleet.is_first(own).unwrap_or(false));
+        }
         self.known(key, period).map_or(limit, |usage| usage.allowed)
     }
 
@@ -233,7 +244,7 @@ impl Quota {
         waited: &mut Duration,
     ) -> Result<Counted, NotWritten> {
         if let Some(fleet) = &self.fleet {
-            return Ok(self.count_in_fleet(fleet, (key, period), false, waited).await);
+            return self.count_in_fleet(fleet, (key, period), false, waited).await;
         }
         match self.durable {
             Durable::Batched => Ok(self.quotas.count(&self.tally, key, period, &self.terms).await),
@@ -244,7 +255,8 @@ impl Quota {
     /// Counts a request, whether one is left or not; how it stands then, if that is known. Waits for nothing but the fleet's store.
     pub(super) async fn count_always(&self, key: &str, period: Period, waited: &mut Duration) -> Counted {
         if let Some(fleet) = &self.fleet {
-            return self.count_in_fleet(fleet, (key, period), true, waited).await;
+            let counted = self.count_in_fleet(fleet, (key, period), true, waited).await;
+            return counted.unwrap_or(Counted::Unknown);
         }
         match self.quotas.count_always(&self.tally, key, period, &self.terms) {
             Some(usage) if usage.used > usage.allowed => Counted::Spent(usage),
@@ -257,6 +269,15 @@ impl Quota {
     pub(super) fn look(&self, key: &str, period: Period) -> Result<Usage, Unusable> {
         self.quotas.look(self.tally.plan(), key, period, self.terms.allowance)
     }
+}
+
+/// A key in a period, as this node's leases know it; and the key alone, as the fleet's store does.
+fn hashed(fleet: &FleetLimit, key: &str, period: Period) -> (KeyHash, KeyHash) {
+    let (mut own, mut shared) = (fleet.hash().hasher(), fleet.hash().hasher());
+    own.part(key.as_bytes());
+    own.part(&period.begins.to_be_bytes());
+    shared.part(key.as_bytes());
+    (own.finish(0), shared.finish(0))
 }
 
 impl QuotaConfig {

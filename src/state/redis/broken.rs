@@ -1,7 +1,6 @@
 //! Why there is no connection, in words for the log. The crate's errors may quote what a server has said: of them only a word is shown.
 
 use std::fmt;
-use std::io;
 
 use ::redis::{ErrorKind, RedisError};
 
@@ -47,30 +46,25 @@ pub(super) fn refused(name: &dyn fmt::Display, word: &str) -> String {
     format!("{name} says {word}: {meaning}")
 }
 
-/// Why a connection is of no use any more.
+/// Why a connection is of no use any more. Of several questions at once the crate does not say what it could not read.
 pub(super) fn lost(name: &dyn fmt::Display, error: &RedisError) -> Broken {
     Broken(match error.kind() {
         ErrorKind::Parse => format!("{name} says what is not Redis's protocol"),
-        _ => format!("{name} has closed the connection, or it has failed"),
+        _ => format!(
+            "{name} has closed the connection, or the network has, or it says what is not Redis's protocol"
+        ),
     })
 }
 
-/// Why a server cannot be connected to. Of the crate's errors only those of the system and of OpenSSL are shown.
+/// Why a server does not let us in, to which there is a stream.
 pub(super) fn unreachable(address: &Address, error: &RedisError) -> Broken {
-    let source = std::error::Error::source(error);
-    Broken(match (error.kind(), source) {
+    match (error.kind(), word_of(error)) {
         (ErrorKind::AuthenticationFailed, _) => {
-            format!("{address} does not let us in: user or password are wrong")
+            Broken(format!("{address} does not let us in: user or password are wrong"))
         }
-        (ErrorKind::Io, Some(source)) if source.is::<io::Error>() => {
-            format!("{address} cannot be reached: {source}")
-        }
-        (ErrorKind::Client, Some(source)) => format!("{address} cannot be spoken to in TLS: {source}"),
-        _ => match word_of(error) {
-            Some(word) => refused(address, &word),
-            None => format!("{address} is no server that can be spoken to"),
-        },
-    })
+        (_, Some(word)) => Broken(refused(address, &word)),
+        (_, None) => lost(address, error),
+    }
 }
 
 #[cfg(test)]

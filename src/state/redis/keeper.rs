@@ -172,6 +172,7 @@ async fn round<'a>(
     let said = link.round(&commands).await?;
     let none = || Unanswered::of(shared, Vec::new());
     let (mut unknown, mut odd) = (none(), none());
+    let mut refused_ones = Vec::new();
     let mut broken = None;
     for (question, said) in asked.questions.drain(..).zip(said) {
         match said {
@@ -184,7 +185,7 @@ async fn round<'a>(
                     let refused = link.refused(&word);
                     log::warn!("fleet: {refused}; who is counted by that key is counted by each node");
                 }
-                odd.questions.push(question);
+                refused_ones.push(question);
             }
             Reply::Lost(lost) => {
                 broken = Some(lost);
@@ -199,6 +200,8 @@ async fn round<'a>(
             },
         }
     }
+    // A script that ends in an error has changed nothing: its one change of a count is what it ends with.
+    refuse(shared, refused_ones);
     match broken {
         Some(broken) => Err(broken),
         None => Ok(unknown),

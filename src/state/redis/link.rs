@@ -1,17 +1,18 @@
 //! The connection to a store, by the crate `redis`: to a server, to the one that sentinels call master, or to a cluster.
 //!
-//! Protocol, TLS, login and the ways of a cluster (`MOVED`, `ASK`) are the crate's. Ours are the words that the log says, as the
-//! crate's may quote what a server has said, and which sentinel is asked: the crate's own client of sentinels takes no authority of
-//! the operator's with OpenSSL.
+//! Protocol, login and the ways of a cluster (`MOVED`, `ASK`, TLS) are the crate's. Ours are the stream, which bounds an answer, the words
+//! that the log says, as the crate's may quote what a server has said, and which sentinel is asked.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ::redis::aio::{ConnectionLike, MultiplexedConnection};
 use ::redis::cluster::ClusterClientBuilder;
 use ::redis::cluster_async::ClusterConnection;
 use ::redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, Pipeline,
+    AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, Pipeline,
     RedisConnectionInfo, RedisError, TlsCertificates, TlsMode, Value, cmd,
 };
 use futures_util::future::join_all;
@@ -19,9 +20,10 @@ use futures_util::future::join_all;
 use super::broken::{Broken, lost, refused, unreachable, word, word_of};
 use super::config::{Address, Endpoint, Login, Way};
 use super::node::Node;
+use super::stream::{Driver, Stream};
 
 /// How long one server or sentinel may take to be connected to, and how long a cluster.
-const CONNECT: Duration = Duration::from_secs(1);
+pub(super) const CONNECT: Duration = Duration::from_secs(1);
 const CONNECT_ALL: Duration = Duration::from_secs(3);
 /// How long a node of a cluster may take to say who the others are.
 const TOPOLOGY: Duration = Duration::from_millis(500);
@@ -37,8 +39,26 @@ pub(super) struct Link {
 }
 
 enum Connection {
-    Server(MultiplexedConnection),
+    Server(Server),
     Cluster(ClusterConnection<Node>),
+}
+
+/// The connection to one server.
+struct Server {
+    connection: MultiplexedConnection,
+    _driver: Driver,
+    /// It has said more than it may.
+    is_over: Arc<AtomicBool>,
+}
+
+impl Server {
+    /// Why it is of no use any more.
+    fn lost(&self, name: &str, error: &RedisError) -> Broken {
+        match self.is_over.load(Ordering::Relaxed) {
+            true => Broken(format!("{name} says more than any answer has")),
+            false => lost(&name, error),
+        }
+    }
 }
 
 /// What became of a command.
@@ -93,14 +113,14 @@ impl Link {
     /// The connection is lost, and any command may have been run.
     pub(super) async fn round(&mut self, commands: &[Cmd]) -> Result<Vec<Reply>, Broken> {
         let said: Vec<_> = match &mut self.connection {
-            Connection::Server(connection) => {
+            Connection::Server(server) => {
                 let mut pipeline = Pipeline::new();
                 pipeline.ignore_errors();
                 commands.iter().for_each(|command| {
                     pipeline.add_command(command.clone());
                 });
-                let answers: Vec<Value> =
-                    pipeline.query_async(connection).await.map_err(|error| lost(&self.name, &error))?;
+                let answers = pipeline.query_async(&mut server.connection).await;
+                let answers: Vec<Value> = answers.map_err(|error| server.lost(&self.name, &error))?;
                 answers.into_iter().map(|answer| said(Ok(answer), &self.name)).collect()
             }
             // Each goes to the node that has its key; the crate sends what is for one node together.
@@ -126,7 +146,7 @@ impl Link {
     pub(super) async fn ping(&mut self) -> Result<(), Broken> {
         let ping = cmd("PING");
         let answered = match &mut self.connection {
-            Connection::Server(connection) => connection.req_packed_command(&ping).await,
+            Connection::Server(server) => server.connection.req_packed_command(&ping).await,
             Connection::Cluster(connection) => connection.req_packed_command(&ping).await,
         };
         answer(answered, &self.name).map(|_| ())
@@ -170,7 +190,7 @@ impl Link {
         let unfit = |_: RedisError| Broken("the cluster cannot be prepared for".to_owned());
         let nodes: Vec<_> = addresses
             .iter()
-            .map(|address| info(address, &endpoint.login, 0, endpoint).map_err(unfit))
+            .map(|address| info(address, endpoint).map_err(unfit))
             .collect::<Result<_, _>>()?;
         let mut builder = ClusterClientBuilder::new(nodes)
             .retries(MOVES_MAX)
@@ -204,36 +224,31 @@ async fn connect(
     login: &Login,
     database: u32,
     endpoint: &Endpoint,
-) -> Result<MultiplexedConnection, Broken> {
+) -> Result<Server, Broken> {
     let failed = |error: RedisError| unreachable(address, &error);
-    let info = info(address, login, database, endpoint).map_err(failed)?;
-    let client = match &endpoint.authorities {
-        Some(authorities) => {
-            let authorities = TlsCertificates::new().root_cert(authorities.clone());
-            Client::build_with_tls(info, authorities)
-        }
-        None => Client::open(info),
-    };
+    let stream = Stream::open(address, endpoint.authorities.as_deref()).await?;
+    let is_over = stream.is_over();
     // Who waits gives up by a clock of his own.
     let patient = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-    let client = client.map_err(failed)?;
-    let mut connection =
-        client.get_multiplexed_async_connection_with_config(&patient).await.map_err(failed)?;
+    let who = who(login, database);
+    let connected = MultiplexedConnection::new_with_config(&who, stream, patient).await;
+    let (mut connection, driver) = connected.map_err(failed)?;
+    let driver = Driver::of(driver);
     answer(connection.req_packed_command(&cmd("PING")).await, address)?;
-    Ok(connection)
+    Ok(Server { connection, _driver: driver, is_over })
 }
 
-fn info(
-    address: &Address,
-    login: &Login,
-    database: u32,
-    endpoint: &Endpoint,
-) -> Result<ConnectionInfo, RedisError> {
+/// A node of a cluster, as the crate is told of it.
+fn info(address: &Address, endpoint: &Endpoint) -> Result<ConnectionInfo, RedisError> {
     let (host, port) = (address.host.to_string(), address.port);
     let to = match endpoint.authorities {
         Some(_) => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
         None => ConnectionAddr::Tcp(host, port),
     };
+    Ok(to.into_connection_info()?.set_redis_settings(who(&endpoint.login, 0)))
+}
+
+fn who(login: &Login, database: u32) -> RedisConnectionInfo {
     // Not every user may name the library.
     let mut who = RedisConnectionInfo::default().set_db(database.into()).set_skip_set_lib_name();
     if let Some(user) = &login.user {
@@ -242,7 +257,7 @@ fn info(
     if let Some(password) = &login.password {
         who = who.set_password(&**password);
     }
-    Ok(to.into_connection_info()?.set_redis_settings(who))
+    who
 }
 
 async fn ask_sentinel(
@@ -251,11 +266,11 @@ async fn ask_sentinel(
     master: &str,
     endpoint: &Endpoint,
 ) -> Result<Address, Broken> {
-    let mut connection = connect(sentinel, login, 0, endpoint).await?;
+    let mut server = connect(sentinel, login, 0, endpoint).await?;
     let unknown = || Broken(format!("the sentinel {sentinel} knows no master `{master}`"));
     let mut asked = cmd("SENTINEL");
     asked.arg("get-master-addr-by-name").arg(master);
-    let told = answer(connection.req_packed_command(&asked).await, sentinel)?;
+    let told = answer(server.connection.req_packed_command(&asked).await, sentinel)?;
     let Value::Array(list) = told else { return Err(unknown()) };
     let [Value::BulkString(host), Value::BulkString(port)] = &list[..] else { return Err(unknown()) };
     let (host, port) = (std::str::from_utf8(host).ok(), std::str::from_utf8(port).ok());

@@ -12,6 +12,7 @@ mod config;
 mod keeper;
 mod link;
 mod node;
+mod stream;
 #[cfg(test)]
 mod tests;
 

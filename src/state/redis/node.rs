@@ -7,12 +7,19 @@
 use ::redis::aio::{ConnectionLike, MultiplexedConnection};
 use ::redis::cluster_async::Connect;
 use ::redis::{
-    AsyncConnectionConfig, Cmd, ErrorKind, IntoConnectionInfo, Pipeline, RedisError, RedisFuture, Value,
+    AsyncConnectionConfig, Cmd, ConnectionAddr, ErrorKind, IntoConnectionInfo, Pipeline, RedisError,
+    RedisFuture, Value,
 };
 
-/// The connection to a node.
+use super::link::CONNECT;
+use super::stream::{Driver, Stream};
+
+/// The connection to a node; our own stream has a driver.
 #[derive(Clone)]
-pub(super) struct Node(MultiplexedConnection);
+pub(super) struct Node(
+    MultiplexedConnection,
+    #[expect(dead_code, reason = "it is there to be dropped")] Option<Driver>,
+);
 
 impl ConnectionLike for Node {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
@@ -42,7 +49,19 @@ impl Connect for Node {
             let info = info.into_connection_info()?;
             // Not every user may name the library.
             let who = info.redis_settings().clone().set_skip_set_lib_name();
-            MultiplexedConnection::connect_with_config(info.set_redis_settings(who), config).await.map(Self)
+            let ConnectionAddr::Tcp(host, port) = info.addr() else {
+                // In TLS the stream is the crate's, which alone has the authorities here: what a node may say there is not bounded.
+                let info = info.set_redis_settings(who);
+                let connected = MultiplexedConnection::connect_with_config(info, config).await;
+                return connected.map(|connection| Self(connection, None));
+            };
+            let connecting = async {
+                let stream = Stream::plain(host, *port).await?;
+                MultiplexedConnection::new_with_config(&who, stream, config).await
+            };
+            let late = |_| RedisError::from((ErrorKind::Io, "it does not answer in time"));
+            let (connection, driver) = tokio::time::timeout(CONNECT, connecting).await.map_err(late)??;
+            Ok(Self(connection, Some(Driver::of(driver))))
         })
     }
 }

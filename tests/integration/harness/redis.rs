@@ -29,12 +29,7 @@ impl Redis {
 
     /// With options that know its port; `{port}` is where it listens without them.
     pub(crate) fn start_in(place: Place, options: impl Fn(SocketAddr) -> Vec<String>) -> Option<Self> {
-        let Some(program) = ["redis-server", "valkey-server"].iter().find_map(|name| find_tool(name)) else {
-            println!(
-                "skipped: neither redis-server nor valkey-server is installed (scripts/setup test unpacks it)"
-            );
-            return None;
-        };
+        let program = program()?;
         // Another process may take the port between here and the server's bind: then the next one.
         for _ in 0..5 {
             let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -84,6 +79,25 @@ impl Redis {
     pub(crate) fn ask(&self, words: &[&str]) -> Vec<String> {
         ask(self.address, words).unwrap()
     }
+}
+
+/// Whichever is there, or the one that `PORTCULLIS_STORE` names (`redis`, `valkey`), which has to be there.
+fn program() -> Option<PathBuf> {
+    match std::env::var("PORTCULLIS_STORE").as_deref() {
+        Err(_) => {}
+        Ok(name @ ("redis" | "valkey")) => {
+            let program = find_tool(&format!("{name}-server"));
+            return Some(program.unwrap_or_else(|| panic!("PORTCULLIS_STORE={name}: there is none")));
+        }
+        Ok(other) => panic!("PORTCULLIS_STORE={other}: `redis` or `valkey` is meant"),
+    }
+    let found = ["redis-server", "valkey-server"].iter().find_map(|name| find_tool(name));
+    if found.is_none() {
+        println!(
+            "skipped: neither redis-server nor valkey-server is installed (scripts/setup test unpacks it)"
+        );
+    }
+    found
 }
 
 impl Drop for Redis {

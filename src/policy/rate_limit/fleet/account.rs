@@ -12,29 +12,24 @@
 //! is not asked: a client that hammers costs it nothing.
 //!
 //! # A store that has forgotten
-//! Each question says what the node knows the bucket to owe, and in which life of the bucket it was told so. A store that has lost
+//! Each question says what the node knows the bucket to owe, and in which life of the bucket it was told so (0: in none). A store that has lost
 //! its memory begins another life with that: what nodes knew of the one before counts once, as the most that any of them says.
+
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
 use super::super::{Gcra, Nanos, Taken};
+use super::terms::{Terms, Turn};
 
 /// For how long a lease should last, in seconds.
 const AHEAD: f64 = 0.1;
 /// What has not been used for this long is given back, and forgotten after as much again.
 pub(super) const IDLE: Duration = Duration::from_secs(1);
 
-/// By which terms a key is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) struct Terms {
-    pub(in super::super) gcra: Gcra,
-    /// The most tokens that this node may hold; none where the limit is strict.
-    pub(in super::super) most: u32,
-    /// Whether the store is asked every time.
-    pub(in super::super) strict: bool,
-    /// Of a quota: the second at which its period ends. Its bucket gets no tokens back.
-    pub(in super::super) ends: Option<i64>,
-}
+/// Instead of how often the store was lost: it has never said so.
+const UNSAID: u64 = u64::MAX;
 
 /// What this node knows of a key.
 #[derive(Clone, Debug, Default)]
@@ -64,6 +59,16 @@ struct Told {
     life: i64,
     /// How often the store had been lost by then.
     losses: u64,
+    /// Of a quota: what was counted.
+    counted: Option<Count>,
+}
+
+/// What was counted of a period.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Count {
+    pub(super) used: u64,
+    /// Whether it is the key's first period in the plan.
+    pub(super) is_first: bool,
 }
 
 /// What a node tells the store of a bucket.
@@ -71,6 +76,8 @@ struct Told {
 pub(super) struct Claim {
     /// What it owes at least, in nanoseconds.
     pub(super) debt: u64,
+    /// Of a quota: what was counted when the store said so last.
+    pub(super) counted: Option<Count>,
     /// In which of its lives the store has said so.
     pub(super) life: i64,
     /// How often the store had been lost by then.
@@ -83,6 +90,8 @@ pub(super) struct Said {
     pub(super) leased: u32,
     /// What the bucket owes after it.
     pub(super) debt: Duration,
+    /// Of a quota: what is counted after it.
+    pub(super) counted: Option<Count>,
     /// When the bucket's life began, by the store's clock.
     pub(super) life: i64,
     /// How often the store had been lost when it was asked.
@@ -168,8 +177,9 @@ impl Account {
     fn ordered(&mut self, back: u32, want: u32, now: Nanos) -> Order {
         let charge = i64::from(std::mem::take(&mut self.owed)) - i64::from(back);
         self.is_asked = true;
-        let claim = self.told.map(|Told { life, losses, .. }| Claim {
+        let claim = self.told.map(|Told { life, losses, counted, .. }| Claim {
             debt: self.owes(now).unwrap_or(0),
+            counted,
             life,
             losses,
         });
@@ -184,20 +194,32 @@ impl Account {
 
     /// The store has answered.
     pub(super) fn fill(&mut self, order: &Order, said: &Said) {
-        let Said { leased, debt, life, losses } = *said;
+        let Said { leased, debt, counted, life, losses } = *said;
         self.is_asked = false;
         self.alone = None;
         self.tokens = self.tokens.saturating_add(leased);
         let debt = u64::try_from(debt.as_nanos()).unwrap_or(u64::MAX);
-        self.told = Some(Told { debt, at: order.at, life, losses });
+        self.told = Some(Told { debt, at: order.at, life, losses, counted });
     }
 
-    /// The store has not answered: what it surely was not told is told it the next time. What it may have been told is not, as nobody
-    /// is charged twice.
-    pub(super) fn lose(&mut self, order: &Order, sent: bool) {
+    /// The store has not answered. What it surely was not told is told it the next time. What it may have been told is not, as nobody is
+    /// charged twice: it is claimed, as what the bucket owes at least.
+    pub(super) fn lose(&mut self, terms: &Terms, order: &Order, sent: bool) {
         self.is_asked = false;
+        let back = u32::try_from(order.charge.saturating_neg()).unwrap_or(0);
+        let charge = u32::try_from(order.charge).unwrap_or(0);
         if !sent {
-            self.owe(u32::try_from(order.charge).unwrap_or(0), u32::MAX);
+            self.tokens = self.tokens.saturating_add(back);
+            self.owe(charge, u32::MAX);
+        } else if charge > 0 {
+            let debt = terms.gcra.owing(self.debt(terms, order.at), terms.gcra.time(charge));
+            let of_quota = |turn: Turn| {
+                let none = Count { used: 0, is_first: !turn.is_later };
+                let told = self.told.and_then(|told| told.counted).unwrap_or(none);
+                Count { used: told.used.saturating_add(charge.into()), ..told }
+            };
+            let (counted, life) = (terms.turn.map(of_quota), self.told.map_or(0, |told| told.life));
+            self.told = Some(Told { debt, at: order.at, life, losses: UNSAID, counted });
         }
     }
 
@@ -208,7 +230,7 @@ impl Account {
 
     /// Decides about a quota without the store, of which this node has its part of what was left.
     pub(super) fn spend_alone(&mut self, terms: &Terms, cost: u32, nodes: u32, now: Nanos) -> Taken {
-        let left = terms.gcra.look(self.owes(now).unwrap_or(0), 1).remaining();
+        let left = terms.gcra.look(self.debt(terms, now), 1).remaining();
         let part = left.saturating_sub(self.owed.into()) / u64::from(nodes.max(1));
         let alone = self.alone.get_or_insert(part);
         let passed = match alone.checked_sub(cost.into()) {
@@ -251,6 +273,16 @@ impl Account {
     pub(super) fn owes(&self, now: Nanos) -> Option<u64> {
         let Told { debt, at, .. } = self.told?;
         Some(debt.saturating_sub(now.as_nanos().saturating_sub(at.as_nanos())))
+    }
+
+    /// The same; before the store was asked, what is taken from a quota's period that may be the key's first.
+    fn debt(&self, terms: &Terms, now: Nanos) -> u64 {
+        self.owes(now).unwrap_or_else(|| terms.assumed())
+    }
+
+    /// Whether the period of a quota is the key's first, as the store says; none before it was asked.
+    pub(super) fn is_first(&self) -> Option<bool> {
+        Some(self.told?.counted?.is_first)
     }
 
     /// Whether it says no more than no account at all.
@@ -297,7 +329,7 @@ impl Account {
 
     /// How it stands with the fleet's bucket, our lease being a part of it that is not spent.
     fn seen(&self, terms: &Terms, passed: bool, cost: u32, now: Nanos) -> Taken {
-        let owes = self.owes(now).unwrap_or(0).saturating_sub(terms.gcra.time(self.tokens));
+        let owes = self.debt(terms, now).saturating_sub(terms.gcra.time(self.tokens));
         terms.gcra.judged(passed, owes, cost)
     }
 }
@@ -308,206 +340,4 @@ fn seconds(from: Nanos, to: Nanos) -> f64 {
 
 fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SECOND: u64 = 1_000_000_000;
-
-    fn at(milliseconds: u64) -> Nanos {
-        Nanos::from_nanos(100 * SECOND + milliseconds * 1_000_000)
-    }
-
-    fn terms(count: u64, burst: u64, most: u32) -> Terms {
-        Terms { gcra: Gcra::new(count, Duration::from_secs(1), burst), most, strict: false, ends: None }
-    }
-
-    fn said(leased: u32, debt: Duration) -> Said {
-        Said { leased, debt, life: 7, losses: 0 }
-    }
-
-    fn decided(known: Known) -> Taken {
-        match known {
-            Known::Decided(taken) => taken,
-            Known::Ask => panic!("the store is asked"),
-        }
-    }
-
-    #[test]
-    fn a_key_that_nobody_knows_is_asked_for_and_spent_from_then_on() {
-        let terms = terms(100, 100, 10);
-        let mut account = Account::default();
-        assert!(matches!(account.spend(&terms, 1, at(0)), Known::Ask));
-        let order = account.order(&terms, 1, at(0)).unwrap();
-        assert_eq!((order.charge, order.want), (0, 1), "one request is no rate");
-        assert_eq!(account.order(&terms, 1, at(0)), None, "one question at a time");
-        account.fill(&order, &said(1, Duration::from_millis(10)));
-        let first = account.serve(&terms, 1, at(1));
-        assert!(first.passed());
-        assert_eq!((account.tokens, first.remaining()), (0, 99));
-        assert!(matches!(account.spend(&terms, 1, at(1)), Known::Ask), "there may be more");
-    }
-
-    #[test]
-    fn what_the_store_has_said_is_no_until_time_has_brought_a_token() {
-        let terms = terms(100, 100, 10);
-        let mut account = Account::default();
-        let order = account.order(&terms, 5, at(0)).unwrap();
-        account.fill(&order, &said(2, Duration::from_secs(1)));
-        // Two of ours, none in the store.
-        assert!(decided(account.spend(&terms, 1, at(0))).passed());
-        let three = decided(account.spend(&terms, 3, at(0)));
-        assert!(!three.passed());
-        assert_eq!((three.remaining(), three.wait()), (1, Some(Duration::from_millis(20))));
-        assert!(decided(account.spend(&terms, 1, at(0))).passed());
-        let none = decided(account.spend(&terms, 1, at(5)));
-        assert_eq!((none.passed(), none.wait()), (false, Some(Duration::from_millis(5))));
-        assert!(matches!(account.spend(&terms, 1, at(10)), Known::Ask));
-    }
-
-    #[test]
-    fn what_is_charged_is_told_whether_it_was_leased_or_is_owed() {
-        let terms = terms(10, 10, 5);
-        let mut account = Account::default();
-        let order = account.order(&terms, 2, at(0)).unwrap();
-        account.fill(&order, &said(2, Duration::from_millis(200)));
-        let left: Vec<_> = (0..5).map(|_| account.charge(&terms, 1, 10, at(0)).remaining()).collect();
-        assert_eq!((left, account.owed), (vec![9, 8, 7, 6, 5], 3));
-    }
-
-    #[test]
-    fn a_lease_is_what_is_spent_in_a_tenth_of_a_second_and_no_more_than_the_node_may_hold() {
-        for (most, leased) in [(1000, 95..=100), (40, 40..=40), (0, 0..=0)] {
-            let terms = terms(1_000_000, 1_000_000, most);
-            let mut account = Account::default();
-            let order = account.order(&terms, 1000, at(0)).unwrap();
-            account.fill(&order, &said(1000, Duration::ZERO));
-            for spent in 0..1000 {
-                assert!(decided(account.spend(&terms, 1, at(spent))).passed());
-            }
-            // A thousand tokens a second.
-            let order = account.order(&terms, 0, at(1000));
-            let wanted = order.map_or(0, |order| order.want);
-            assert!(leased.contains(&wanted), "{wanted} of {most}");
-        }
-    }
-
-    #[test]
-    fn a_key_that_asks_now_and_then_gets_what_it_asks_for_and_nothing_ahead() {
-        let terms = terms(1000, 1000, 100);
-        let mut account = Account::default();
-        for turn in 0..10 {
-            let now = at(turn * 300);
-            assert!(matches!(account.spend(&terms, 1, now), Known::Ask));
-            let order = account.order(&terms, 1, now).unwrap();
-            assert_eq!(order.want, 1);
-            account.fill(&order, &said(1, Duration::from_millis(1)));
-            assert!(account.serve(&terms, 1, now).passed());
-            assert_eq!(account.order(&terms, 0, now), None);
-        }
-    }
-
-    #[test]
-    fn a_lease_is_fetched_when_half_of_it_is_left_and_never_where_the_bucket_is_empty() {
-        let terms = terms(1000, 1000, 100);
-        let mut account = Account::default();
-        let order = account.order(&terms, 100, at(0)).unwrap();
-        account.fill(&order, &said(100, Duration::from_millis(100)));
-        let mut ordered = None;
-        for spent in 1..=100 {
-            assert!(decided(account.spend(&terms, 1, at(spent))).passed());
-            ordered = account.order(&terms, 0, at(spent));
-            if ordered.is_some() {
-                assert!((10..=60).contains(&account.tokens), "{} left", account.tokens);
-                break;
-            }
-        }
-        let order = ordered.unwrap();
-        account.fill(&order, &said(0, Duration::from_secs(1)));
-        account.spend(&terms, 1, order.at);
-        assert_eq!(account.order(&terms, 0, order.at), None, "an empty bucket is left alone");
-    }
-
-    #[test]
-    fn what_is_idle_is_given_back_and_forgotten_once_the_bucket_is_full() {
-        let terms = terms(10, 10, 10);
-        let mut account = Account::default();
-        account.used(at(0));
-        let order = account.order(&terms, 3, at(0)).unwrap();
-        account.fill(&order, &said(3, Duration::from_secs(5)));
-        assert_eq!(account.give_back(false, at(900)), None);
-        let back = account.give_back(false, at(1000)).unwrap();
-        assert_eq!((back.charge, back.want, account.tokens), (-3, 0, 0));
-        account.fill(&back, &said(0, Duration::from_secs(4)));
-        assert!(!account.is_over(at(4999)));
-        assert!(account.is_over(at(5000)));
-        account.take_back(2);
-        assert_eq!(account.give_back(true, at(5000)).unwrap().charge, -2);
-    }
-
-    #[test]
-    fn a_strict_limit_asks_every_time_and_keeps_nothing() {
-        let terms = Terms { strict: true, ..terms(10, 10, 0) };
-        let mut account = Account::default();
-        let order = account.order(&terms, 2, at(0)).unwrap();
-        account.fill(&order, &said(2, Duration::from_secs(1)));
-        assert!(account.serve(&terms, 1, at(0)).passed());
-        assert!(matches!(account.spend(&terms, 1, at(0)), Known::Ask));
-        let surplus = account.give_back_surplus(&terms, at(0)).unwrap();
-        assert_eq!((surplus.charge, surplus.want), (-1, 0));
-        account.fill(&surplus, &said(0, Duration::from_secs(1)));
-        assert_eq!(account.give_back_surplus(&terms, at(0)), None);
-        assert!(matches!(account.spend(&terms, 1, at(0)), Known::Ask), "whatever it said before");
-    }
-
-    #[test]
-    fn what_was_spent_without_a_lease_is_charged_once_and_no_more_than_a_bucket() {
-        let terms = terms(10, 10, 10);
-        let mut account = Account::default();
-        account.owe(4, 10);
-        account.owe(9, 10);
-        let order = account.order(&terms, 0, at(0)).unwrap();
-        assert_eq!((order.charge, order.want), (10, 0));
-        account.lose(&order, false);
-        let order = account.order(&terms, 2, at(1)).unwrap();
-        assert_eq!((order.charge, order.want), (10, 2));
-        account.lose(&order, true);
-        assert_eq!(account.order(&terms, 0, at(2)), None, "it may have been charged");
-    }
-
-    #[test]
-    fn the_store_is_told_what_it_has_said_and_at_once_where_it_was_lost_since() {
-        let terms = terms(10, 10, 10);
-        let mut account = Account::default();
-        let order = account.order(&terms, 1, at(0)).unwrap();
-        assert_eq!(order.claim, None);
-        account.fill(&order, &said(1, Duration::from_millis(500)));
-        assert!(account.serve(&terms, 1, at(0)).passed());
-        let claim = |debt: u64| Some(Claim { debt: debt * 1_000_000, life: 7, losses: 0 });
-        assert_eq!(account.claim(0, at(100)), None);
-        let order = account.claim(1, at(100)).unwrap();
-        assert_eq!((order.charge, order.want, order.claim), (0, 0, claim(400)));
-        assert_eq!(account.claim(1, at(100)), None, "it is being asked");
-        account.lose(&order, true);
-        assert_eq!(account.order(&terms, 2, at(200)).unwrap().claim, claim(300));
-        account.is_asked = false;
-        assert_eq!(account.claim(1, at(500)), None, "nothing is owed any more");
-    }
-
-    #[test]
-    fn a_quota_alone_is_a_part_of_what_is_left_however_often_late_answers_come() {
-        let gcra = Gcra::new(0, Duration::from_secs(1), 90);
-        let terms = Terms { gcra, most: 0, strict: true, ends: Some(1) };
-        let mut account = Account::default();
-        let order = account.order(&terms, 1, at(0)).unwrap();
-        let mut passed = 0;
-        for _ in 0..3 {
-            // The answer says nothing of what has passed here meanwhile.
-            account.fill(&order, &said(0, Duration::from_nanos(gcra.spent(0))));
-            passed += (0..90).filter(|_| account.spend_alone(&terms, 1, 3, at(1)).passed()).count();
-        }
-        assert_eq!(passed, 30 + 20 + 13);
-    }
 }

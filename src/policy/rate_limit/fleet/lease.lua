@@ -2,7 +2,7 @@
 -- KEYS[1]: when the bucket is full, in microseconds of the store's own clock since 2026; when its life began; and what nodes
 --   knew it to owe from an earlier life, as the time at which that is over.
 -- ARGV: microseconds a token; tokens of a full bucket; tokens to charge (less than nothing: to give back); tokens wanted;
---   the microseconds that the node knows it to owe; the life in which it was told so; 1 where the store was lost since.
+--   the microseconds that the node knows it to owe; the life in which it was told so (0: in none); 1 where the store was lost since.
 -- Gives how many were leased, the microseconds until the bucket is full, and its life.
 local time = redis.call('TIME')
 local now = (time[1] - 1767225600) * 1000000 + time[2]
@@ -17,11 +17,11 @@ said = bounded((tonumber(said) or now) - now)
 if not life then
   -- The key outlives all that anybody was told of it: it was lost, or nobody knows of any debt.
   life, debt, said = string.format('%.0f', now), known, known
-elseif life ~= ARGV[6] then
+elseif life ~= ARGV[6] and ARGV[6] ~= '0' then
   -- All nodes know of the same debt, so it counts once; what was charged since comes on top of it.
   debt, said = bounded(debt + math.max(0, known - said)), math.max(said, known)
-elseif ARGV[7] == '1' then
-  -- The store may have come back as it was a while ago.
+elseif ARGV[6] == '0' or ARGV[7] == '1' then
+  -- The store may have come back as it was a while ago, or may not have heard what it was told.
   debt = math.max(debt, known)
 end
 debt = bounded(debt + token * tonumber(ARGV[3]))

@@ -2,36 +2,42 @@
 //!
 //! A decision locks one shard of the table. Questions leave, and answers are handed to those who wait, when it is unlocked.
 
+mod figures;
+mod reserved;
+mod sweep;
+
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::super::quota::second;
+pub use figures::LeaseFigures;
+pub(in super::super) use reserved::{Reserved, Wanted};
+
 use super::super::{Gcra, KeyHash, Nanos, Taken};
-use super::account::{Account, Known, Order, Said, Terms};
+use super::account::{Account, Known, Order, Said};
+use super::terms::Terms;
 use super::wire::{question, said};
-use crate::state::redis::{Lost, Question, Redis, Status};
+use crate::state::redis::{Lost, Redis, Status};
+use figures::{Counters, add};
 
 /// Workers that ask for different keys rarely meet.
 const SHARDS: usize = 64;
 /// What an account takes of the table's memory, more or less.
-const BYTES_EACH: usize = 320;
+const BYTES_EACH: usize = 400;
 /// How long a request may wait for the store, for all of its limits together. The runtime's clock has milliseconds: five at the most.
 pub(super) const PATIENCE: Duration = Duration::from_millis(4);
-
-/// So many accounts of a shard at once tell a store that was lost what they know.
-const CLAIMS_MAX: usize = 64;
 
 /// The leases of one limit.
 pub(in super::super) struct Leases {
     redis: Arc<Redis>,
     shards: Box<[Mutex<Shard>]>,
-    keys_max: usize,
+    /// The most keys of a shard.
+    keys_max: AtomicUsize,
     counters: Counters,
 }
 
@@ -58,62 +64,14 @@ struct Waiting {
     tell: oneshot::Sender<Reserved>,
 }
 
-#[derive(Debug, Default)]
-struct Counters {
-    asked: AtomicU64,
-    alone: AtomicU64,
-    late: AtomicU64,
-    overflows: AtomicU64,
-}
-
-/// What leases tell of themselves.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LeaseFigures {
-    /// Keys that have an account.
-    pub keys: u64,
-    /// Tokens that are leased and not spent.
-    pub leased: u64,
-    /// Questions for the store.
-    pub asked: u64,
-    /// Decisions that this node made by its share alone.
-    pub alone: u64,
-    /// Of these, the ones that had waited for the store in vain.
-    pub late: u64,
-    /// Decisions for keys that had no room for an account.
-    pub overflows: u64,
-}
-
-impl LeaseFigures {
-    /// Both together.
-    #[must_use]
-    pub fn and(self, other: Self) -> Self {
-        Self {
-            keys: self.keys + other.keys,
-            leased: self.leased + other.leased,
-            asked: self.asked + other.asked,
-            alone: self.alone + other.alone,
-            late: self.late + other.late,
-            overflows: self.overflows + other.overflows,
-        }
-    }
-}
-
-/// A request, as leases are asked about it.
-#[derive(Clone, Copy, Debug)]
-pub(in super::super) struct Wanted {
-    pub(in super::super) key: KeyHash,
-    pub(in super::super) shared: KeyHash,
-    pub(in super::super) cost: u32,
-    pub(in super::super) terms: Terms,
-}
-
-/// A decision by the fleet. Tokens that it took are given back when it is dropped, unless they are spent.
-#[derive(Debug)]
-pub(in super::super) struct Reserved {
-    taken: Taken,
-    wanted: Wanted,
-    /// None once there is nothing to give back.
-    leases: Option<Arc<Leases>>,
+/// Whether a request may wait for the store.
+#[derive(Clone, Copy)]
+enum MayWait {
+    No,
+    /// Where it answers in time.
+    WhereReady,
+    /// As long as there is a connection.
+    Surely,
 }
 
 /// How a question begins.
@@ -128,7 +86,18 @@ impl Leases {
     /// With room for as many keys as so many bytes hold.
     pub(super) fn new(redis: Arc<Redis>, bytes: usize) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { redis, shards, keys_max: (bytes / BYTES_EACH / SHARDS).max(1), counters: Counters::default() }
+        let keys_max = AtomicUsize::new(keys_in(bytes));
+        Self { redis, shards, keys_max, counters: Counters::default() }
+    }
+
+    /// There is room for as many keys as so many bytes hold, from now on. Keys that are there stay: where they are more, no other comes
+    /// until enough of them have nothing to say.
+    pub(super) fn set_room(&self, bytes: usize) {
+        self.keys_max.store(keys_in(bytes), Ordering::Relaxed);
+    }
+
+    fn keys_max(&self) -> usize {
+        self.keys_max.load(Ordering::Relaxed)
     }
 
     /// Decides by the lease, or by the store where that answers in time; none where the node must decide alone. `waited` is what the
@@ -138,7 +107,8 @@ impl Leases {
         wanted: Wanted,
         waited: &mut Duration,
     ) -> Option<Reserved> {
-        let begun = self.begin(wanted, *waited < PATIENCE, Nanos::now());
+        let may_wait = if *waited < PATIENCE { MayWait::WhereReady } else { MayWait::No };
+        let begun = self.begin(wanted, may_wait, Nanos::now());
         let reserved = match begun {
             Begun::Decided(reserved) => return Some(reserved),
             Begun::Alone => None,
@@ -158,11 +128,24 @@ impl Leases {
         reserved
     }
 
-    fn begin(self: &Arc<Self>, wanted: Wanted, may_wait: bool, now: Nanos) -> Begun {
+    /// Decides by the store, however late its answer comes within this time; none where there is no answer.
+    pub(super) async fn reserve_surely(
+        self: &Arc<Self>,
+        wanted: Wanted,
+        patience: Duration,
+    ) -> Option<Reserved> {
+        match self.begin(wanted, MayWait::Surely, Nanos::now()) {
+            Begun::Decided(reserved) => Some(reserved),
+            Begun::Alone => None,
+            Begun::Wait(answer) => tokio::time::timeout(patience, answer).await.ok()?.ok(),
+        }
+    }
+
+    fn begin(self: &Arc<Self>, wanted: Wanted, may_wait: MayWait, now: Nanos) -> Begun {
         let Wanted { key, shared, cost, terms } = wanted;
         let status = self.redis.status();
         let mut shard = self.shard(key);
-        let is_full = shard.len() >= self.keys_max;
+        let is_full = shard.len() >= self.keys_max();
         let entry = match shard.get_mut(&key) {
             Some(entry) => entry,
             // Without a store an account has nothing to say; where there is no room the node's own bucket decides.
@@ -170,7 +153,7 @@ impl Leases {
                 add(&self.counters.overflows);
                 return Begun::Alone;
             }
-            None if status == Status::Lost && terms.ends.is_none() => return Begun::Alone,
+            None if status == Status::Lost && terms.turn.is_none() => return Begun::Alone,
             None => shard.entry(key).or_insert_with(|| Entry::new(shared, terms)),
         };
         entry.terms = terms;
@@ -186,7 +169,12 @@ impl Leases {
             Known::Decided(taken) => Begun::Decided(self.reserved(taken, wanted)),
             Known::Ask => Begun::Alone,
         };
-        if matches!(begun, Begun::Alone) && may_wait && status == Status::Ready {
+        let may_wait = match may_wait {
+            MayWait::No => false,
+            MayWait::WhereReady => status == Status::Ready,
+            MayWait::Surely => true,
+        };
+        if matches!(begun, Begun::Alone) && may_wait {
             let (tell, answer) = oneshot::channel();
             entry.waiting.push(Waiting { cost, terms, is_counted: false, tell });
             begun = Begun::Wait(answer);
@@ -201,7 +189,7 @@ impl Leases {
     pub(in super::super) fn charge(self: &Arc<Self>, wanted: &Wanted, now: Nanos) -> Option<Taken> {
         let Wanted { key, shared, cost, terms } = *wanted;
         let mut shard = self.shard(key);
-        if !shard.contains_key(&key) && shard.len() >= self.keys_max {
+        if !shard.contains_key(&key) && shard.len() >= self.keys_max() {
             add(&self.counters.overflows);
             return None;
         }
@@ -218,7 +206,7 @@ impl Leases {
     pub(in super::super) fn owe(self: &Arc<Self>, wanted: &Wanted, now: Nanos) {
         let Wanted { key, shared, cost, terms } = *wanted;
         let mut shard = self.shard(key);
-        if !shard.contains_key(&key) && shard.len() >= self.keys_max {
+        if !shard.contains_key(&key) && shard.len() >= self.keys_max() {
             return;
         }
         let entry = shard.entry(key).or_insert_with(|| Entry::new(shared, terms));
@@ -239,77 +227,17 @@ impl Leases {
         }
     }
 
+    /// Whether the period of a quota is the key's first; none where the store has not said so.
+    pub(super) fn is_first(&self, key: KeyHash) -> Option<bool> {
+        self.shard(key).get(&key)?.account.is_first()
+    }
+
     /// Calls `raise` with what the fleet's bucket owes at least, where the store has said so; for one request of a key at a time.
     pub(in super::super) fn with_owed(&self, key: KeyHash, now: Nanos, raise: impl FnOnce(u64)) {
         let shard = self.shard(key);
         if let Some(owes) = shard.get(&key).and_then(|entry| entry.account.owes(now)) {
             raise(owes);
         }
-    }
-
-    /// Gives back what is idle, and forgets what says nothing any more.
-    pub(super) fn sweep(self: &Arc<Self>, now: Nanos) {
-        let (is_lost, losses) = (self.redis.status() == Status::Lost, self.redis.figures().losses);
-        let today = second(SystemTime::now());
-        for shard in &self.shards {
-            let mut orders = Vec::new();
-            let mut shard = lock(shard);
-            // The store knows what an idle account knows, unless it forgets; without the account it is asked once more. While the store is
-            // lost only the account knows what this node may let pass of a quota.
-            let is_tight = shard.len() * 2 > self.keys_max;
-            shard.retain(|_, entry| {
-                let is_over = match entry.terms.ends {
-                    Some(ends) => {
-                        !is_lost && (is_tight || ends < today) && entry.account.is_idle_and_settled(now)
-                    }
-                    None if is_tight => entry.account.is_idle_and_settled(now),
-                    None => entry.account.is_over(now),
-                };
-                !entry.waiting.is_empty() || !is_over
-            });
-            if !is_lost {
-                let mut claims = 0;
-                for (key, entry) in &mut *shard {
-                    let mut order = entry.account.give_back(false, now);
-                    if order.is_none() && claims < CLAIMS_MAX {
-                        order = entry.account.claim(losses, now);
-                        claims += usize::from(order.is_some());
-                    }
-                    orders.extend(order.map(|order| (*key, entry.shared, entry.terms, order)));
-                }
-            }
-            drop(shard);
-            for (key, shared, terms, order) in orders {
-                self.ask(key, shared, terms, Some(order));
-            }
-        }
-    }
-
-    /// All that is leased, to be given back before the process ends.
-    pub(super) fn give_all_back(&self, now: Nanos) -> Vec<Question> {
-        let (mut questions, losses) = (Vec::new(), self.redis.figures().losses);
-        for shard in &self.shards {
-            for entry in lock(shard).values_mut() {
-                if let Some(order) = entry.account.give_back(true, now) {
-                    let answer = Box::new(|_: Result<Vec<i64>, Lost>| {});
-                    questions.push(question(entry.shared, &entry.terms, &order, losses, answer));
-                }
-            }
-        }
-        questions
-    }
-
-    /// What there is to tell. Locks shards one after the other.
-    pub(in super::super) fn figures(&self) -> LeaseFigures {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let Counters { asked, alone, late, overflows } = &self.counters;
-        let (keys, leased) = self.shards.iter().fold((0, 0), |(keys, leased), shard| {
-            let shard = lock(shard);
-            let own: u64 = shard.values().map(|entry| u64::from(entry.account.tokens)).sum();
-            (keys + shard.len() as u64, leased + own)
-        });
-        let (asked, alone, late, overflows) = (read(asked), read(alone), read(late), read(overflows));
-        LeaseFigures { keys, leased, asked, alone, late, overflows }
     }
 
     fn ask(self: &Arc<Self>, key: KeyHash, shared: KeyHash, terms: Terms, order: Option<Order>) {
@@ -347,7 +275,7 @@ impl Leases {
             Err(Lost { sent }) => Some(*sent),
         };
         if let Some(sent) = lost {
-            entry.account.lose(order, sent);
+            entry.account.lose(terms, order, sent);
             // Who waits hears that nobody will answer.
             entry.waiting.clear();
         }
@@ -375,23 +303,6 @@ impl Leases {
             let _ = tell.send(reserved);
         }
         self.ask(key, shared, *terms, next);
-    }
-
-    fn reserved(self: &Arc<Self>, taken: Taken, wanted: Wanted) -> Reserved {
-        let leases = taken.passed().then(|| Arc::clone(self));
-        Reserved { taken, wanted, leases }
-    }
-
-    fn take_back(self: &Arc<Self>, wanted: &Wanted) {
-        let mut shard = self.shard(wanted.key);
-        let Some(entry) = shard.get_mut(&wanted.key) else { return };
-        entry.account.take_back(wanted.cost);
-        let order = match self.redis.status() {
-            Status::Lost => None,
-            Status::Late | Status::Ready => entry.account.give_back_surplus(&wanted.terms, Nanos::now()),
-        };
-        drop(shard);
-        self.ask(wanted.key, wanted.shared, wanted.terms, order);
     }
 
     fn shard(&self, key: KeyHash) -> MutexGuard<'_, Shard> {
@@ -424,25 +335,9 @@ impl Entry {
     }
 }
 
-impl Reserved {
-    /// Whether the tokens were there.
-    pub(in super::super) fn taken(&self) -> &Taken {
-        &self.taken
-    }
-
-    /// They are spent.
-    pub(in super::super) fn spend(mut self) -> Taken {
-        self.leases = None;
-        self.taken
-    }
-}
-
-impl Drop for Reserved {
-    fn drop(&mut self) {
-        if let Some(leases) = self.leases.take() {
-            leases.take_back(&self.wanted);
-        }
-    }
+/// In a shard.
+fn keys_in(bytes: usize) -> usize {
+    (bytes / BYTES_EACH / SHARDS).max(1)
 }
 
 fn whole(gcra: &Gcra) -> u32 {
@@ -451,8 +346,4 @@ fn whole(gcra: &Gcra) -> u32 {
 
 fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn add(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
 }

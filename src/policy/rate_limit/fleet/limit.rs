@@ -7,7 +7,7 @@ use super::super::config::{Config, Scope};
 use super::super::limit::{Asked, RateLimit};
 use super::super::table::Table;
 use super::super::{Gcra, HashKey, KeyHash, Nanos, Taken};
-use super::{Fleet, LeaseFigures, Leases, Reserved, Terms, Wanted};
+use super::{Fleet, LeaseFigures, Leases, Reserved, Terms, Turn, Wanted};
 use crate::config::{Build, Spanned};
 use crate::state::Live;
 
@@ -17,6 +17,8 @@ pub(in super::super) struct FleetLimit {
     fleet: Arc<Fleet>,
     leases: Arc<Leases>,
     hash: HashKey,
+    /// The memory of the leases.
+    bytes: usize,
     strict: bool,
 }
 
@@ -50,7 +52,12 @@ impl FleetLimit {
         live: &Live,
     ) -> Self {
         let (leases, hash) = fleet.leases(name, key, bytes, live);
-        Self { fleet: Arc::clone(fleet), leases, hash, strict }
+        Self { fleet: Arc::clone(fleet), leases, hash, bytes, strict }
+    }
+
+    /// Its leases have its memory from now on.
+    pub(in super::super) fn put_in_force(&self) {
+        self.leases.set_room(self.bytes);
     }
 
     /// By which all nodes hash its keys.
@@ -74,7 +81,7 @@ impl FleetLimit {
         let most = if self.strict { 0 } else { self.fleet.lease_of(count, gcra) };
         // A class is this node's number for a value.
         let shared = KeyHash::from_bits(shared.fingerprint & !0xff, shared.place);
-        Wanted { key, shared, cost, terms: Terms { gcra: *gcra, most, strict: self.strict, ends: None } }
+        Wanted { key, shared, cost, terms: Terms { gcra: *gcra, most, strict: self.strict, turn: None } }
     }
 
     /// Asks the lease, the store, or this node's share of the limit, whose bucket is in `table`.
@@ -105,16 +112,22 @@ impl FleetLimit {
         granted(By::Node { share, seen: share.take(seen.debt(), wanted.cost) })
     }
 
-    /// What is asked for of a quota that has so many requests until this second.
+    /// What is asked for of a quota that has so many requests in this period.
     pub(in super::super) fn wanted_of_quota(
         &self,
         (key, shared): (KeyHash, KeyHash),
         limit: u64,
-        ends: i64,
+        turn: Turn,
     ) -> Wanted {
-        let gcra = Gcra::new(0, Duration::from_secs(1), limit);
-        let most = if self.strict { 0 } else { self.fleet.lease_of(0, &gcra) };
-        Wanted { key, shared, cost: 1, terms: Terms { gcra, most, strict: self.strict, ends: Some(ends) } }
+        let of = |number| Gcra::new(0, Duration::from_secs(1), number);
+        let least = limit.saturating_sub(if turn.is_later { 0 } else { turn.offset });
+        let (gcra, most) = (of(limit), if self.strict { 0 } else { self.fleet.lease_of(0, &of(least)) });
+        Wanted { key, shared, cost: 1, terms: Terms { gcra, most, strict: self.strict, turn: Some(turn) } }
+    }
+
+    /// Whether the period of a quota is the key's first; none where the store has not said so.
+    pub(in super::super) fn is_first(&self, key: KeyHash) -> Option<bool> {
+        self.leases.is_first(key)
     }
 
     /// Counts a request of a quota, if one is left. Where the store does not answer this node has its part of what was left.
@@ -123,6 +136,11 @@ impl FleetLimit {
             Some(reserved) => reserved.spend(),
             None => self.leases.spend_alone(&wanted, self.fleet.nodes(), Nanos::now()),
         }
+    }
+
+    /// The same, by nobody but the store; none where it has not answered within this time. Then it may have counted the request.
+    pub(in super::super) async fn count_surely(&self, wanted: Wanted, patience: Duration) -> Option<Taken> {
+        self.leases.reserve_surely(wanted, patience).await.map(Reserved::spend)
     }
 
     /// What only the end of a request could say.

@@ -19,11 +19,17 @@
 //! has passed so is charged when the store is back, or late, a burst of it at the most. A request waits [`PATIENCE`](leases::PATIENCE) for the store at the most,
 //! whatever its limits are, and not at all once the store is late or lost.
 //!
+//! # Quotas
+//! A plan's quota is a count instead of a time (`quota.lua`), leased by the same rules. The store remembers which period of a key was its
+//! first, for the sake of `offset`, and is reminded by nodes that know better. With `durable: strict` the store counts each request before it
+//! passes, and who gets no answer refuses.
+//!
 //! A store that comes back with less than it knew hears from each node what that was told; see `account.rs`.
 
 mod account;
 mod leases;
 mod limit;
+mod terms;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -37,10 +43,10 @@ use openssl::sha::Sha256;
 use tokio::task::AbortHandle;
 use zeroize::Zeroizing;
 
-pub(super) use account::Terms;
 pub use leases::LeaseFigures;
 pub(super) use leases::{Leases, Reserved, Wanted};
 pub(super) use limit::{FleetLimit, Granted, NO_FLEET, is_strict};
+pub(super) use terms::{Terms, Turn};
 
 use super::{Gcra, HashKey, Nanos};
 use crate::config::{Build, Spanned};
@@ -152,10 +158,10 @@ impl Fleet {
         }
     }
 
-    /// The leases of a limit, known to all nodes by its name and its key; found again after a reload.
+    /// The leases of a limit, known to all nodes by its name and its key; found again after a reload, also of another memory.
     fn leases(&self, name: &str, key: &str, bytes: usize, live: &Live) -> (Arc<Leases>, HashKey) {
         let redis = &self.shared.redis;
-        let definition = format!("{:p} {name} {key} {bytes}", Arc::as_ptr(redis));
+        let definition = format!("{:p} {name} {key}", Arc::as_ptr(redis));
         let leases = live.find_or("leases", &definition, || Leases::new(Arc::clone(redis), bytes));
         let mut all = self.shared.leases.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|own| own.strong_count() > 0);

@@ -1,22 +1,38 @@
--- One period of a fleet's quota: counts, gives back and leases requests, in one step. See mod.rs.
--- KEYS[1]: how many were counted or leased; when this life of the key began; and how many nodes knew of from an earlier life.
--- ARGV: how many there are; to count (less than nothing: to give back); wanted; the second (since 1970) at which the key may go;
---   how many the node knows of; the life in which it was told so; 1 where the store was lost since.
--- Gives how many were leased, how many are counted or leased then, and the key's life.
+-- One key's count in a fleet's quota: counts, gives back and leases requests of a period, in one step. See mod.rs.
+-- KEYS[1]: by the second at which a period begins: how many were counted or leased; when this life of the count began; how many nodes
+--   knew of from an earlier life; and the second at which it may go. Under `first`, when the key's first period in the plan began.
+-- ARGV: how many there are; to count (less than nothing: to give back); wanted; how many the node knows of; the life in which it was
+--   told so (0: in none); 1 where the store was lost since; the second (since 1970) at which the period begins; that at which its count may go; for how
+--   many seconds the key is kept for the sake of `first`; so many less in the first period; 0 where the node knows of an earlier one.
+-- Gives how many were leased, how many are counted or leased then, the life, and 1 in the first period.
 local time = redis.call('TIME')
-local used, life, said = string.match(redis.call('GET', KEYS[1]) or '', '^(%S+) (%S+) (%S+)$')
-local known = tonumber(ARGV[5])
+local now, begins, known = tonumber(time[1]), tonumber(ARGV[7]), tonumber(ARGV[4])
+local kept = redis.call('HGET', KEYS[1], ARGV[7])
+local used, life, said = string.match(kept or '', '^(%S+) (%S+) (%S+) %S+$')
 used, said = tonumber(used) or 0, tonumber(said) or 0
 if not life then
-  life, used, said = string.format('%.0f', (time[1] - 1767225600) * 1000000 + time[2]), known, known
-elseif life ~= ARGV[6] then
+  life, used, said = string.format('%.0f', (now - 1767225600) * 1000000 + time[2]), known, known
+  local all = redis.call('HGETALL', KEYS[1])
+  for place = 1, #all, 2 do
+    local goes = tonumber(string.match(all[place + 1], '^%S+ %S+ %S+ (%S+)$'))
+    if goes and goes < now then redis.call('HDEL', KEYS[1], all[place]) end
+  end
+elseif life ~= ARGV[5] and ARGV[5] ~= '0' then
   used, said = used + math.max(0, known - said), math.max(said, known)
-elseif ARGV[7] == '1' then
+elseif ARGV[5] == '0' or ARGV[6] == '1' then
   used = math.max(used, known)
 end
+local first = tonumber(redis.call('HGET', KEYS[1], 'first') or '')
+local is_later = ARGV[11] == '0' and not (first and first < begins)
+if is_later or not first then
+  first = is_later and begins - 1 or begins
+  redis.call('HSET', KEYS[1], 'first', string.format('%.0f', first))
+end
+local is_first = begins <= first
+local there = tonumber(ARGV[1]) - (is_first and tonumber(ARGV[10]) or 0)
 used = math.max(0, used + tonumber(ARGV[2]))
-local leased = math.min(math.max(0, tonumber(ARGV[1]) - used), tonumber(ARGV[3]))
+local leased = math.min(math.max(0, there - used), tonumber(ARGV[3]))
 used = used + leased
-redis.call('SET', KEYS[1], string.format('%.0f %s %.0f', used, life, said))
-redis.call('EXPIREAT', KEYS[1], ARGV[4])
-return {leased, used, tonumber(life)}
+redis.call('HSET', KEYS[1], ARGV[7], string.format('%.0f %s %.0f %s', used, life, said, ARGV[8]))
+redis.call('EXPIREAT', KEYS[1], string.format('%.0f', math.max(tonumber(ARGV[8]), now + tonumber(ARGV[9]))))
+return {leased, used, tonumber(life), is_first and 1 or 0}

@@ -6,7 +6,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::super::{Gcra, Nanos};
-use super::account::{Account, Known, Order, Said, Terms};
+use super::account::{Account, Known, Order, Said};
+use super::terms::Terms;
 
 /// A millisecond in nanoseconds.
 const STEP: u64 = 1_000_000;
@@ -66,7 +67,7 @@ impl Node {
 
     fn hear(&mut self, terms: &Terms, now: u64) {
         let Some((order, leased, debt, _)) = self.answer.take_if(|answer| answer.3 <= now) else { return };
-        self.account.fill(&order, &Said { leased, debt, life: 0, losses: 0 });
+        self.account.fill(&order, &Said { leased, debt, counted: None, life: 0, losses: 0 });
         while self.waiting.front() == Some(&true) {
             self.waiting.pop_front();
             match self.account.serve(terms, 1, Nanos::from_nanos(now)).passed() {
@@ -92,7 +93,7 @@ proptest! {
         let gcra = Gcra::new(rate, Duration::from_secs(1), burst);
         let nodes_number = loads.len() as u64;
         let share = u32::try_from((rate + burst) / 10 / nodes_number).unwrap();
-        let terms = Terms { gcra, most: if strict { 0 } else { share }, strict, ends: None };
+        let terms = Terms { gcra, most: if strict { 0 } else { share }, strict, turn: None };
         let begin = 10 * 1_000_000_000;
         let mut store = Store { gcra, full_at: 0 };
         let mut nodes: Vec<_> = loads.iter().map(|_| Node::default()).collect();

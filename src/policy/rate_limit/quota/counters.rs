@@ -257,6 +257,11 @@ impl Counter {
         self.lock().of(period).usage(allowance)
     }
 
+    /// Whether an earlier period of the key in the plan is known here.
+    pub fn is_later(&self, period: Period) -> bool {
+        period.begins >= self.lock().later
+    }
+
     /// Counts so many, whether the period has them left or not.
     pub fn charge(&self, period: Period, number: i64) {
         let mut spans = self.lock();

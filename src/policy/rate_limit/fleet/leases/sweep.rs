@@ -1,0 +1,67 @@
+//! What is idle is given back, and forgotten when it says nothing any more.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::{Leases, lock};
+use crate::policy::rate_limit::Nanos;
+use crate::policy::rate_limit::fleet::wire::question;
+use crate::policy::rate_limit::quota::second;
+use crate::state::redis::{Lost, Question, Status};
+
+/// So many accounts of a shard at once tell a store that was lost what they know.
+const CLAIMS_MAX: usize = 64;
+
+impl Leases {
+    /// Gives back what is idle, and forgets what says nothing any more.
+    pub(in super::super) fn sweep(self: &Arc<Self>, now: Nanos) {
+        let (is_lost, losses) = (self.redis.status() == Status::Lost, self.redis.figures().losses);
+        let today = second(SystemTime::now());
+        for shard in &self.shards {
+            let mut orders = Vec::new();
+            let mut shard = lock(shard);
+            // The store knows what an idle account knows, unless it forgets; without the account it is asked once more. While the store is
+            // lost only the account knows what this node may let pass of a quota.
+            let is_tight = shard.len() * 2 > self.keys_max();
+            shard.retain(|_, entry| {
+                let is_over = match entry.terms.turn {
+                    Some(turn) => {
+                        !is_lost && (is_tight || turn.ends < today) && entry.account.is_idle_and_settled(now)
+                    }
+                    None if is_tight => entry.account.is_idle_and_settled(now),
+                    None => entry.account.is_over(now),
+                };
+                !entry.waiting.is_empty() || !is_over
+            });
+            if !is_lost {
+                let mut claims = 0;
+                for (key, entry) in &mut *shard {
+                    let mut order = entry.account.give_back(false, now);
+                    if order.is_none() && claims < CLAIMS_MAX {
+                        order = entry.account.claim(losses, now);
+                        claims += usize::from(order.is_some());
+                    }
+                    orders.extend(order.map(|order| (*key, entry.shared, entry.terms, order)));
+                }
+            }
+            drop(shard);
+            for (key, shared, terms, order) in orders {
+                self.ask(key, shared, terms, Some(order));
+            }
+        }
+    }
+
+    /// All that is leased, to be given back before the process ends.
+    pub(in super::super) fn give_all_back(&self, now: Nanos) -> Vec<Question> {
+        let (mut questions, losses) = (Vec::new(), self.redis.figures().losses);
+        for shard in &self.shards {
+            for entry in lock(shard).values_mut() {
+                if let Some(order) = entry.account.give_back(true, now) {
+                    let answer = Box::new(|_: Result<Vec<i64>, Lost>| {});
+                    questions.push(question(entry.shared, &entry.terms, &order, losses, answer));
+                }
+            }
+        }
+        questions
+    }
+}

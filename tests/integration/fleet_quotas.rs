@@ -1,0 +1,191 @@
+//! Quotas that all nodes share: shorter first periods, and none that is counted by nobody but the store.
+
+use std::time::{Duration, Instant};
+
+use crate::fleet::{alone, count};
+use crate::harness::{Place, Redis, Running, eventually};
+
+/// So many gateways with the same keys, and the ids of keys by name of their plans.
+struct Nodes {
+    gateways: Vec<Running>,
+    keys: Vec<String>,
+}
+
+fn text(redis: &Redis, plans: &str) -> String {
+    let rest = format!(
+        "policies:\n  auth: {{partners: {{api_key: {{header: x-api-key}}}}}}\n  plans:\n{plans}\
+         routes: [{{name: a, auth: partners, respond: {{}}}}]\n"
+    );
+    let fleet = format!("server: {{fleet: {{redis: '{}'}}, ", redis.url());
+    Place::with_base(&rest).replace("server: {", &fleet)
+}
+
+impl Nodes {
+    fn start(number: usize, redis: &Redis, plans: &str, keys: &[&str]) -> Self {
+        let text = text(redis, plans);
+        let places: Vec<_> = (0..number).map(|_| Place::new()).collect();
+        places[0].write("portcullis.yaml", &text);
+        let create = |plan: &&str| {
+            let arguments =
+                ["keys", "create", "--name", "n", "--owner", "o", "--json", "--config", "portcullis.yaml"];
+            let output = places[0].portcullis(&[&arguments[..], &["--plan", plan]].concat());
+            let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+            told["key"].as_str().unwrap().to_owned()
+        };
+        let keys: Vec<_> = keys.iter().map(create).collect();
+        for place in &places[1..] {
+            std::fs::create_dir(place.path("state")).unwrap();
+            std::fs::copy(places[0].path("state/portcullis.db"), place.path("state/portcullis.db")).unwrap();
+        }
+        let gateways: Vec<_> = places.into_iter().map(|place| place.start_whole(&text)).collect();
+        for gateway in &gateways {
+            gateway.await_metric("portcullis_fleet_nodes", &[], f64::from(u32::try_from(number).unwrap()));
+            gateway.await_metric("portcullis_api_keys", &[], f64::from(u32::try_from(keys.len()).unwrap()));
+        }
+        Self { gateways, keys }
+    }
+
+    fn ask(&self, turn: usize, key: usize) -> (u16, String) {
+        let asked = format!("GET / HTTP/1.1\r\nHost: a\r\nX-Api-Key: {}\r\n\r\n", self.keys[key]);
+        let response = self.gateways[turn % self.gateways.len()].send(asked);
+        (response.status, response.all("ratelimit"))
+    }
+
+    /// What passes of so many requests, in turn over the nodes; and what was decided without the store.
+    fn passed(&self, number: usize, key: usize) -> (f64, f64) {
+        let before = alone(&self.gateways);
+        let passed = count((0..number).filter(|turn| match self.ask(*turn, key).0 {
+            200 => true,
+            429 => false,
+            other => panic!("{other}"),
+        }));
+        (passed, alone(&self.gateways) - before)
+    }
+}
+
+#[test]
+fn a_first_period_is_shorter_on_all_nodes_together_and_no_other_is() {
+    let Some(mut redis) = Redis::start(&[]) else { return };
+    let plans = "    late: {quota: {limit: 20, per: MONTH, offset: 8, time_zone: Europe/Berlin, scope: fleet, strict: true}}\n    \
+                 leased: {quota: {limit: 2000, per: WEEK, offset: 1900, time_zone: Asia/Kolkata, scope: fleet}}\n";
+    let nodes = Nodes::start(3, &redis, plans, &["late", "leased", "late"]);
+    let (passed, alone) = nodes.passed(40, 0);
+    assert!((12.0 - alone..=12.0 + alone).contains(&passed), "{passed} of 12, {alone} decided alone");
+    // What the leases of the nodes may hold is a part of the limit, and what a first period has less is not there to be leased.
+    let (passed, alone) = nodes.passed(150, 1);
+    assert!(passed <= 100.0 + alone, "{passed} of 100, {alone} decided alone");
+    assert!(passed >= 100.0 - 100.0 * 0.5 - alone, "{passed} of 100, {alone} decided alone");
+    let told = nodes.ask(0, 2).1;
+    assert!(told.contains("\"late-quota\";r=11"), "{told}");
+    // Another period was the first: as though this one were the second.
+    let keys = redis.ask(&["KEYS", "portcullis:q:*"]);
+    assert_eq!(keys.len(), 3, "{keys:?}");
+    for key in &keys {
+        let left: i64 = redis.ask(&["TTL", key])[0].parse().unwrap();
+        assert!(left > 390 * 86_400, "{key} lives for {left} s");
+        let first: i64 = redis.ask(&["HGET", key, "first"])[0].parse().unwrap();
+        redis.ask(&["HSET", key, "first", &(first - 86_400).to_string()]);
+    }
+    let (passed, alone) = nodes.passed(40, 0);
+    assert!((8.0 - alone..=8.0 + alone).contains(&passed), "{passed} of 8 more, {alone} decided alone");
+    let told = nodes.ask(0, 2).1;
+    assert!(told.contains("\"late-quota\";r=18"), "{told}");
+    // A store that comes back empty is told of it, as of what was counted.
+    let of_store = |value| {
+        nodes.gateways.iter().for_each(|own| own.await_metric("portcullis_fleet_store", &[], value));
+    };
+    redis.kill();
+    of_store(0.0);
+    redis.restart();
+    of_store(2.0);
+    let (passed, alone) = nodes.passed(10, 0);
+    assert!(passed <= alone, "{passed} of 0, {alone} decided alone");
+    let (passed, alone) = nodes.passed(30, 2);
+    assert!((18.0 - alone..=18.0 + alone).contains(&passed), "{passed} of 18, {alone} decided alone");
+}
+
+#[test]
+fn a_node_that_knows_of_an_earlier_period_says_so_to_a_store_that_does_not() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let plans = "    late: {quota: {limit: 20, per: DAY, offset: 8, scope: fleet, strict: true}}\n";
+    let place = Place::new();
+    let text = text(&redis, plans);
+    place.write("portcullis.yaml", &text);
+    let arguments = ["keys", "create", "--name", "n", "--owner", "o", "--plan", "late", "--json"];
+    let output = place.portcullis(&[&arguments[..], &["--config", "portcullis.yaml"]].concat());
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let (key, id) = (told["key"].as_str().unwrap(), told["id"].as_str().unwrap());
+    // The key was used here a year ago.
+    let store = rusqlite::Connection::open(place.path("state/portcullis.db")).unwrap();
+    store
+        .execute(
+            "INSERT INTO quota_uses (key, plan, begins, ends, used, first) VALUES (?1, 'late', 86400, 172800, 5, 1)",
+            [id],
+        )
+        .unwrap();
+    drop(store);
+    let gateway = place.start_whole(&text);
+    gateway.await_metric("portcullis_fleet_nodes", &[], 1.0);
+    gateway.await_metric("portcullis_api_keys", &[], 1.0);
+    let asked = format!("GET / HTTP/1.1\r\nHost: a\r\nX-Api-Key: {key}\r\n\r\n");
+    let mut passed = 0;
+    // Until the node has read it the store takes this period for the first.
+    eventually("all of the quota", || {
+        passed += u32::from(gateway.send(&asked).status == 200);
+        (passed == 20).then_some(())
+    });
+    gateway.send(&asked).expect(429);
+}
+
+#[test]
+fn a_durable_quota_of_the_fleet_s_passes_nothing_that_the_store_has_not_counted() {
+    let Some(mut redis) = Redis::start(&[]) else { return };
+    let plans = "    sure: {quota: {limit: 600, per: MONTH, scope: fleet, durable: strict, wait: 10s}}\n";
+    let nodes = Nodes::start(3, &redis, plans, &["sure"]);
+    let ready = |value: f64| {
+        nodes.gateways.iter().for_each(|own| own.await_metric("portcullis_fleet_store", &[], value));
+    };
+    let passes = |number: usize| {
+        count((0..number).filter(|turn| match nodes.ask(*turn, 0).0 {
+            200 => true,
+            429 | 503 => false,
+            other => panic!("{other}"),
+        }))
+    };
+    let mut passed = passes(21);
+    assert_eq!(passed, 21.0, "however slow it is, the store has counted them");
+    // At once, and killed meanwhile: nobody has passed whom it has not counted.
+    std::thread::scope(|scope| {
+        let mut asking = Vec::new();
+        asking.extend((0..6).map(|_| scope.spawn(|| passes(150))));
+        eventually("some to be counted", || {
+            let key = &redis.ask(&["KEYS", "portcullis:q:*"])[0];
+            let counted = redis.ask(&["HVALS", key]);
+            let used =
+                |said: &String| said.split(' ').next()?.parse::<u32>().ok().filter(|used| *used < 1_000);
+            counted.iter().filter_map(used).any(|used| used > 60).then_some(())
+        });
+        redis.pause();
+        ready(0.0);
+        redis.go_on();
+        passed += asking.into_iter().map(|asking| asking.join().unwrap()).sum::<f64>();
+    });
+    assert!(passed <= 600.0, "{passed} passed of 600");
+    ready(2.0);
+    passed += passes(600);
+    // Counted, and then nobody was told: the connection was given up while the store was silent.
+    assert!((570.0..=600.0).contains(&passed), "{passed} passed of 600");
+    let key = &redis.ask(&["KEYS", "portcullis:q:*"])[0];
+    let counted = redis.ask(&["HVALS", key]);
+    assert!(counted.iter().any(|said| said.starts_with("600 ")), "{counted:?}");
+    redis.kill();
+    ready(0.0);
+    // At once: there is nothing to wait for.
+    let begun = Instant::now();
+    let asked = format!("GET / HTTP/1.1\r\nHost: a\r\nX-Api-Key: {}\r\n\r\n", nodes.keys[0]);
+    let refused = nodes.gateways[0].send(asked);
+    refused.expect(503);
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let reason = [("policy", "plans.sure"), ("reason", "quota_store")];
+    assert!(nodes.gateways[0].metrics().of("portcullis_refusals_total", &reason) >= 1.0);
+}
