@@ -7,7 +7,7 @@ use std::sync::Arc;
 pub use parts::{Claims, Text};
 
 use http::{HeaderName, HeaderValue};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// Who a request is from, once authentication has said so. Until then every request is anonymous.
 ///
