@@ -478,6 +478,6 @@ impl Case {
         };
         assert!(matches!(office.block_on(auth.judge(&asked)), Judgement::Known(..)));
         server.join().unwrap();
-        Case::new(auth, bearing)
+        Self::new(auth, bearing)
     }
 }

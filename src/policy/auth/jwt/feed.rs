@@ -269,7 +269,7 @@ mod tests {
             let feed = Feed::default();
             let left = feed.recall(&path, source, "https://a.example/revoked", TIMES);
             assert_eq!(left.is_some(), feed.current().is_some());
-            left.and(feed.current().as_ref().map(|lists| lists.len()))
+            left.and_then(|_| feed.current().as_ref().map(|lists| lists.len()))
         };
         assert_eq!(recalled(source), None, "there is none");
         copy::write(&path, &kept(600, "one\ntwo\n")).unwrap();
