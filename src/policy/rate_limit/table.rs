@@ -150,7 +150,7 @@ impl Table {
     }
 
     /// These limits are in force from now on, in so much memory: what keys owe is brought under them, where theirs has changed. Takes some
-    /// milliseconds then, and the table's memory twice for as long; where the memory has changed, for as long as keys owe what they do.
+    /// milliseconds then, and the table's memory twice until a second later; where the memory has changed, for as long as keys owe what they do.
     ///
     /// What keys of a class owe that is not in force any more stays, under the limit that they had, until it would be nothing: so a class
     /// that comes back finds what it had left.
