@@ -184,8 +184,8 @@ fn a_strict_limit_is_exact() {
     assert!(passed >= 20.0 && passed <= 20.0 + alone, "{passed} of 20 passed, {alone} decided alone");
 }
 
-/// The 95th percentile of how long requests of new keys take, each of which needs the store.
-pub(crate) fn slowest(gateway: &Running, word: &str) -> Duration {
+/// How long each of a hundred requests of new keys takes, which all need the store; the quickest first.
+pub(crate) fn times(gateway: &Running, word: &str) -> Vec<Duration> {
     let mut connection = Connection::open(gateway.address());
     let mut times: Vec<_> = (0..100)
         .map(|turn| {
@@ -196,7 +196,12 @@ pub(crate) fn slowest(gateway: &Running, word: &str) -> Duration {
         })
         .collect();
     times.sort();
-    times[94]
+    times
+}
+
+/// The 95th percentile of how long such requests take.
+pub(crate) fn slowest(gateway: &Running, word: &str) -> Duration {
+    times(gateway, word)[94]
 }
 
 #[test]
@@ -255,7 +260,7 @@ fn a_store_that_is_paused_killed_and_restarted_costs_no_request_more_than_five_m
 }
 
 /// Ends the clients, also where the test fails.
-struct Over<'a>(&'a AtomicBool);
+pub(crate) struct Over<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for Over<'_> {
     fn drop(&mut self) {
@@ -503,18 +508,31 @@ pub(crate) fn await_cluster(node: &Redis) {
     });
 }
 
-#[test]
-fn sentinels_say_which_server_is_the_master() {
-    let Some(master) = Redis::start(&[]) else { return };
-    let replica = Redis::start(&["--replicaof", "127.0.0.1", &master.address().port().to_string()]).unwrap();
+/// A master, its replica, and the sentinel that watches both.
+pub(crate) struct Watched {
+    pub(crate) master: Redis,
+    pub(crate) replica: Redis,
+    pub(crate) sentinel: Redis,
+}
+
+/// Starts them, the master with these options. None where no store is installed.
+pub(crate) fn watched(options: &[&str]) -> Option<Watched> {
+    let master = Redis::start(options)?;
+    let port = master.address().port().to_string();
+    let replica = Redis::start(&["--replicaof", "127.0.0.1", &port])?;
     let place = Place::new();
     let watched = format!(
-        "sentinel monitor store 127.0.0.1 {} 1\nsentinel down-after-milliseconds store 500\nsentinel failover-timeout store 3000\n",
-        master.address().port()
+        "sentinel monitor store 127.0.0.1 {port} 1\nsentinel down-after-milliseconds store 500\nsentinel failover-timeout store 3000\n"
     );
     let file = place.write("sentinel.conf", watched);
     let options = vec![file.to_str().unwrap().to_owned(), "--sentinel".to_owned()];
-    let sentinel = Redis::start_in(place, |_| options.clone()).unwrap();
+    let sentinel = Redis::start_in(place, |_| options.clone())?;
+    Some(Watched { master, replica, sentinel })
+}
+
+#[test]
+fn sentinels_say_which_server_is_the_master() {
+    let Some(Watched { master, replica, sentinel }) = watched(&[]) else { return };
     let urls = format!("sentinel: {{urls: ['redis://127.0.0.1:1', '{}'], master: store}}", sentinel.url());
     let gateway = start(&urls, "limit: 2/1h");
     gateway.await_metric("portcullis_fleet_store", &[], 2.0);

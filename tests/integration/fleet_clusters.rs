@@ -4,7 +4,9 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::fleet::{alone, await_cluster, beside, count, gateways_of, passes, request, start, tls};
+use crate::fleet::{
+    Over, Watched, alone, await_cluster, beside, count, gateways_of, passes, request, start, tls, watched,
+};
 use crate::harness::{Authority, Connection, Place, Redis, eventually};
 
 fn free() -> u16 {
@@ -202,27 +204,11 @@ fn sentinels_and_their_master_are_spoken_to_in_tls_by_users_that_may_do_what_is_
     stranger.await_line("does not let us in: user or password are wrong");
 }
 
-/// Ends the clients, also where the test fails.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 #[test]
 fn a_failover_under_load_costs_nobody_an_answer_and_gives_nobody_a_second_burst() {
-    let Some(master) = Redis::start(&["--repl-ping-replica-period", "1"]) else { return };
-    let replica = Redis::start(&["--replicaof", "127.0.0.1", &master.address().port().to_string()]).unwrap();
-    let place = Place::new();
-    let watched = format!(
-        "sentinel monitor store 127.0.0.1 {} 1\nsentinel down-after-milliseconds store 500\nsentinel failover-timeout store 3000\n",
-        master.address().port()
-    );
-    let file = place.write("sentinel.conf", watched);
-    let options = vec![file.to_str().unwrap().to_owned(), "--sentinel".to_owned()];
-    let sentinel = Redis::start_in(place, |_| options.clone()).unwrap();
+    let Some(Watched { master, replica, sentinel }) = watched(&["--repl-ping-replica-period", "1"]) else {
+        return;
+    };
     let fleet = format!("sentinel: {{urls: ['{}'], master: store}}", sentinel.url());
     let gateways = gateways_of(2, &fleet, "limit: 60/1h, strict: true");
     let store = |value: f64| {
