@@ -226,6 +226,11 @@ impl Bearing {
             connection: &self.connection,
         }
     }
+
+    /// What a route asks of it.
+    fn asked<'a>(&'a self, request: &'a Request<'a>, now: SystemTime) -> Asked<'a> {
+        Asked { request, route: &self.route, parameters: &[], query: None, kept: Kept::default(), now }
+    }
 }
 
 fn key_of(algorithm: &str) -> SigningKey {
@@ -299,14 +304,7 @@ impl Case {
 
     fn asking<T>(&self, ask: impl FnOnce(&Asked<'_>) -> T) -> T {
         let request = self.bearing.request();
-        ask(black_box(&Asked {
-            request: &request,
-            route: &self.bearing.route,
-            parameters: &[],
-            query: None,
-            kept: Kept::default(),
-            now: self.now,
-        }))
+        ask(black_box(&self.bearing.asked(&request, self.now)))
     }
 
     fn judge(&self) -> Judgement {
@@ -411,14 +409,7 @@ fn decide_cached(bencher: Bencher<'_, '_>, issuers: usize) {
         Requirement::compile(policies, Quantity::One, &Spanned::unwritten(rules), &mut build).unwrap();
     let bearing = Bearing::new(&key.token(&claims(&json!({}))));
     let request = bearing.request();
-    let asked = Asked {
-        request: &request,
-        route: &bearing.route,
-        parameters: &[],
-        query: None,
-        kept: Kept::default(),
-        now: SystemTime::now(),
-    };
+    let asked = bearing.asked(&request, SystemTime::now());
     let mut effects = Effects::default();
     assert!(now(requirement.decide(&asked, &mut effects)).unwrap().identity().is_some());
     bencher.bench_local(|| now(requirement.decide(black_box(&asked), &mut effects)).unwrap());
@@ -468,14 +459,7 @@ impl Case {
         let auth = Auth::compile("opaque", &Spanned::unwritten(config), &mut context).unwrap();
         let bearing = Bearing::new("mF_9.B5f-4.1JqM");
         let request = bearing.request();
-        let asked = Asked {
-            request: &request,
-            route: &bearing.route,
-            parameters: &[],
-            query: None,
-            kept: Kept::default(),
-            now: SystemTime::now(),
-        };
+        let asked = bearing.asked(&request, SystemTime::now());
         assert!(matches!(office.block_on(auth.judge(&asked)), Judgement::Known(..)));
         server.join().unwrap();
         Self::new(auth, bearing)

@@ -136,17 +136,15 @@ impl Room {
         }
     }
 
+    /// What a route asks of it.
+    fn asked<'a>(&'a self, request: &'a Request<'a>, now: SystemTime) -> Asked<'a> {
+        Asked { request, route: &self.route, parameters: &[], query: None, kept: Kept::default(), now }
+    }
+
     fn judge(&self, auth: &Auth, headers: &HeaderMap) -> Judgement {
         let request = self.request(headers);
         let now = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000);
-        let asked = Asked {
-            request: &request,
-            route: &self.route,
-            parameters: &[],
-            query: None,
-            kept: Kept::default(),
-            now,
-        };
+        let asked = self.asked(&request, now);
         auth.judge(&asked).now_or_never().unwrap()
     }
 }
@@ -259,14 +257,7 @@ fn a_remembered_password(bencher: Bencher<'_, '_>) {
 
 fn prove(room: &Room, auth: &Auth, headers: &HeaderMap) {
     let request = room.request(headers);
-    let asked = Asked {
-        request: &request,
-        route: &room.route,
-        parameters: &[],
-        query: None,
-        kept: Kept::default(),
-        now: SystemTime::now(),
-    };
+    let asked = room.asked(&request, SystemTime::now());
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     assert!(matches!(runtime.block_on(auth.judge(&asked)), Judgement::Known(..)));
 }
