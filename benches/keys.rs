@@ -60,10 +60,12 @@ fn main() {
     }
 }
 
-/// What was promised: a look-up takes a microsecond at most. What the bench itself has to do, to fetch the next request from memory and
-/// to hash its key, is told beside it, and is in the figure.
+/// What was promised: a look-up takes a microsecond at most. Beside it the whole judgement, from the field to the identity; and what the
+/// bench itself has to do, to fetch the next request from memory and to hash its key, which is in both figures.
 fn promised() {
-    println!("\n| keys in turn | judged | of that request and hash | promised |\n|---|---|---|---|");
+    println!(
+        "\n| keys in turn | looked up | judged | of that request and hash | promised of a look-up |\n|---|---|---|---|---|"
+    );
     let cases = [
         ("1,000, remembered", Turn::new(1000, key)),
         ("5,000, remembered", Turn::new(5000, key)),
@@ -71,9 +73,9 @@ fn promised() {
         ("1,000 unknown", Turn::new(1000, unknown)),
     ];
     for (name, mut turn) in cases {
-        let [judged, own] = turn.medians();
-        let kept = if judged <= 1.0 { "met" } else { "MISSED" };
-        println!("| {name} | {judged:.2} µs | {own:.2} µs | ≤ 1 µs: {kept} |");
+        let [found, judged, own] = turn.medians();
+        let kept = if found <= 1.0 { "met" } else { "MISSED" };
+        println!("| {name} | {found:.2} µs | {judged:.2} µs | {own:.2} µs | ≤ 1 µs: {kept} |");
     }
     println!();
 }
@@ -155,6 +157,7 @@ fn headers(name: &'static str, value: &str) -> HeaderMap {
 
 /// Requests with so many keys of all, one after the other, without an order that a cache could learn.
 struct Turn {
+    live: Live,
     auth: Auth,
     room: Room,
     requests: Vec<HeaderMap>,
@@ -167,7 +170,8 @@ impl Turn {
         let stride = count() / different;
         let request = |at: usize| headers("x-api-key", &key((at * 7919) % different * stride));
         let requests = (0..different).map(request).collect();
-        Self { auth: auth("api_key: {header: x-api-key}", &live()), room: Room::new(), requests, next: 0 }
+        let live = live();
+        Self { auth: auth("api_key: {header: x-api-key}", &live), live, room: Room::new(), requests, next: 0 }
     }
 
     fn headers(&mut self) -> &HeaderMap {
@@ -186,30 +190,45 @@ impl Turn {
         aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, key.as_bytes())
     }
 
-    /// Medians of both, in microseconds.
-    fn medians(&mut self) -> [f64; 2] {
-        const TURNS: usize = 201;
-        const EACH: u32 = 2000;
-        let mut taken: [Vec<f64>; 2] = Default::default();
+    /// Whether there is such a key.
+    fn look_up(&mut self) -> bool {
+        self.headers();
+        let key = self.requests.get(self.next).unwrap().get("x-api-key").unwrap().to_str().unwrap();
+        Keys::know(&self.live, key)
+    }
+
+    /// Medians of a look-up, a judgement and the bench's own part, in microseconds.
+    fn medians(&mut self) -> [f64; 3] {
         // Each comes twice before it counts.
         (0..2 * self.requests.len()).for_each(|_| drop(black_box(self.judge())));
+        let mut taken: [Vec<f64>; 3] = Default::default();
         for _ in 0..TURNS {
-            let began = Instant::now();
-            (0..EACH).for_each(|_| drop(black_box(self.judge())));
-            let judged = began.elapsed();
-            let began = Instant::now();
-            for _ in 0..EACH {
-                let _hashed = black_box(self.hash());
-            }
-            for (times, time) in taken.iter_mut().zip([judged, began.elapsed()]) {
-                times.push(time.as_secs_f64() * 1e6 / f64::from(EACH));
-            }
+            let times = [
+                timed(|| {
+                    black_box(self.look_up());
+                }),
+                timed(|| drop(black_box(self.judge()))),
+                timed(|| {
+                    let _hashed = black_box(self.hash());
+                }),
+            ];
+            taken.iter_mut().zip(times).for_each(|(taken, time)| taken.push(time));
         }
         taken.map(|mut times| {
             times.sort_by(f64::total_cmp);
             *times.get(TURNS / 2).unwrap()
         })
     }
+}
+
+const TURNS: usize = 201;
+
+/// What one of two thousand takes, in microseconds.
+fn timed(mut one: impl FnMut()) -> f64 {
+    const EACH: u32 = 2000;
+    let began = Instant::now();
+    (0..EACH).for_each(|_| one());
+    began.elapsed().as_secs_f64() * 1e6 / f64::from(EACH)
 }
 
 fn unknown(number: usize) -> String {

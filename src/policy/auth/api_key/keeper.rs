@@ -65,6 +65,11 @@ impl Keys {
         live.find::<Self>("api_keys", "").map(|own| own.table.plans(now)).unwrap_or_default()
     }
 
+    /// Whether there is such a key, good or not: what a request's look-up does, its hash included. False where no policy asks for keys.
+    pub fn know(live: &Live, key: &str) -> bool {
+        live.find::<Self>("api_keys", "").is_some_and(|own| own.find(&text::hash(key.as_bytes())).is_some())
+    }
+
     /// The key with this hash.
     pub(super) fn find(&self, hash: &Hash) -> Option<Found> {
         self.table.find(hash)
