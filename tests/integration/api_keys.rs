@@ -231,7 +231,8 @@ routes:
             format!("\u{fc} {key}"),
         ] {
             let fields = format!(
-                "X-Other-Key: {value}\r\nX-Api-Key: {value}\r\nAuthorization: {value}\r\nCookie: a=1; key={value}\r\n"
+                "X-Other-Key: {value}\r\nX-Api-Key: {value}\r\nAuthorization: {value}\r\nCookie: a=1; key={value}\r\n\
+                 Referer: http://a/?key={value}\r\n"
             );
             let query = escaped(&value);
             let text = send(&format!("/free?key={query}&c=3"), &fields).expect(200).text();
@@ -292,6 +293,17 @@ routes:
         (format!("/query?a&%6B%45%79=x&key={escaped}"), String::new(), "GET /query?a&%6B%45%79=x HTTP"),
         ("/cookie".to_owned(), format!("Cookie: a=1; key={key}; b=2\r\n"), "a=1; b=2"),
         (format!("/any?key={key}&c=3"), String::new(), "GET /any?c=3 HTTP"),
+        // What a browser tells of the page before.
+        (
+            format!("/query?key={key}"),
+            format!("Referer: https://example.com/query?a=1&k%65y={escaped}&b=2\r\n"),
+            "Referer: https://example.com/query?a=1&b=2",
+        ),
+        (
+            "/cookie".to_owned(),
+            format!("Cookie: key={key}\r\nReferer: https://example.com/query?key={key}\r\n"),
+            "Referer: https://example.com/query\r\n",
+        ),
         ("/any".to_owned(), format!("Cookie: key={key}\r\n"), "GET /any HTTP"),
         (format!("/echo?key={key}&c=3"), String::new(), "\"query\":\"c=3\""),
     ] {
@@ -317,7 +329,7 @@ routes:
     ] {
         send(&target, &fields).expect(401);
     }
-    gateway.access(14);
+    gateway.access(16);
     assert!(!gateway.place.read("access.log").contains(secret));
     assert!(!gateway.said().contains(secret));
 }

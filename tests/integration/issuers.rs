@@ -245,6 +245,38 @@ fn the_first_request_waits_for_the_first_keys_but_not_for_ever() {
 }
 
 #[test]
+fn what_no_key_would_make_good_is_refused_at_once_while_keys_are_unknown_and_asks_nobody() {
+    let (issuer, key) = (Issuer::start(), key("k1"));
+    issuer.put("/jwks", Page::new("").status(500));
+    let gateway = Place::new().start_fetching(&by_url(&issuer, ", cooldown: 1h"));
+    let asked = eventually("the first fetch", || Some(issuer.asked("/jwks")).filter(|asked| *asked > 0));
+    let of = |other: serde_json::Value| {
+        let mut all = json!({"iss": issuer.url("")});
+        all.as_object_mut().unwrap().extend(other.as_object().unwrap().clone());
+        claims(&all)
+    };
+    let good = of(json!({}));
+    let began = Instant::now();
+    for (reason, token) in [
+        ("issuer", key.token(&of(json!({"iss": "https://another.example"})))),
+        ("audience", key.token(&of(json!({"aud": "invoices"})))),
+        ("expired", key.token(&of(json!({"exp": 1_000_000_000})))),
+        ("not_yet", key.token(&of(json!({"nbf": 4_000_000_000_u64})))),
+        ("token_type", key.token_with(&json!({"alg": "ES256", "kid": "k1", "typ": "logout+jwt"}), &good)),
+        ("token_header", key.token_with(&json!({"alg": "ES256", "kid": "k1", "jwk": key.jwk()}), &good)),
+    ] {
+        let refused = bearing(gateway.address(), "/", &token);
+        let challenge = refused.expect(401).header("www-authenticate").unwrap();
+        assert!(challenge.contains("error=\"invalid_token\""), "{reason}: {challenge}");
+        await_refused(&gateway, reason, 1.0);
+    }
+    // Nobody waited for keys.
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert_eq!(issuer.asked("/jwks"), asked);
+    bearing(gateway.address(), "/", &key.token(&good)).expect(503);
+}
+
+#[test]
 fn bad_keys_are_left_out_one_by_one_and_told_once() {
     let (issuer, key, twin) = (Issuer::start(), key("good"), key("twin"));
     let weak = "sXchDaQebHnPiGvyDOAT4saGEUetSyo9MKLOoWFsueri23bOdgWp4Dy1WlUzewbgBHod5pcM9H95GQRV3JDXboIRROSBigeC5yjU1hGzHHyXss8UDprecbAYxknTcQkhslANGRUZmdTOQ5qTRsLAt6BTYuyvVRdhS8exSZEy_c4";

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::header::{AUTHORIZATION, COOKIE};
+use http::header::{AUTHORIZATION, COOKIE, REFERER};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
 
@@ -151,7 +151,8 @@ impl Place {
         matches!(self, Self::Header(own) if own.as_str().eq_ignore_ascii_case(name))
     }
 
-    /// Takes the credential out of what goes on. The query is not among the fields: see [`Place::scrub_query`].
+    /// Takes the credential out of what goes on. The query is not among the fields: see [`Place::scrub_query`]. That of the page that led
+    /// here is: `Referer`.
     pub fn scrub(&self, fields: &mut impl Fields) {
         match self {
             Self::Bearer => fields.remove(&AUTHORIZATION),
@@ -160,7 +161,7 @@ impl Place {
             Self::Basic => fields.remove(&AUTHORIZATION),
             Self::Header(name) => fields.remove(name),
             Self::Cookie(name) => scrub_cookie(name, fields, |_| true),
-            Self::Query(_) => {}
+            Self::Query(_) => self.scrub_referer(fields, |_| true),
         }
     }
 
@@ -172,7 +173,8 @@ impl Place {
     /// Takes out what stands here, where it, or one of several, is such a thing.
     pub(super) fn scrub_where(&self, fields: &mut impl Fields, is_meant: impl Fn(&str) -> bool) {
         match self {
-            Self::Bearer | Self::Basic | Self::Query(_) => {}
+            Self::Bearer | Self::Basic => {}
+            Self::Query(_) => self.scrub_referer(fields, is_meant),
             Self::Header(name) => {
                 let mut values = fields.fields().get_all(name).iter();
                 if values.any(|value| is_meant(String::from_utf8_lossy(value.as_bytes()).trim())) {
@@ -199,6 +201,24 @@ impl Place {
         }
         let rest: Vec<_> = query.split('&').filter(|pair| !goes(pair)).collect();
         Cow::Owned(rest.join("&"))
+    }
+
+    /// The same of the queries in `Referer`: a browser tells the next request there what the last one was asked by (RFC 9110 §10.1.3).
+    fn scrub_referer(&self, fields: &mut impl Fields, is_meant: impl Fn(&str) -> bool) {
+        let scrubbed = |value: &HeaderValue| {
+            let url = String::from_utf8_lossy(value.as_bytes());
+            let (page, query) = url.split_once('?')?;
+            let Cow::Owned(rest) = self.scrub_query_where(query, &is_meant) else { return None };
+            let url = if rest.is_empty() { page.to_owned() } else { format!("{page}?{rest}") };
+            HeaderValue::from_bytes(url.as_bytes()).ok()
+        };
+        let values = || fields.fields().get_all(REFERER).iter();
+        if !values().any(|value| scrubbed(value).is_some()) {
+            return;
+        }
+        let kept: Vec<_> = values().map(|value| scrubbed(value).unwrap_or_else(|| value.clone())).collect();
+        fields.remove(&REFERER);
+        kept.into_iter().for_each(|value| fields.append(REFERER, value));
     }
 }
 
@@ -391,6 +411,27 @@ mod tests {
 
     fn one(text: &str) -> Presented<'_> {
         Presented::One(text.into())
+    }
+
+    #[test]
+    fn what_the_query_of_the_page_before_bore_is_scrubbed_too() {
+        let place = Place::Query("key".into());
+        for (before, after) in [
+            ("https://a/b?key=s3cret", Some("https://a/b")),
+            ("https://a/b?x=1&k%65y=s3cret&y=2", Some("https://a/b?x=1&y=2")),
+            ("/b?key=1&key=2#part", Some("/b")),
+            ("https://a/key=s3cret?keys=1", None),
+            ("https://a/b", None),
+            ("", None),
+        ] {
+            let mut fields = headers(&[("referer", before), ("referer", "https://other/?z")]);
+            place.scrub(&mut fields);
+            let left: Vec<_> = fields.get_all(REFERER).iter().collect();
+            assert_eq!(left, [after.unwrap_or(before), "https://other/?z"], "{before}");
+        }
+        let mut fields = headers(&[("referer", "https://a/b?key=s3cret&key=x")]);
+        place.scrub_where(&mut fields, |value| value == "s3cret");
+        assert_eq!(fields.get(REFERER).unwrap(), "https://a/b?key=x");
     }
 
     #[test]

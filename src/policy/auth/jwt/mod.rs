@@ -25,12 +25,12 @@ mod revoked;
 mod token;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 pub use algorithm::Algorithm;
 use binding::Possession;
 use cache::{Cache, Known, Recalled};
-use claims::Rules;
+use claims::{Accepted, Rules};
 pub use config::{AudienceClaim, Config, Dpop, KeysConfig, TokenKind};
 pub use jwks::{Complaint, KeySet};
 use key::Fingerprint;
@@ -204,14 +204,8 @@ impl Jwt {
     /// Verifies a token that comes for the first time, and remembers it.
     async fn verify(&self, text: &str, asked: &Asked<'_>) -> Result<Arc<Known>, Denial> {
         let token = Token::parse_with(text, &self.algorithms, self.bytes_max, &self.familiar)?;
-        let (key, generation) = self.signer(&token).await?;
-        if let Some(name) = token.brings_a_key() {
-            let why = format!(
-                "the token's header has `{name}`: keys are the issuer's, whatever a token says of them"
-            );
-            return Err(Denial::invalid("token_header", why));
-        }
-        let accepted = self.rules.check(token.kind(), token.claims()?, asked.now)?;
+        let (key, generation) = self.signer(&token, asked.now).await?;
+        let accepted = self.accept(&token, asked.now)?;
         self.familiar.keep(&token);
         let known = Arc::new(Known::new(accepted, key, generation));
         if let Some(cache) = &self.cache {
@@ -220,13 +214,31 @@ impl Jwt {
         Ok(known)
     }
 
-    /// The key that signed a token, and the set that it was found in; where the token's key is not known, after asking the issuer.
-    async fn signer(&self, token: &Token<'_>) -> Result<(Fingerprint, u64), Denial> {
+    /// What a token says, its signature aside.
+    ///
+    /// # Errors
+    /// No signature would make it good.
+    fn accept(&self, token: &Token<'_>, now: SystemTime) -> Result<Accepted, Denial> {
+        if let Some(name) = token.brings_a_key() {
+            let why = format!(
+                "the token's header has `{name}`: keys are the issuer's, whatever a token says of them"
+            );
+            return Err(Denial::invalid("token_header", why));
+        }
+        self.rules.check(token.kind(), token.claims()?, now)
+    }
+
+    /// The key that signed a token, and the set that it was found in; where the token's key is not known, after asking the issuer. Nobody
+    /// waits, and nobody is asked, for a token that no key would make good.
+    async fn signer(&self, token: &Token<'_>, now: SystemTime) -> Result<(Fingerprint, u64), Denial> {
         let unavailable = || Denial::unavailable("keys_unavailable", "the issuer's keys are not known");
         let unasked = |_| {
             let why = "the token's key is not known, and the issuer cannot be asked for it";
             Denial::unavailable("keys_unavailable", why)
         };
+        if self.keys.current().set().is_none() {
+            self.accept(token, now)?;
+        }
         let mut set = self.keys.first().await.ok_or_else(unavailable)?;
         loop {
             let generation = set.generation();
@@ -237,6 +249,7 @@ impl Jwt {
             let newer = match unverified {
                 Unverified::Signature => None,
                 Unverified::UnknownKey { .. } => {
+                    self.accept(token, now)?;
                     self.keys.after_unknown(generation).await.map_err(unasked)?
                 }
             };
