@@ -248,7 +248,7 @@ fn the_first_request_waits_for_the_first_keys_but_not_for_ever() {
 fn what_no_key_would_make_good_is_refused_at_once_while_keys_are_unknown_and_asks_nobody() {
     let (issuer, key) = (Issuer::start(), key("k1"));
     issuer.put("/jwks", Page::new("").status(500));
-    let gateway = Place::new().start_fetching(&by_url(&issuer, ", cooldown: 1h"));
+    let gateway = Place::new().start_fetching(&by_url(&issuer, ", cooldown: 10m"));
     let asked = eventually("the first fetch", || Some(issuer.asked("/jwks")).filter(|asked| *asked > 0));
     let of = |other: serde_json::Value| {
         let mut all = json!({"iss": issuer.url("")});
@@ -261,7 +261,7 @@ fn what_no_key_would_make_good_is_refused_at_once_while_keys_are_unknown_and_ask
         ("issuer", key.token(&of(json!({"iss": "https://another.example"})))),
         ("audience", key.token(&of(json!({"aud": "invoices"})))),
         ("expired", key.token(&of(json!({"exp": 1_000_000_000})))),
-        ("not_yet", key.token(&of(json!({"nbf": 4_000_000_000_u64})))),
+        ("not_yet_valid", key.token(&of(json!({"nbf": 4_000_000_000_u64})))),
         ("token_type", key.token_with(&json!({"alg": "ES256", "kid": "k1", "typ": "logout+jwt"}), &good)),
         ("token_header", key.token_with(&json!({"alg": "ES256", "kid": "k1", "jwk": key.jwk()}), &good)),
     ] {
@@ -355,15 +355,16 @@ fn what_may_not_be_fetched_is_not() {
         ("/sorry", "the keys: status 500", "failed"),
         ("/p", "10.1.2.3 is a private address; list it, or the host, in `server.egress.allow`", "forbidden"),
     ] {
-        let keys = match page {
-            "/p" => staff(&issuer.url("/p"), "{discovery: true}"),
-            page => staff(&issuer.url(""), &format!("{{url: '{}'}}", issuer.url(page))),
+        let (iss, keys) = match page {
+            "/p" => (issuer.url("/p"), "{discovery: true}".to_owned()),
+            page => (issuer.url(""), format!("{{url: '{}'}}", issuer.url(page))),
         };
+        let keys = staff(&iss, &keys);
         let place = Place::new();
         let egress = "{allow: [127.0.0.1], timeout: 1s, bytes: 64KiB}";
         let gateway = place.start_whole(&Place::fetching(egress, &keys));
         gateway.await_line(told);
-        bearing(gateway.address(), "/", &token(&issuer, &key)).expect(503);
+        bearing(gateway.address(), "/", &key.token(&claims(&json!({"iss": iss})))).expect(503);
         let labels = [("policy", "auth.staff"), ("result", result)];
         assert!(gateway.metrics().of(FETCHES, &labels) >= 1.0, "{page}");
         assert!(!gateway.place.path("state/issuers").exists(), "nothing is kept of it");

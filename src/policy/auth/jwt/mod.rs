@@ -228,8 +228,8 @@ impl Jwt {
         self.rules.check(token.kind(), token.claims()?, now)
     }
 
-    /// The key that signed a token, and the set that it was found in; where the token's key is not known, after asking the issuer. Nobody
-    /// waits, and nobody is asked, for a token that no key would make good.
+    /// The key that signed a token, and the set that it was found in; where the token's key is not known, after asking the issuer. Where no
+    /// key is known yet, nobody waits for a token that none would make good.
     async fn signer(&self, token: &Token<'_>, now: SystemTime) -> Result<(Fingerprint, u64), Denial> {
         let unavailable = || Denial::unavailable("keys_unavailable", "the issuer's keys are not known");
         let unasked = |_| {
@@ -248,8 +248,13 @@ impl Jwt {
             };
             let newer = match unverified {
                 Unverified::Signature => None,
+                // Nobody is asked for the key of a token that it would not make good.
+                Unverified::UnknownKey { .. }
+                    if self.rules.check(token.kind(), token.claims()?, now).is_err() =>
+                {
+                    None
+                }
                 Unverified::UnknownKey { .. } => {
-                    self.accept(token, now)?;
                     self.keys.after_unknown(generation).await.map_err(unasked)?
                 }
             };
