@@ -7,8 +7,8 @@ use super::{Current, Table};
 use crate::policy::rate_limit::penalty::{Penalties, SavedPenalty};
 use crate::policy::rate_limit::{Buckets, Nanos};
 
-/// How long a request that is under way may need it, until it is looked again.
-const UNDER_WAY: Duration = Duration::from_secs(1);
+/// When it is looked again where a request is under way: a look reads the whole table.
+const UNDER_WAY: Duration = Duration::from_secs(60);
 /// Records of refused keys, where a table has them of another process and no penalty is in force: 3,584 keys.
 const PENALTY_BYTES: usize = 256 << 10;
 
