@@ -107,15 +107,17 @@ pub(super) fn restart(size: u64) {
         assert!(asked(&limits, client(number), &fields));
     }
     let kept = |limit: &Arc<RateLimit>| vec![limit.kept()];
-    let file = LimitsFile::new(place.path());
+    let begin = || LimitsFile::new(&Arc::new(Live::new(place.path())));
+    let file = begin();
     file.read(&kept(&before));
     let began = Instant::now();
     file.write(kept(&before));
     let written = began.elapsed();
     let length = std::fs::metadata(place.path().join("rate-limits.bin")).unwrap().len();
     let after = limit("few", &text);
+    let file = begin();
     let began = Instant::now();
-    LimitsFile::new(place.path()).read(&kept(&after));
+    file.read(&kept(&after));
     let read = began.elapsed();
     let [had, has] = [&before, &after].map(|limit| limit.figures().unwrap().entries);
     println!(

@@ -80,17 +80,20 @@ fn serve(
         Some(_) => Vec::new(),
         None => watched(build),
     };
-    let limits = asked.to.is_none().then(|| Arc::new(LimitsFile::new(live.directory())));
+    let limits = asked.to.is_none().then(|| Arc::new(LimitsFile::new(&live)));
     let options = Options {
         settle: settle(&gateway, &live, limits.clone(), files.clone()),
         gateway,
         files,
         reload: reload(asked, Arc::clone(&live)),
         adopted: {
-            let current = Arc::clone(&current);
+            let (current, limits) = (Arc::clone(&current), limits.clone());
             Box::new(move |gateway| {
                 gateway.telling().start();
                 gateway.put_limits_in_force();
+                if let Some(limits) = &limits {
+                    limits.change(in_force(&current).kept_limits(), &gateway.kept_limits());
+                }
                 *current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(gateway);
             })
         },

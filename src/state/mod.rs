@@ -123,6 +123,15 @@ impl Live {
         made
     }
 
+    /// Drops this one thing where nobody else holds it.
+    pub fn release(&self, kind: &'static str, key: &str) {
+        let mut things = self.things.lock().unwrap_or_else(PoisonError::into_inner);
+        let definition = (kind, key.to_owned());
+        if things.get(&definition).is_some_and(|thing| Arc::strong_count(thing) == 1) {
+            things.remove(&definition);
+        }
+    }
+
     /// Drops what nobody else holds.
     pub fn sweep(&self) {
         self.things

@@ -127,6 +127,11 @@ impl Buckets {
         (bytes.saturating_sub(slots_in(bytes) * Screen::bytes_each()) / size_of::<Line>()).max(1)
     }
 
+    /// Whether it is as large as one of so many bytes, its estimator too.
+    pub(super) fn fills(&self, bytes: usize) -> bool {
+        self.sets() == Self::sets_in(bytes) && self.screen.memory() == slots_in(bytes) * Screen::bytes_each()
+    }
+
     /// With so many sets, and the smallest sketch: to hold what there is.
     pub(super) fn with_sets(sets: usize, slowest: &Gcra) -> Self {
         Self::of(sets, SCREEN_SLOTS.0, slowest)

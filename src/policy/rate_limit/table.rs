@@ -17,6 +17,7 @@
 //! Three former sizes are kept at the most: of more, the oldest is forgotten, which is told.
 
 mod heir;
+mod rest;
 #[cfg(test)]
 mod tests;
 
@@ -219,7 +220,11 @@ impl Table {
             .into_iter()
             .chain(current.former.iter().cloned())
             .partition(|former| former.buckets.sets() == sets);
-        let known = left.first().filter(|former| !is_new && fits(&former.limits, &limits));
+        let known = left
+            .first()
+            .filter(|former| !is_new && fits(&former.limits, &limits))
+            // What another process has saved has but the smallest estimator.
+            .filter(|former| former.buckets.fills(bytes));
         let buckets = match known.map(|former| Arc::clone(&former.buckets)) {
             Some(buckets) => {
                 left.remove(0);
@@ -320,7 +325,9 @@ impl Table {
             (head, Arc::clone(buckets))
         };
         let owes = |buckets: &Buckets| buckets.saved(now).next().is_some();
-        let is_kept = current.limits.len() > current.gone.len() || owes(&current.buckets);
+        let is_kept = current.limits.len() > current.gone.len()
+            || owes(&current.buckets)
+            || current.remembered(now).is_some();
         let own = is_kept.then(|| kept(&current.buckets, &current.limits));
         let former = current.former.iter().filter(|former| owes(&former.buckets));
         let former = former.map(|former| kept(&former.buckets, &former.limits));

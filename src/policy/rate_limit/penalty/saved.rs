@@ -41,6 +41,11 @@ impl SavedPenalty {
         (rest > 0 || remembered > 0).then_some(Self { rest, remembered, ..self })
     }
 
+    /// How long it is remembered.
+    pub(in super::super) const fn lasts(self) -> Duration {
+        Duration::from_nanos(if self.rest > self.remembered { self.rest } else { self.remembered })
+    }
+
     /// Which class of keys it is of.
     pub(in super::super) const fn class(&self) -> u8 {
         self.fingerprint.to_le_bytes()[0]

@@ -2,7 +2,8 @@
 //!
 //! A table is found again by its kind, its limit's name and its key, as by a reload. What keys owe is brought under
 //! the rates that hold now, and is less by the time between. Where a value has no limit of its own any more, it is
-//! kept in case that it gets one again. Where the limit is gone or has another key, it is forgotten. Where it has another memory now, what was saved is a former table (`table.rs`), and former
+//! kept in case that it gets one again. Where the limit is gone or has another key, it is kept
+//! aside likewise (`retired.rs`). Where it has another memory now, what was saved is a former table (`table.rs`), and former
 //! tables are saved behind the present one. Keys that a penalty has cooled off stay so until their time. Slots of `concurrent` are not carried: when a process has ended nothing of
 //! its is under way.
 //!
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Saved;
-use super::form::{FRAME_BYTES_MAX, Frame, Reader, Unusable, Writer};
+use super::form::{FRAME_BYTES_MAX, Frame, Head, Reader, Unusable, Writer};
 use crate::policy::rate_limit::Nanos;
 use crate::policy::rate_limit::penalty::SavedPenalty;
 use crate::policy::rate_limit::table::{Heir, Table};
@@ -22,6 +23,13 @@ use crate::policy::rate_limit::table::{Heir, Table};
 /// A table of buckets that outlives the process.
 #[derive(Clone, Debug)]
 pub struct Kept(pub(in crate::policy::rate_limit) Arc<Table>);
+
+impl Kept {
+    /// Whether both are one table.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
 
 /// How much may be written, until when, and since when the process is there that writes.
 #[derive(Clone, Copy, Debug)]
@@ -44,31 +52,37 @@ pub(super) struct Given {
 pub(super) struct Found {
     /// Tables that were found again.
     pub(super) tables: u64,
+    /// Those of them whose limits are not in force.
+    pub(super) retired: u64,
     /// Buckets of theirs, those that are full again by now among them.
     pub(super) buckets: u64,
     /// Whether it was written later than now, as this machine's clock says.
     pub(super) early: bool,
 }
 
-/// Writes what all these tables owe at this moment, the smallest first: where there are too many buckets, the others get most.
+/// Writes what all these tables owe at this moment, the smallest first, and those of limits that are not in force last: where there are
+/// too many buckets, the others get most.
 ///
 /// # Errors
 /// It cannot be written.
 pub(super) fn give(
     tables: &[Kept],
+    retired: &[Kept],
     to: &mut dyn Write,
     moment: SystemTime,
     bounds: Bounds,
 ) -> io::Result<Given> {
     let now = Nanos::now();
     let mut writer = Writer::begin(to, since_1970(moment), since_1970(bounds.began))?;
-    let mut tables: Vec<_> = tables.iter().map(|Kept(table)| (table.figures().entries, table)).collect();
-    tables.sort_by_key(|(entries, _)| *entries);
+    let all = tables.iter().map(|kept| (false, kept)).chain(retired.iter().map(|kept| (true, kept)));
+    let mut tables: Vec<_> =
+        all.map(|(is_retired, Kept(table))| (is_retired, table.figures().entries, table)).collect();
+    tables.sort_by_key(|(is_retired, entries, _)| (*is_retired, *entries));
     let has_room = |writer: &Writer<'_>| {
         writer.bytes() + FRAME_BYTES_MAX as u64 <= bounds.bytes && Instant::now() < bounds.until
     };
     let mut all = true;
-    for (_, table) in tables {
+    for (.., table) in tables {
         // Once, behind the present one.
         let mut penalties = table.penalties();
         for (head, buckets) in table.kept() {
@@ -100,20 +114,23 @@ pub(super) fn is_successors(from: &mut dyn Read, began: SystemTime) -> bool {
     Reader::begin(from).is_ok_and(|reader| reader.began() > since_1970(began))
 }
 
-/// Puts into these tables what was written, aged by what the clock says. Keeps what was good where the stream is not, and says why.
+/// Puts into these tables what was written, aged by what the clock says; what is of no table of these, into the one that
+/// `adopt` gives. Keeps what was good where the stream is not, and says why.
 pub(super) fn take(
     tables: &[Kept],
+    adopt: &dyn Fn(&Head) -> Option<Kept>,
     from: &mut dyn Read,
     moment: SystemTime,
     until: Instant,
 ) -> (Found, Option<Unusable>) {
     let mut found = Found::default();
-    let ended = read(tables, from, moment, until, &mut found);
+    let ended = read(tables, adopt, from, moment, until, &mut found);
     (found, ended.err())
 }
 
 fn read(
     tables: &[Kept],
+    adopt: &dyn Fn(&Head) -> Option<Kept>,
     from: &mut dyn Read,
     moment: SystemTime,
     until: Instant,
@@ -140,9 +157,12 @@ fn read(
             }
             Frame::End => return Ok(()),
             Frame::Table(head) => {
-                let own = tables.iter().find(|Kept(table)| *table.definition() == *head.definition);
-                heir = own.and_then(|Kept(table)| table.inherit(&head));
-                found.tables += u64::from(heir.is_some() && head.definition != last);
+                let own = tables.iter().find(|Kept(table)| *table.definition() == *head.definition).cloned();
+                let is_retired = own.is_none();
+                heir = own.or_else(|| adopt(&head)).and_then(|Kept(table)| table.inherit(&head));
+                let is_new = heir.is_some() && head.definition != last;
+                found.tables += u64::from(is_new);
+                found.retired += u64::from(is_new && is_retired);
                 last = head.definition;
             }
             Frame::Buckets(buckets) => {

@@ -15,12 +15,13 @@
 use std::fs;
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{OnceLock, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::carry::{self, Bounds, Found, Given, Kept};
 use super::form::Unusable;
-use crate::state::private;
+use super::retired::Retired;
+use crate::state::{Live, private};
 
 const FILE: &str = "rate-limits.bin";
 /// The largest file that is written or read: 26 million buckets.
@@ -38,12 +39,15 @@ pub struct LimitsFile {
     directory: PathBuf,
     /// When it was read, as the process began: who has never served has nothing to write.
     began: OnceLock<SystemTime>,
+    /// What is of limits that are not in force.
+    retired: Arc<Retired>,
 }
 
 impl LimitsFile {
     /// In `server.state`. Nothing is read or written by it.
-    pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into(), began: OnceLock::new() }
+    pub fn new(live: &Arc<Live>) -> Self {
+        let retired = Arc::new(Retired::new(Arc::clone(live)));
+        Self { directory: live.directory().to_owned(), began: OnceLock::new(), retired }
     }
 
     /// Fills these tables, whose limits are in force, with what was written. Called once, before the first request; takes ten seconds
@@ -51,16 +55,18 @@ impl LimitsFile {
     pub fn read(&self, tables: &[Kept]) {
         let moment = *self.began.get_or_init(SystemTime::now);
         tidy(&self.directory);
-        if tables.is_empty() {
-            return;
-        }
         let path = self.directory.join(FILE);
         let named = path.display();
-        match read(&path, tables, moment, Instant::now() + PATIENCE) {
+        match read(&path, tables, &self.retired, moment, Instant::now() + PATIENCE) {
             Ok(None) => {}
-            Ok(Some((Found { tables, buckets, early }, unusable))) => {
+            Ok(Some((Found { tables, retired, buckets, early }, unusable))) => {
                 if buckets > 0 {
                     log::info!("limits: {buckets} buckets of {tables} limits are taken over from `{named}`");
+                }
+                if retired > 0 {
+                    log::info!(
+                        "limits: {retired} of them are not in force, and kept while keys owe them something"
+                    );
                 }
                 if early {
                     log::warn!("limits: `{named}` is of a time to come: what keys owe in it has not aged");
@@ -71,9 +77,16 @@ impl LimitsFile {
             }
             Err(error) => log::warn!("limits: `{named}` is not used: {error}; no key owes anything"),
         }
+        self.retired.look_after();
     }
 
-    /// Writes what these tables owe. Does nothing in a process that has read nothing. Takes fifteen seconds at the most: what has not
+    /// Another configuration is in force: these tables were, and those are. What keys owe in the others is kept while it matters.
+    pub fn change(&self, before: Vec<Kept>, after: &[Kept]) {
+        self.retired.change(before, after);
+        self.retired.look_after();
+    }
+
+    /// Writes what these tables owe, and those of limits that are not in force any more. Does nothing in a process that has read nothing. Takes fifteen seconds at the most: what has not
     /// been written by then is told, and the file stays as it was.
     pub fn write(&self, tables: Vec<Kept>) {
         let Some(began) = self.began.get().copied() else { return };
@@ -82,8 +95,8 @@ impl LimitsFile {
             log::info!("limits: `{}` is of a process that began later, and stays as it is", path.display());
             return;
         }
-        if tables.is_empty() {
-            // Limits that are gone are forgotten.
+        let retired = self.retired.owing();
+        if tables.is_empty() && retired.is_empty() {
             let _ = fs::remove_file(path);
             return;
         }
@@ -92,7 +105,7 @@ impl LimitsFile {
         let write = move || {
             // What ends it is short.
             let bounds = Bounds { began, bytes: FILE_BYTES_MAX - 1024, until: Instant::now() + PATIENCE };
-            let _ = done.send(write(&path, &tables, SystemTime::now(), bounds));
+            let _ = done.send(write(&path, (&tables, &retired), SystemTime::now(), bounds));
         };
         // A disk that does not answer keeps a thread, and not the process.
         let thread = std::thread::Builder::new().name("limits".to_owned()).spawn(write);
@@ -124,6 +137,7 @@ fn is_successors(path: &Path, began: SystemTime) -> bool {
 fn read(
     path: &Path,
     tables: &[Kept],
+    retired: &Retired,
     moment: SystemTime,
     until: Instant,
 ) -> io::Result<Option<(Found, Option<Unusable>)>> {
@@ -131,12 +145,17 @@ fn read(
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         opened => opened?,
     };
-    Ok(Some(carry::take(tables, &mut file.take(FILE_BYTES_MAX), moment, until)))
+    Ok(Some(carry::take(tables, &|head| retired.adopt(head), &mut file.take(FILE_BYTES_MAX), moment, until)))
 }
 
-fn write(path: &Path, tables: &[Kept], moment: SystemTime, bounds: Bounds) -> io::Result<Given> {
+fn write(
+    path: &Path,
+    (tables, retired): (&[Kept], &[Kept]),
+    moment: SystemTime,
+    bounds: Bounds,
+) -> io::Result<Given> {
     let beside = path.with_extension(format!("new-{}", std::process::id()));
-    private::replace(path, &beside, |file| carry::give(tables, file, moment, bounds))
+    private::replace(path, &beside, |file| carry::give(tables, retired, file, moment, bounds))
 }
 
 /// Removes what processes that were killed while they wrote have left.

@@ -7,6 +7,7 @@
 mod carry;
 mod file;
 mod form;
+mod retired;
 
 pub use carry::Kept;
 pub use file::LimitsFile;

@@ -84,18 +84,26 @@ impl Heir {
         self.buckets.restore(owed, Duration::ZERO, now);
     }
 
-    /// Keeps the penalties of classes that there are, where there are penalties.
+    /// Keeps the penalties of classes that there are, also where no penalty is in force: one may be again.
     pub(in super::super) fn restore_penalties(
         &self,
         saved: impl Iterator<Item = SavedPenalty>,
         age: Duration,
         now: Nanos,
     ) {
-        let Some(penalties) = self.table.penalties() else { return };
+        let mut longest = BTreeMap::new();
+        let mut penalties = None;
         for saved in saved.filter_map(|saved| saved.aged(age)) {
             if let Some((class, ..)) = self.rates.get(&saved.class()) {
+                let penalties = penalties.get_or_insert_with(|| self.table.penalties_or_some());
                 penalties.restore(&saved.in_class(*class), now);
+                let lasts = longest.entry(*class).or_insert(Duration::ZERO);
+                *lasts = saved.lasts().max(*lasts);
             }
+        }
+        for (class, lasts) in longest {
+            let lasts = u64::try_from(lasts.as_nanos()).unwrap_or(u64::MAX);
+            self.table.outlast(class, Nanos::from_nanos(now.as_nanos().saturating_add(lasts)));
         }
     }
 }

@@ -53,14 +53,14 @@ fn at(seconds: u64) -> SystemTime {
 
 fn given(tables: &[Kept], seconds: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let given = give(tables, &mut bytes, at(seconds), generous()).unwrap();
+    let given = give(tables, &[], &mut bytes, at(seconds), generous()).unwrap();
     assert!(given.all);
     bytes
 }
 
 /// What is found in it, and why there is no more.
 fn found(tables: &[Kept], bytes: &[u8], seconds: u64) -> (Found, Option<String>) {
-    let (found, unusable) = take(tables, &mut &*bytes, at(seconds), Instant::now() + HOUR);
+    let (found, unusable) = take(tables, &|_| None, &mut &*bytes, at(seconds), Instant::now() + HOUR);
     (found, unusable.map(|unusable| unusable.to_string()))
 }
 
@@ -75,7 +75,7 @@ fn what_keys_owe_outlives_a_process_and_is_less_by_the_time_between() {
     // 10 an hour are one in 360 seconds; a clock that was set back brings none, and nobody owes anything in a thousand years.
     for (seconds, brought, early) in [(0, 0_u64, false), (720, 2, false), (9_999_999, 99, false)] {
         let after = table("few", 2, limit, &[]);
-        let whole = Found { tables: 1, buckets: 12, early };
+        let whole = Found { tables: 1, retired: 0, buckets: 12, early };
         assert_eq!(found(std::slice::from_ref(&after), &bytes, 1_000_000 + seconds), (whole, None));
         for spent in 1..=12_u64 {
             let expected = (10 + brought).saturating_sub(spent).min(10);
@@ -155,7 +155,7 @@ fn values_whose_limit_is_gone_meanwhile_have_what_they_had_left_when_it_comes_ba
     let after = table("few", 4, all, &[("silver", hourly(5)), ("gold", gold)]);
     assert_eq!(
         found(std::slice::from_ref(&after), &bytes, 1080),
-        (Found { tables: 1, buckets: 2, early: false }, None)
+        (Found { tables: 1, retired: 0, buckets: 2, early: false }, None)
     );
     assert_eq!(left(&after, "a", None, &all), 7);
     assert_eq!(left(&after, "b", Some("gold"), &gold), 70);
@@ -173,7 +173,7 @@ fn what_is_gone_is_forgotten_and_what_is_new_begins_empty() {
     let bytes = given(&before, 9);
     let after = [table("new", 4, limit, &[]), table("two", 5, limit, &[])];
     let (found, unusable) = found(&after, &bytes, 9);
-    assert_eq!((found, unusable), (Found { tables: 1, buckets: 1, early: false }, None));
+    assert_eq!((found, unusable), (Found { tables: 1, retired: 0, buckets: 1, early: false }, None));
     let left: Vec<_> = after.iter().map(|kept| left(kept, "a", None, &limit)).collect();
     assert_eq!(left, [10, 1]);
 }
@@ -218,22 +218,22 @@ fn only_what_owes_something_is_written_and_no_more_than_may_be() {
     );
     let tables = [large, small];
     let mut bytes = Vec::new();
-    let whole = give(&tables, &mut bytes, at(9), generous()).unwrap();
+    let whole = give(&tables, &[], &mut bytes, at(9), generous()).unwrap();
     assert_eq!(whole, Given { buckets: u64::from(MANY) + 1, all: true });
     assert!(bytes.len() < 1000 + Saved::BYTES * MANY as usize, "{} bytes", bytes.len());
     let some = Bounds { bytes: 70_000, ..generous() };
     let mut bytes = Vec::new();
     let buckets = 1 + (64 << 10) / Saved::BYTES as u64;
-    assert_eq!(give(&tables, &mut bytes, at(9), some).unwrap(), Given { buckets, all: false });
+    assert_eq!(give(&tables, &[], &mut bytes, at(9), some).unwrap(), Given { buckets, all: false });
     assert!(bytes.len() <= 70_000, "{} bytes", bytes.len());
     let after = [table("large", 3, limit, &[]), table("small", 4, limit, &[])];
-    assert_eq!(found(&after, &bytes, 9), (Found { tables: 2, buckets, early: false }, None));
+    assert_eq!(found(&after, &bytes, 9), (Found { tables: 2, retired: 0, buckets, early: false }, None));
     assert_eq!(left(&after[1], "a", None, &limit), 1, "the smaller first");
     let late = Bounds { until: Instant::now(), ..generous() };
     let mut bytes = Vec::new();
-    assert_eq!(give(&tables, &mut bytes, at(9), late).unwrap(), Given { buckets: 0, all: false });
+    assert_eq!(give(&tables, &[], &mut bytes, at(9), late).unwrap(), Given { buckets: 0, all: false });
     assert_eq!(found(&after, &bytes, 9).1, None);
-    let (found, unusable) = take(&after, &mut &*bytes, at(9), Instant::now());
+    let (found, unusable) = take(&after, &|_| None, &mut &*bytes, at(9), Instant::now());
     assert_eq!((found.tables, unusable.unwrap().to_string()), (0, "to read it takes too long".to_owned()));
 }
 
@@ -243,12 +243,12 @@ fn a_table_whose_description_is_too_long_is_left_out() {
     let tables = [table(&"x".repeat(65 << 10), 1, limit, &[]), table("few", 2, limit, &[])];
     tables.iter().for_each(|kept| spend(kept, "a", None, &limit, 9));
     let mut bytes = Vec::new();
-    let given = give(&tables, &mut bytes, at(9), generous()).unwrap();
+    let given = give(&tables, &[], &mut bytes, at(9), generous()).unwrap();
     assert_eq!(given, Given { buckets: 1, all: false });
     let after = table("few", 3, limit, &[]);
     assert_eq!(
         found(std::slice::from_ref(&after), &bytes, 9),
-        (Found { tables: 1, buckets: 1, early: false }, None)
+        (Found { tables: 1, retired: 0, buckets: 1, early: false }, None)
     );
 }
 
@@ -285,10 +285,11 @@ fn who_is_cooled_off_stays_so_until_the_time_that_was_told() {
             assert_eq!(cooled(&after, name, None), None, "{name}");
         }
     }
-    // Without a penalty there is nobody to cool off.
+    // Where no penalty is in force it is kept for one that may be again.
     let after = table("few", 3, limit, &[]);
     assert_eq!(found(std::slice::from_ref(&after), &bytes, 1000).1, None);
-    assert!(after.0.penalties().is_none());
+    after.0.penalise();
+    assert_eq!(cooled(&after, "a", None), Some(3593.0));
 }
 
 /// Two tables, of which one has more than a frame of buckets: `n` has spent 1 + n mod 9.

@@ -13,6 +13,10 @@ fn limit() -> Gcra {
     Gcra::new(10, Duration::from_secs(3600), 10)
 }
 
+fn new(directory: &Path) -> LimitsFile {
+    LimitsFile::new(&Arc::new(Live::new(directory)))
+}
+
 fn table(secret: u8) -> Kept {
     let table = Arc::new(Table::new("few", HashKey::from_bytes(Zeroizing::new([secret; 16])), None));
     table.put_in_force(&[(0, limit())].into(), 64 << 10);
@@ -30,7 +34,7 @@ fn spend(Kept(table): &Kept, tokens: u32) -> u64 {
 
 /// What a process finds that begins with this directory.
 fn begun(directory: &Path) -> u64 {
-    let (file, table) = (LimitsFile::new(directory), table(2));
+    let (file, table) = (new(directory), table(2));
     file.read(std::slice::from_ref(&table));
     spend(&table, 0)
 }
@@ -38,7 +42,7 @@ fn begun(directory: &Path) -> u64 {
 /// A directory in which a process has left its file, and that file.
 fn ended() -> (tempfile::TempDir, PathBuf) {
     let place = tempfile::tempdir().unwrap();
-    let (file, table) = (LimitsFile::new(place.path()), table(1));
+    let (file, table) = (new(place.path()), table(1));
     file.read(std::slice::from_ref(&table));
     assert_eq!(spend(&table, 4), 6);
     file.write(vec![table]);
@@ -68,7 +72,7 @@ fn what_a_process_has_written_the_next_one_reads_and_nobody_else() {
 fn who_has_not_served_writes_nothing() {
     let (place, path) = ended();
     let before = fs::read(&path).unwrap();
-    LimitsFile::new(place.path()).write(vec![table(3)]);
+    new(place.path()).write(vec![table(3)]);
     assert_eq!(fs::read(&path).unwrap(), before);
 }
 
@@ -76,7 +80,7 @@ fn who_has_not_served_writes_nothing() {
 fn what_a_process_that_began_later_has_written_stays() {
     let place = tempfile::tempdir().unwrap();
     let begin = |secret| {
-        let (file, table) = (LimitsFile::new(place.path()), table(secret));
+        let (file, table) = (new(place.path()), table(secret));
         file.read(std::slice::from_ref(&table));
         (file, table)
     };
@@ -99,7 +103,7 @@ fn what_a_process_that_began_later_has_written_stays() {
 #[test]
 fn who_has_no_limits_keeps_none() {
     let (place, path) = ended();
-    let file = LimitsFile::new(place.path());
+    let file = new(place.path());
     file.read(&[]);
     assert!(path.exists());
     file.write(Vec::new());
@@ -163,7 +167,7 @@ fn a_file_that_cannot_be_written_stays_as_it_was() {
     let before = fs::read(&path).unwrap();
     let beside = path.with_extension(format!("new-{}", std::process::id()));
     fs::create_dir(&beside).unwrap();
-    let (file, table) = (LimitsFile::new(place.path()), table(3));
+    let (file, table) = (new(place.path()), table(3));
     file.read(std::slice::from_ref(&table));
     assert_eq!(spend(&table, 2), 4);
     file.write(vec![table.clone()]);
