@@ -212,13 +212,16 @@ impl Place {
             let url = if rest.is_empty() { page.to_owned() } else { format!("{page}?{rest}") };
             HeaderValue::from_bytes(url.as_bytes()).ok()
         };
-        let values = || fields.fields().get_all(REFERER).iter();
-        if !values().any(|value| scrubbed(value).is_some()) {
-            return;
+        let (mut left, mut goes) = (Vec::new(), false);
+        for value in fields.fields().get_all(REFERER) {
+            let without = scrubbed(value);
+            goes |= without.is_some();
+            left.push(without.unwrap_or_else(|| value.clone()));
         }
-        let kept: Vec<_> = values().map(|value| scrubbed(value).unwrap_or_else(|| value.clone())).collect();
-        fields.remove(&REFERER);
-        kept.into_iter().for_each(|value| fields.append(REFERER, value));
+        if goes {
+            fields.remove(&REFERER);
+            left.into_iter().for_each(|value| fields.append(REFERER, value));
+        }
     }
 }
 
