@@ -26,8 +26,6 @@ use crate::request::{Connection, Protocol};
 /// a hundred, which streams of small messages reach in one burst. A window (64 KiB) full of frames of 29 bytes or more stays within it,
 /// so that a call whose server is slow ends no connection.
 const SMALL_DATA: usize = 2048;
-/// Malformed requests on a connection before it is closed.
-const MALFORMED: usize = 32;
 /// Refused streams that have a line of their own, a connection; more are counted only.
 const TOLD: usize = 32;
 /// How long an idle connection may take to end after GOAWAY: a dead peer never answers.
@@ -52,6 +50,8 @@ where
     options.max_header_list_size(u32::try_from(settings.header_bytes).unwrap_or(u32::MAX).min(64 << 10));
     options.data_frame_budget(256 * SMALL_DATA);
     options.max_concurrent_streams(settings.http2_streams);
+    // What we reset for a fault of the client's is counted by its rate ([`Counted`]), not over the life of a connection, which may be long.
+    options.max_local_error_reset_streams(None);
     let counted = Counted::new(conn, settings.http2_resets);
     let findings = counted.findings();
     let mut h2 = match timeout(settings.head, options.handshake::<_, Bytes>(counted)).await {
@@ -93,9 +93,6 @@ where
             accepted = h2.accept() => accepted,
             how = findings.refused() => {
                 unheard.tell(worker, &connection, how);
-                if unheard.malformed == MALFORMED {
-                    h2.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
-                }
                 continue;
             }
             () = flight.landed.notified(), if !idle => {
@@ -156,7 +153,6 @@ fn farewell(most: u64, streams: u64) -> u64 {
 #[derive(Debug, Default)]
 struct Tally {
     told: usize,
-    malformed: usize,
 }
 
 impl Tally {
@@ -172,7 +168,6 @@ impl Tally {
                 Refusal::new(Kind::Overloaded, "http2_streams", message)
             }
             Refused::Reset(code) => {
-                self.malformed += 1;
                 let message = format!("a malformed HTTP/2 request: {}", h2::Reason::from(code).description());
                 Refusal::new(Kind::AmbiguousRequest, "http2_malformed", message)
             }

@@ -90,6 +90,29 @@ fn a_head_that_h2_refuses_has_a_record() {
 }
 
 #[test]
+fn a_long_life_with_many_malformed_requests_in_it_ends_by_their_rate_alone() {
+    let (authority, gateway) = start("limits: {http2_resets: 4000/1s},", HELLO);
+    let mut peer = open(&authority, &gateway);
+    let bad = [&GET[..], &[(b"connection", b"close")]].concat();
+    for n in 0..1_100 {
+        peer.send(&Frame::head(2 * n + 1, &bad, true)).unwrap();
+        assert_eq!(peer.ending(2 * n + 1), Ending::Reset(1), "{n}");
+    }
+    counted(&gateway, "http2_malformed", 1_100);
+    peer.send(&Frame::get(2_201, "/hello")).unwrap();
+    assert_eq!(peer.await_frame(DATA).payload, b"hello");
+    // As many at such a rate, and no more.
+    let (authority, gateway) = start("limits: {http2_resets: 20/1h},", HELLO);
+    let mut peer = open(&authority, &gateway);
+    for n in 0..60 {
+        if peer.send(&Frame::head(2 * n + 1, &bad, true)).is_err() {
+            break;
+        }
+    }
+    counted(&gateway, "http2_resets", 1);
+}
+
+#[test]
 fn a_head_that_is_too_long_for_h2_has_a_record() {
     let (authority, gateway) = start("limits: {header_bytes: 4KiB, field_bytes: 4KiB},", HELLO);
     let long = [b'y'; 3000];

@@ -102,7 +102,8 @@ async fn bounds_are_kept_before_anything_is_spent() {
 
 #[tokio::test]
 async fn a_connection_that_only_sends_malformed_requests_is_closed() {
-    let rig = rig();
+    let few = crate::config::units::Rate { count: 20, per: Duration::from_secs(3600) };
+    let rig = Rig::with(vec![with_tls("t", MinVersion::Tls13)], |s| s.http2_resets = few).unwrap();
     let (mut sender, connection) = connect(&rig).await;
     let mut refused = 0;
     for _ in 0..40 {
