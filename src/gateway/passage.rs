@@ -311,7 +311,7 @@ impl Passage {
         let began = Instant::now();
         let parameters = &self.record.parameters;
         let places = &self.gateway.key_places;
-        let query = request.target.query().map(|query| places.scrub_query(auth.scrub_query(query)));
+        let query = request.target.query().map(|query| places.scrub_query(auth.hide_in_query(query)));
         let kept = Kept { requirement: Some(auth), places: Some(places) };
         let now = self.record.started_at;
         let route = &*entry.facts;

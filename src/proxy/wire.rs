@@ -121,13 +121,10 @@ impl Wire {
         Some(if total <= read { (total, Failure::TotalTimeout) } else { (read, Failure::ReadTimeout) })
     }
 
-    /// By when a write that waits since `since` must be done: a server that does not read is as silent as one that does not answer.
+    /// By when a write that waits since `since` must be done: a server that does not read is as silent as one that does not answer, in a
+    /// tunnel too, where whoever has nothing to say may be silent for longer.
     fn write_deadline(&self, since: Instant) -> (Instant, Failure) {
-        let patience = match self.attempt.is_tunnel() {
-            true => TUNNEL_IDLE,
-            false => self.attempt.upstream.timeouts().read,
-        };
-        (since + patience, Failure::WriteTimeout)
+        (since + self.attempt.upstream.timeouts().read, Failure::WriteTimeout)
     }
 
     fn check(&mut self, cx: &mut Context<'_>, (deadline, failure): (Instant, Failure)) -> Poll<io::Error> {

@@ -208,7 +208,7 @@ impl Default for Tls {
 pub struct Timeouts {
     /// Establishing a connection, TLS included.
     pub connect: Time,
-    /// To the response's first byte, and between its bytes; 1h after an upgrade.
+    /// To the response's first byte, and between its bytes; 1h after an upgrade. As long the server may take nothing of what is sent to it.
     pub read: Time,
     /// To the response's head, all attempts together.
     pub total: Time,

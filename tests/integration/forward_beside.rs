@@ -68,6 +68,7 @@ policies:
         algorithms: [HS256]
         keys: {{secret: '{SECRET}'}}
         from: {{cookie: page}}
+    asked: {{jwt: {{issuer: 'https://id.example.com', audiences: [orders], algorithms: [HS256], keys: {{secret: '{SECRET}'}}, from: {{query: token}}}}}}
     trial:
       mode: shadow
       auth_shadow_is_public: true
@@ -80,6 +81,7 @@ policies:
     by_cookie: {{forward: {{url: 'http://{}/', headers: [cookie], pass: [x-user]}}}}
 routes:
   - {{name: trial, match: {{path: /trial}}, auth: {{any_of: [trial, sso]}}, upstream: origin}}
+  - {{name: asked, match: {{path: /asked}}, auth: {{all_of: [asked, sso]}}, upstream: origin}}
   - {{name: two, match: {{path: /two}}, auth: {{any_of: [by_digest, by_cookie]}}, upstream: origin}}
   - {{name: open, match: {{path: /open}}, auth: {{any_of: [token, sso], anonymous: true}}, upstream: origin}}
   - {{name: mixed, match: {{path: /mixed}}, auth: {{any_of: [token, small]}}, upstream: origin}}
@@ -240,6 +242,19 @@ fn tokens_go_on_to_the_upstream_and_passwords_do_not_whatever_stands_beside_them
     assert!(!seen.contains("authorization"), "{seen}");
     let seen = ask(&gateway, "small-first", &basic("U*U")).expect(200).text().to_ascii_lowercase();
     assert!(!seen.contains("authorization"), "{seen}");
+}
+
+#[test]
+fn a_token_of_the_query_goes_to_the_upstream_and_not_to_the_service() {
+    let (service, origin) = (service(), Origin::echo());
+    let (gateway, _) = start(&service, &origin);
+    let token = token();
+    let seen =
+        ask(&gateway, &format!("asked?a=1&token={token}"), "Cookie: session=sso\r\n").expect(200).text();
+    assert!(seen.contains(&format!("?a=1&token={token} ")), "{seen}");
+    let asked = service.heads().pop().unwrap();
+    assert!(asked.to_ascii_lowercase().contains("x-forwarded-uri: /asked?a=1\r\n"), "{asked}");
+    assert!(!asked.contains(&token), "{asked}");
 }
 
 #[test]

@@ -93,3 +93,52 @@ fn a_body_that_its_upstream_takes_drop_by_drop_has_its_total() {
     assert!(began.elapsed() >= Duration::from_secs(3) && began.elapsed() < LIMIT);
     ended_with(&gateway, "body_timeout");
 }
+
+#[test]
+fn a_tunnel_whose_upstream_stops_reading_ends_and_one_where_nobody_speaks_does_not() {
+    const HEAD: &[u8] = b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    const SWITCH: &[u8] =
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let upstream = listener.local_addr().unwrap();
+    let (done, over) = std::sync::mpsc::channel::<()>();
+    let server = std::thread::spawn(move || {
+        let (mut peer, _) = listener.accept().unwrap();
+        assert!(peer.read(&mut [0; 4096]).unwrap() > 0);
+        peer.write_all(SWITCH).unwrap();
+        let mut word = [0; 5];
+        peer.read_exact(&mut word).unwrap();
+        peer.write_all(&word).unwrap();
+        // And reads no more.
+        let _ = over.recv();
+    });
+    let rest = format!(
+        "upstreams: {{o: {{servers: ['{upstream}'], timeouts: {{read: 1s}}}}}}
+routes: [{{name: o, upgrade: [websocket], upstream: o}}]\n"
+    );
+    let gateway = Running::with(&rest);
+    let mut client = TcpStream::connect(gateway.address()).unwrap();
+    client.set_read_timeout(Some(LIMIT)).unwrap();
+    client.set_write_timeout(Some(LIMIT)).unwrap();
+    client.write_all(HEAD).unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        client.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101 "));
+    // Longer than a server may be silent in an answer.
+    std::thread::sleep(Duration::from_millis(1500));
+    let mut word = [0; 5];
+    client.write_all(b"hello").unwrap();
+    client.read_exact(&mut word).unwrap();
+    assert_eq!(&word, b"hello");
+    let (began, piece) = (Instant::now(), vec![b'x'; 64 << 10]);
+    let written = (0..LENGTH / piece.len()).map_while(|_| client.write_all(&piece).ok()).count();
+    assert!(written < LENGTH / piece.len(), "nobody has read it");
+    assert!(began.elapsed() < LIMIT, "{:?}", began.elapsed());
+    ended_with(&gateway, "write_timeout");
+    drop(done);
+    server.join().unwrap();
+}

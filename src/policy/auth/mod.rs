@@ -96,7 +96,7 @@ pub struct Asked<'a> {
     pub route: &'a RouteFacts,
     /// What the `{name}`s of the route's path matched.
     pub parameters: &'a [(Arc<str>, Box<str>)],
-    /// The query as the upstream will see it: without credentials that are for the gateway alone.
+    /// The query without any credential that is read from it: what others than the upstream may see.
     pub query: Option<&'a str>,
     /// What else of it is for the gateway alone.
     pub kept: Kept<'a>,

@@ -456,7 +456,8 @@ impl Requirement {
         })
     }
 
-    /// The query without any credential that is read from it, those for the upstream too: for what people pass around.
+    /// The query without any credential that is read from it, those for the upstream too: for what people pass around, and for the service
+    /// of `forward`.
     pub fn hide_in_query<'q>(&self, query: &'q str) -> Cow<'q, str> {
         let places = self.policies().filter_map(|policy| policy.place());
         places.fold(Cow::Borrowed(query), |query, place| match place.scrub_query(&query) {
