@@ -36,6 +36,7 @@ pub(crate) const GATEWAY_REASONS: &[&str] = &[
     "client_certificate_changed",
     "host_is_not_sni",
     "head_timeout",
+    "head_unfinished",
     "http2_preface",
     "http2_malformed",
     "http2_frame_size",

@@ -36,7 +36,7 @@ const WRITING: Duration = Duration::from_secs(10);
 
 /// What came instead of nothing.
 enum Head {
-    /// The client has closed, or the connection broke.
+    /// The client has closed, or the connection broke, before a head began.
     Silence,
     /// The client had nothing to say until the deadline.
     Idle,
@@ -256,17 +256,27 @@ async fn read_head<A>(
             }
         }
         match conn.fill().await {
-            Ok(0) => return Head::Silence,
-            Ok(_) => {}
+            Ok(1..) => {}
             Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
                 return match began {
                     Some(_) => Head::Refused(unexpected(conn.input()).unwrap_or_else(late_head)),
                     None => Head::Idle,
                 };
             }
-            Err(_) => return Head::Silence,
+            // Who has closed its side alone may still read why.
+            Ok(0) | Err(_) => {
+                return match began {
+                    Some(_) => Head::Refused(unexpected(conn.input()).unwrap_or_else(unfinished_head)),
+                    None => Head::Silence,
+                };
+            }
         }
     }
+}
+
+fn unfinished_head() -> Refusal {
+    let message = "the connection was ended within a request's head";
+    Refusal::new(Kind::AmbiguousRequest, "head_unfinished", message)
 }
 
 /// What is refused as a head may be a PROXY header; saying so saves an operator the search.

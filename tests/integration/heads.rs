@@ -1,6 +1,9 @@
 //! What a head may say: hosts, names and numbers of fields, methods, versions, expectations; over HTTP/1 and HTTP/2.
 
-use crate::harness::{Connection, Origin, Place, Running};
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
+
+use crate::harness::{Authority, Connection, Origin, Place, Running};
 use crate::http2;
 
 fn behind(origin: &Origin) -> String {
@@ -449,4 +452,35 @@ fn hosts_methods_and_expectations_are_the_same_over_http2() {
         let line = lines.iter().find(|line| line["httpMethod"] == method).unwrap();
         assert_eq!((&line["status"], &line["protocol"]), (&405.into(), &"HTTP/2.0".into()));
     }
+}
+
+#[test]
+fn a_head_that_ends_with_its_connection_is_400_and_has_a_record_and_silence_has_none() {
+    let (place, authority) = (Place::new(), Authority::new());
+    authority.issue(&["gate.example"]).write(&place, "gate");
+    let tls = "  - address: 127.0.0.1:0\n  - address: 127.0.0.2:0\n    tls: {certificates: [{cert: gate.crt, key: gate.key}]}\n";
+    let text =
+        Place::with_base("routes: [{name: a, respond: {}}]\n").replace("  - address: 127.0.0.1:0\n", tls);
+    let gateway = place.start_whole(&text);
+    for half in ["", "\r\n", "G", "GET / HTTP/1.1\r\nHost: a\r\n"] {
+        let mut client = TcpStream::connect(gateway.address()).unwrap();
+        client.write_all(half.as_bytes()).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer.starts_with("HTTP/1.1 400 "), !half.trim().is_empty(), "{half:?}: {answer}");
+        let mut client = authority.connect(gateway.listener(1), "gate.example");
+        client.write_all(half.as_bytes()).unwrap();
+        drop(client);
+    }
+    let labels = [("policy", "gateway"), ("reason", "head_unfinished")];
+    gateway.await_metric("portcullis_refusals_total", &labels, 4.0);
+    for line in gateway.access(4) {
+        assert_eq!(
+            (&line["error"]["reason"], &line["status"]),
+            (&"head_unfinished".into(), &400.into()),
+            "{line}"
+        );
+    }
+    assert_eq!(gateway.place.read("access.log").lines().count(), 4);
 }
