@@ -22,6 +22,9 @@ fn cluster(number: usize) -> Option<Vec<Redis>> {
     };
     let nodes = buses.iter().map(start).collect::<Option<Vec<_>>>()?;
     for (place, node) in nodes.iter().enumerate() {
+        // As `redis-cli --cluster create` does. Masters that begin with the same epoch change it by themselves a while later, and
+        // one that does so while a slot moves may take it back.
+        node.ask(&["CLUSTER", "SET-CONFIG-EPOCH", &(place + 1).to_string()]);
         let (first, last) = (place * 16_384 / number, (place + 1) * 16_384 / number - 1);
         node.ask(&["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]);
         if place > 0 {
