@@ -104,8 +104,8 @@ fn load(gateways: &[Running], tenant: &str, connections: usize, time: Duration) 
         let mut connection = Connection::open(gateway.address());
         while !done.load(Ordering::Relaxed) {
             let sent = begun.elapsed();
-            connection.write(request(tenant));
-            passed += u32::from(connection.response().status == 200);
+            let response = connection.ask_on(gateway.address(), request(tenant));
+            passed += u32::from(response.status == 200);
             times.push((sent, begun.elapsed()));
         }
         (passed, times)
@@ -284,8 +284,7 @@ fn a_fleet_under_load_outlives_its_store() {
             let mut answered = 0;
             while !done.load(Ordering::Relaxed) {
                 let begun = Instant::now();
-                connection.write(request("all"));
-                let status = connection.response().status;
+                let status = connection.ask_on(gateway.address(), request("all")).status;
                 assert!(matches!(status, 200 | 429), "{status}");
                 let mut longest = longest.lock().unwrap();
                 *longest = begun.elapsed().max(*longest);
@@ -746,6 +745,48 @@ fn a_store_that_turns_late_gives_nobody_another_burst() {
         way.is_late_by(0);
         assert!(passed <= 60.0 + took.as_secs_f64() / 60.0 + leases + 9.0, "{limit}: {passed} passed of 60");
         println!("{limit}, slow: {passed} of 60 in {took:?}");
+    }
+}
+
+#[test]
+fn whoever_has_spent_half_of_a_limit_has_spent_half_of_the_one_that_takes_its_place() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let fleet = format!("redis: '{}'", redis.url());
+    for rest in ["", ", strict: true"] {
+        let both = gateways(2, &redis, &format!("limit: 30/1h{rest}"));
+        let reload = |own: &Running, limit: &str| {
+            own.reload_whole(&config(&fleet, &format!("{limit}{rest}")));
+        };
+        let passed = |both: &[Running], number: usize, tenant: &str| {
+            let before = alone(both);
+            let passed = count((0..number).filter(|turn| passes(&both[turn % both.len()], tenant)));
+            (passed, alone(both) - before)
+        };
+        let [half, all, mixed] = ["half", "all", "mixed"].map(|name| format!("{name}{}", rest.len()));
+        let lease = if rest.is_empty() { 3.0 } else { 0.0 };
+        assert_eq!(passed(&both, 15, &half).0, 15.0);
+        assert!(passed(&both, 40, &all).0 >= 30.0 - 2.0 * lease);
+        // A faster rate: half of it is left, and another half of it is brought in half a minute.
+        both.iter().for_each(|own| reload(own, "limit: 30/1m"));
+        let begun = Instant::now();
+        let (more, alone) = passed(&both, 40, &half);
+        let brought = begun.elapsed().as_secs_f64() / 2.0 + 1.0;
+        println!("{more} of 15 more, {alone} decided alone");
+        assert!(more >= 15.0 - 2.0 * lease && more <= 15.0 + lease + brought + alone, "{more} of 15 more");
+        // A larger bucket.
+        both.iter().for_each(|own| reload(own, "limit: 30/1h, burst: 300"));
+        let (more, alone) = passed(&both, 20, &all);
+        println!("{more} where all was spent, {alone} decided alone");
+        // What the minute's rate had brought back meanwhile is ten times as much of this one.
+        let brought = begun.elapsed().as_secs_f64() / 2.0 * 10.0 + 10.0;
+        assert!(more <= 10.0 * lease + brought + alone, "{more} where all was spent");
+        // Nodes that do not agree, as while a change goes round.
+        reload(&both[0], "limit: 30/1h");
+        let (spent, _) = passed(&both[..1], 50, &mixed);
+        assert!((30.0 - lease..=31.0).contains(&spent), "{spent}");
+        let (more, alone) = passed(&both[1..], 50, &mixed);
+        println!("{more} at a node with another limit where all was spent, {alone} decided alone");
+        assert!(more <= 10.0 * lease + 1.0 + 10.0 * alone, "{more} at a node with another limit");
     }
 }
 

@@ -233,8 +233,7 @@ fn a_failover_under_load_costs_nobody_an_answer_and_gives_nobody_a_second_burst(
             scope.spawn(|| {
                 let mut connection = Connection::open(gateway.address());
                 while !done.load(Ordering::Relaxed) {
-                    connection.write(request("load"));
-                    let status = connection.response().status;
+                    let status = connection.ask_on(gateway.address(), request("load")).status;
                     assert!(matches!(status, 200 | 429), "{status}");
                     answered.fetch_add(1, Ordering::Relaxed);
                     std::thread::sleep(Duration::from_millis(1));

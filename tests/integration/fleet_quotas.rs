@@ -138,6 +138,31 @@ fn a_node_that_knows_of_an_earlier_period_says_so_to_a_store_that_does_not() {
 }
 
 #[test]
+fn a_quota_that_is_raised_or_lowered_counts_what_was_used() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    for rest in ["", ", strict: true"] {
+        let plan = |limit: u32, offset: u32| {
+            format!(
+                "    free: {{quota: {{limit: {limit}, per: MONTH, offset: {offset}, scope: fleet{rest}}}}}\n"
+            )
+        };
+        let nodes = Nodes::start(2, &redis, &plan(20, 5), &["free"]);
+        let mut passed = 0.0;
+        for (limit, offset, all) in
+            [(20, 5, 15.0), (30, 5, 25.0), (30, 0, 30.0), (10, 0, 30.0), (40, 2, 38.0), (38, 0, 38.0)]
+        {
+            let text = text(&redis, &plan(limit, offset));
+            nodes.gateways.iter().for_each(|own| own.reload_whole(&text));
+            let (more, alone) = nodes.passed(30, 0);
+            passed += more;
+            println!("{limit}, {offset} less{rest}: {passed} of {all}, {alone} decided alone");
+            // What one node holds another may miss.
+            assert!((all - 4.0..=all + alone).contains(&passed), "{passed} of {all}, {alone} decided alone");
+        }
+    }
+}
+
+#[test]
 fn a_durable_quota_of_the_fleet_s_passes_nothing_that_the_store_has_not_counted() {
     let Some(mut redis) = Redis::start(&[]) else { return };
     let plans = "    sure: {quota: {limit: 600, per: MONTH, scope: fleet, durable: strict, wait: 10s}}\n";
@@ -188,4 +213,31 @@ fn a_durable_quota_of_the_fleet_s_passes_nothing_that_the_store_has_not_counted(
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     let reason = [("policy", "plans.sure"), ("reason", "quota_store")];
     assert!(nodes.gateways[0].metrics().of("portcullis_refusals_total", &reason) >= 1.0);
+}
+
+#[test]
+fn a_quota_that_becomes_the_fleet_s_or_moves_to_another_store_counts_what_its_nodes_let_pass() {
+    let (Some(one), Some(two)) = (Redis::start(&[]), Redis::start(&[])) else { return };
+    let plan = |rest: &str| format!("    free: {{quota: {{limit: 40, per: MONTH, {rest}}}}}\n");
+    let (own, shared) = (plan("scope: node"), plan("scope: fleet, strict: true"));
+    let mut nodes = Nodes::start(2, &one, &own, &["free"]);
+    let reload = |nodes: &Nodes, redis: &Redis, plans: &str| {
+        let text = text(redis, plans);
+        nodes.gateways.iter().for_each(|own| own.reload_whole(&text));
+        nodes.gateways.iter().for_each(|own| own.await_metric("portcullis_fleet_nodes", &[], 2.0));
+    };
+    let before = (0..20).filter(|turn| nodes.ask(*turn, 0).0 == 200).count();
+    assert_eq!(before, 20, "ten at each node");
+    reload(&nodes, &one, &shared);
+    assert_eq!(nodes.passed(10, 0).0, 10.0);
+    reload(&nodes, &two, &shared);
+    let (passed, alone) = nodes.passed(30, 0);
+    assert!((10.0..=10.0 + alone).contains(&passed), "{passed} of 10 more, {alone} decided alone");
+    // Whoever is there again has said it already.
+    let restarted = nodes.gateways.drain(..).map(Running::restart).collect();
+    nodes.gateways = restarted;
+    nodes.gateways.iter().for_each(|own| own.await_metric("portcullis_fleet_nodes", &[], 2.0));
+    reload(&nodes, &two, &shared.replace("40", "50"));
+    let (passed, alone) = nodes.passed(30, 0);
+    assert!((10.0 - alone..=10.0 + alone).contains(&passed), "{passed} of 10 more, {alone} decided alone");
 }

@@ -141,11 +141,13 @@ impl Quota {
     ) -> Result<Counted, NotWritten> {
         let Allowance { limit, offset } = self.terms.allowance;
         let (own, shared) = hashed(fleet, key, period);
+        let passed = self.quotas.passed(&self.tally, key, period, &self.terms).await;
         let turn = Turn {
             begins: period.begins,
             ends: period.ends,
             offset,
             is_later: offset > 0 && self.tally.counter(key).is_later(period),
+            passed,
         };
         let wanted = fleet.wanted_of_quota((own, shared), limit, turn);
         let taken = match self.durable {

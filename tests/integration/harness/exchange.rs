@@ -118,6 +118,16 @@ impl Connection {
         self.try_response(false).unwrap_or_else(|e| panic!("no response: {e}"))
     }
 
+    /// Asks, and opens another connection to `address` where this was the last request of its own.
+    pub(crate) fn ask_on(&mut self, address: SocketAddr, request: impl AsRef<[u8]>) -> Response {
+        self.write(request);
+        let response = self.response();
+        if response.closes() {
+            *self = Self::open(address);
+        }
+        response
+    }
+
     pub(crate) fn try_response(&mut self, to_head: bool) -> io::Result<Response> {
         let mut informational = Vec::new();
         loop {

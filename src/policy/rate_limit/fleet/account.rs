@@ -15,6 +15,7 @@
 //! Each question says what the node knows the bucket to owe, and in which life of the bucket it was told so (0: in none). A store that has lost
 //! its memory begins another life with that: what nodes knew of the one before counts once, as the most that any of them says.
 
+mod carry;
 #[cfg(test)]
 mod tests;
 
@@ -38,6 +39,8 @@ pub(super) struct Account {
     pub(super) tokens: u32,
     /// Spent without a lease: the store has not been told.
     owed: u32,
+    /// Leased and not to be spent: the store is told with the next question.
+    returned: u32,
     /// What the store said when it was last asked; none before.
     told: Option<Told>,
     /// Whether the store is being asked.
@@ -69,6 +72,13 @@ pub(super) struct Count {
     pub(super) used: u64,
     /// Whether it is the key's first period in the plan.
     pub(super) is_first: bool,
+}
+
+impl Count {
+    /// What is not there to be spent, where a first period has so many less.
+    pub(super) fn spent(self, offset: u64) -> u64 {
+        self.used.saturating_add(if self.is_first { offset } else { 0 })
+    }
 }
 
 /// What a node tells the store of a bucket.
@@ -149,7 +159,7 @@ impl Account {
         let planned = self.planned(terms, now);
         let is_low = u64::from(self.tokens) * 2 < u64::from(planned)
             && self.owes(now).is_none_or(|owes| self.reaches(&terms.gcra, owes, self.tokens + 1));
-        if waiting == 0 && self.owed == 0 && !is_low {
+        if waiting == 0 && self.owed == 0 && self.returned == 0 && !is_low {
             return None;
         }
         let ahead = planned.saturating_sub(self.tokens);
@@ -166,7 +176,7 @@ impl Account {
 
     /// Gives the lease back, where nobody has used it for a while, or at once where `all` is over; what is owed is charged.
     pub(super) fn give_back(&mut self, all: bool, now: Nanos) -> Option<Order> {
-        if self.is_asked || !(all || self.is_idle(now)) || (self.tokens == 0 && self.owed == 0) {
+        if self.is_asked || !(all || self.is_idle(now)) || self.is_even() {
             return None;
         }
         let back = std::mem::take(&mut self.tokens);
@@ -175,6 +185,7 @@ impl Account {
 
     /// Gives so many back, charges what is owed, and wants so many.
     fn ordered(&mut self, back: u32, want: u32, now: Nanos) -> Order {
+        let back = back.saturating_add(std::mem::take(&mut self.returned));
         let charge = i64::from(std::mem::take(&mut self.owed)) - i64::from(back);
         self.is_asked = true;
         let claim = self.told.map(|Told { life, losses, counted, .. }| Claim {
@@ -209,7 +220,7 @@ impl Account {
         let back = u32::try_from(order.charge.saturating_neg()).unwrap_or(0);
         let charge = u32::try_from(order.charge).unwrap_or(0);
         if !sent {
-            self.tokens = self.tokens.saturating_add(back);
+            self.returned = self.returned.saturating_add(back);
             self.owe(charge, u32::MAX);
         } else if charge > 0 {
             let debt = terms.gcra.owing(self.debt(terms, order.at), terms.gcra.time(charge));
@@ -293,7 +304,12 @@ impl Account {
     /// Whether it says no more than the store does.
     pub(super) fn is_idle_and_settled(&self, now: Nanos) -> bool {
         let idle = now.as_nanos().saturating_sub(self.used.as_nanos());
-        self.tokens == 0 && self.owed == 0 && !self.is_asked && idle >= 2 * nanoseconds(IDLE)
+        self.is_even() && !self.is_asked && idle >= 2 * nanoseconds(IDLE)
+    }
+
+    /// Whether the store has nothing to get from this node, nor this node has anything of the store's.
+    fn is_even(&self) -> bool {
+        (self.tokens, self.owed, self.returned) == (0, 0, 0)
     }
 
     pub(super) fn used(&mut self, now: Nanos) {

@@ -18,8 +18,9 @@ use tokio::sync::oneshot;
 pub use figures::LeaseFigures;
 pub(in super::super) use reserved::{Reserved, Wanted};
 
-use super::super::{Gcra, KeyHash, Nanos, Taken};
+use super::super::{KeyHash, Nanos, Taken};
 use super::account::{Account, Known, Order, Said};
+use super::node::Whoever;
 use super::terms::Terms;
 use super::wire::{question, said};
 use crate::state::redis::{Lost, Redis, Status};
@@ -29,12 +30,15 @@ use figures::{Counters, add};
 const SHARDS: usize = 64;
 /// What an account takes of the table's memory, more or less.
 const BYTES_EACH: usize = 400;
-/// How long a request may wait for the store, for all of its limits together. The runtime's clock has milliseconds: five at the most.
-pub(super) const PATIENCE: Duration = Duration::from_millis(4);
+/// How long a request may wait for the store, for all of its limits together. The runtime's clock has milliseconds and wakes late by up to two
+/// of them: five at the most.
+pub(super) const PATIENCE: Duration = Duration::from_millis(3);
 
 /// The leases of one limit.
 pub(in super::super) struct Leases {
     redis: Arc<Redis>,
+    /// Who asks.
+    node: Arc<Whoever>,
     shards: Box<[Mutex<Shard>]>,
     /// The most keys of a shard.
     keys_max: AtomicUsize,
@@ -51,6 +55,8 @@ struct Entry {
     shared: KeyHash,
     /// Those of the last request.
     terms: Terms,
+    /// The store was asked about the quota before this node could say what it had let pass: what it could say now was counted since.
+    is_blind: bool,
     waiting: Vec<Waiting>,
 }
 
@@ -84,10 +90,10 @@ enum Begun {
 
 impl Leases {
     /// With room for as many keys as so many bytes hold.
-    pub(super) fn new(redis: Arc<Redis>, bytes: usize) -> Self {
+    pub(super) fn new(redis: Arc<Redis>, node: Arc<Whoever>, bytes: usize) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
         let keys_max = AtomicUsize::new(keys_in(bytes));
-        Self { redis, shards, keys_max, counters: Counters::default() }
+        Self { redis, node, shards, keys_max, counters: Counters::default() }
     }
 
     /// There is room for as many keys as so many bytes hold, from now on. Keys that are there stay: where they are more, no other comes
@@ -156,7 +162,8 @@ impl Leases {
             None if status == Status::Lost && terms.turn.is_none() => return Begun::Alone,
             None => shard.entry(key).or_insert_with(|| Entry::new(shared, terms)),
         };
-        entry.terms = terms;
+        entry.count_by(terms, now);
+        let terms = entry.terms;
         let known = entry.account.spend(&terms, cost, now);
         if status == Status::Lost {
             return match known {
@@ -194,8 +201,10 @@ impl Leases {
             return None;
         }
         let entry = shard.entry(key).or_insert_with(|| Entry::new(shared, terms));
+        entry.count_by(terms, now);
+        let terms = entry.terms;
         entry.account.used(now);
-        let left = entry.account.charge(&terms, cost, whole(&terms.gcra), now);
+        let left = entry.account.charge(&terms, cost, terms.most_owed(), now);
         let order = if self.redis.status() == Status::Lost { None } else { entry.order(&terms, now) };
         drop(shard);
         self.ask(key, shared, terms, order);
@@ -210,8 +219,10 @@ impl Leases {
             return;
         }
         let entry = shard.entry(key).or_insert_with(|| Entry::new(shared, terms));
+        entry.count_by(terms, now);
+        let terms = entry.terms;
         entry.account.used(now);
-        entry.account.owe(cost, whole(&terms.gcra));
+        entry.account.owe(cost, terms.most_owed());
         // One that is late hears it all the same, and says what others have spent.
         let order = if self.redis.status() == Status::Lost { None } else { entry.order(&terms, now) };
         drop(shard);
@@ -222,7 +233,10 @@ impl Leases {
     pub(super) fn spend_alone(&self, wanted: &Wanted, nodes: u32, now: Nanos) -> Taken {
         let Wanted { key, cost, terms, .. } = wanted;
         match self.shard(*key).get_mut(key) {
-            Some(entry) => entry.account.spend_alone(terms, *cost, nodes, now),
+            Some(entry) => {
+                entry.count_by(*terms, now);
+                entry.account.spend_alone(terms, *cost, nodes, now)
+            }
             None => terms.gcra.judged(false, terms.gcra.spent(terms.gcra.burst()), *cost),
         }
     }
@@ -233,9 +247,11 @@ impl Leases {
     }
 
     /// Calls `raise` with what the fleet's bucket owes at least, where the store has said so; for one request of a key at a time.
-    pub(in super::super) fn with_owed(&self, key: KeyHash, now: Nanos, raise: impl FnOnce(u64)) {
-        let shard = self.shard(key);
-        if let Some(owes) = shard.get(&key).and_then(|entry| entry.account.owes(now)) {
+    pub(in super::super) fn with_owed(&self, wanted: &Wanted, now: Nanos, raise: impl FnOnce(u64)) {
+        let mut shard = self.shard(wanted.key);
+        let Some(entry) = shard.get_mut(&wanted.key) else { return };
+        entry.count_by(wanted.terms, now);
+        if let Some(owes) = entry.account.owes(now) {
             raise(owes);
         }
     }
@@ -250,7 +266,8 @@ impl Leases {
                 leases.answered(key, &terms, &order, &answer);
             }
         };
-        self.redis.ask(question(shared, &terms, &order, losses, Box::new(answer)));
+        let node = self.node.get().and_then(Option::as_deref);
+        self.redis.ask(question(node, shared, &terms, &order, losses, Box::new(answer)));
     }
 
     /// Serves those who wait, in the order in which they came.
@@ -265,6 +282,9 @@ impl Leases {
         let mut told = Vec::new();
         let mut shard = self.shard(key);
         let Some(entry) = shard.get_mut(&key) else { return };
+        // It is said by the terms by which it was asked.
+        let in_force = entry.terms;
+        entry.count_by(*terms, now);
         let lost = match &answer {
             Ok(Some(said)) => {
                 entry.account.fill(order, said);
@@ -279,7 +299,8 @@ impl Leases {
             // Who waits hears that nobody will answer.
             entry.waiting.clear();
         }
-        let shared = entry.shared;
+        entry.count_by(in_force, now);
+        let (shared, terms) = (entry.shared, in_force);
         let waiting = std::mem::take(&mut entry.waiting);
         for one in waiting {
             let wanted = Wanted { key, shared, cost: one.cost, terms: one.terms };
@@ -295,14 +316,14 @@ impl Leases {
         }
         let mut next = None;
         if lost.is_none() {
-            next = entry.order(terms, now).or_else(|| entry.account.give_back_surplus(terms, now));
+            next = entry.order(&terms, now).or_else(|| entry.account.give_back_surplus(&terms, now));
         }
         drop(shard);
         for (tell, reserved) in told {
             // Who has gone meanwhile gives back what it got.
             let _ = tell.send(reserved);
         }
-        self.ask(key, shared, *terms, next);
+        self.ask(key, shared, terms, next);
     }
 
     fn shard(&self, key: KeyHash) -> MutexGuard<'_, Shard> {
@@ -323,7 +344,18 @@ impl fmt::Debug for Leases {
 
 impl Entry {
     fn new(shared: KeyHash, terms: Terms) -> Self {
-        Self { account: Account::default(), shared, terms, waiting: Vec::new() }
+        let is_blind = terms.turn.is_some_and(|turn| turn.passed.is_none());
+        Self { account: Account::default(), shared, terms, is_blind, waiting: Vec::new() }
+    }
+
+    /// Counts by these terms from now on.
+    fn count_by(&mut self, mut terms: Terms, now: Nanos) {
+        if let Some(turn) = &mut terms.turn {
+            self.is_blind |= turn.passed.is_none();
+            turn.passed = turn.passed.filter(|_| !self.is_blind);
+        }
+        let before = std::mem::replace(&mut self.terms, terms);
+        self.account.carry(&before, &terms, now);
     }
 
     /// What to ask the store for, for those who wait and for the lease.
@@ -338,10 +370,6 @@ impl Entry {
 /// In a shard.
 fn keys_in(bytes: usize) -> usize {
     (bytes / BYTES_EACH / SHARDS).max(1)
-}
-
-fn whole(gcra: &Gcra) -> u32 {
-    u32::try_from(gcra.burst()).unwrap_or(u32::MAX)
 }
 
 fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {

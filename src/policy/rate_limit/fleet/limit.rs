@@ -101,7 +101,7 @@ impl FleetLimit {
         // Where no store is ever asked, it is told how it would stand with the fleet's.
         let share = if self.fleet.is_asleep() { *gcra } else { gcra.share(self.fleet.nodes()) };
         // However it has come to this: the node's own bucket is no fuller than the fleet's was when the store last said how it stands.
-        self.leases.with_owed(wanted.key, now, |owes| {
+        self.leases.with_owed(&wanted, now, |owes| {
             let own = table.look(wanted.key, &share, 0, now).debt();
             let missing = gcra.scaled(owes, &share).saturating_sub(own).div_ceil(share.time(1).max(1));
             if missing > 0 {

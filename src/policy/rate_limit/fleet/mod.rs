@@ -29,15 +29,16 @@
 mod account;
 mod leases;
 mod limit;
+mod node;
 mod terms;
 #[cfg(test)]
 mod tests;
 mod wire;
 
-use std::fmt::Write as _;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openssl::sha::Sha256;
 use tokio::task::AbortHandle;
@@ -46,6 +47,7 @@ use zeroize::Zeroizing;
 pub use leases::LeaseFigures;
 pub(super) use leases::{Leases, Reserved, Wanted};
 pub(super) use limit::{FleetLimit, Granted, NO_FLEET, is_strict};
+use node::{Node, Whoever};
 pub(super) use terms::{Terms, Turn};
 
 use super::{Gcra, HashKey, Nanos};
@@ -78,8 +80,10 @@ pub struct Fleet {
 #[derive(Debug)]
 struct Shared {
     redis: Arc<Redis>,
-    /// This node's name among the others.
-    node: String,
+    /// This process's name among those that are there.
+    process: String,
+    /// Who it is from one process to the next; none where nothing is served, or the state directory cannot be used.
+    node: Arc<Whoever>,
     /// How many there are.
     nodes: AtomicU32,
     /// The leases of all limits.
@@ -112,20 +116,17 @@ impl Fleet {
             );
         }
         let endpoint = endpoint.filter(|_| build.errors.errors().len() == errors_before)?;
-        let mut bytes = [0; 16];
-        if aws_lc_rs::rand::fill(&mut bytes).is_err() {
+        let Ok(process) = node::name() else {
             let cause = "this machine has no randomness to name the node by";
             build.errors.push(&config.site, &*config.path, cause, "look at its random device");
             return None;
-        }
+        };
         let definition = endpoint.definition().to_owned();
         let redis = Redis::of(endpoint, live);
         let shared = live.find_or("fleet", &definition, || Shared {
             redis,
-            node: bytes.iter().fold(String::new(), |mut node, byte| {
-                let _ = write!(node, "{byte:02x}");
-                node
-            }),
+            process,
+            node: Arc::default(),
             nodes: AtomicU32::new(0),
             leases: Mutex::default(),
             task: OnceLock::new(),
@@ -134,6 +135,12 @@ impl Fleet {
         let _ = shared.nodes.compare_exchange(0, assumed, Ordering::Relaxed, Ordering::Relaxed);
         if let Some(runtime) = live.runtime() {
             shared.task.get_or_init(|| runtime.spawn(attend(Arc::downgrade(&shared))).abort_handle());
+            let (own, directory) = (Arc::clone(&shared), live.directory().to_owned());
+            let settled = live.open_settled(move || {
+                own.remember(&directory);
+                Ok(())
+            });
+            debug_assert!(settled.is_ok(), "it is told in the log");
         }
         Some(Self { shared, lease })
     }
@@ -162,7 +169,8 @@ impl Fleet {
     fn leases(&self, name: &str, key: &str, bytes: usize, live: &Live) -> (Arc<Leases>, HashKey) {
         let redis = &self.shared.redis;
         let definition = format!("{:p} {name} {key}", Arc::as_ptr(redis));
-        let leases = live.find_or("leases", &definition, || Leases::new(Arc::clone(redis), bytes));
+        let make = || Leases::new(Arc::clone(redis), Arc::clone(&self.shared.node), bytes);
+        let leases = live.find_or("leases", &definition, make);
         let mut all = self.shared.leases.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|own| own.strong_count() > 0);
         if !all.iter().any(|own| Weak::as_ptr(own) == Arc::as_ptr(&leases)) {
@@ -208,13 +216,43 @@ impl Shared {
         leases.iter().filter_map(Weak::upgrade).collect()
     }
 
+    /// Becomes the node of this state directory, where it has not yet.
+    fn remember(&self, directory: &Path) {
+        let node = self.node.get_or_init(|| match Node::of(directory) {
+            Ok(node) => Some(Arc::new(node)),
+            Err(error) => {
+                log::warn!(
+                    "fleet: `{}` cannot be used: {error}; a node that begins without the store takes itself for one of \
+                     `server.fleet.nodes`, and quotas that move to another store begin anew there",
+                    directory.join(node::FILE).display()
+                );
+                None
+            }
+        });
+        // Until the store says so.
+        let _ = self.nodes.fetch_max(node.as_ref().map_or(0, |node| node.nodes()), Ordering::Relaxed);
+    }
+
+    /// Notes how many nodes there are, where that is news.
+    fn note(&self, nodes: u32) {
+        let Some(node) = self.node.get().cloned().flatten() else { return };
+        if node.is_news(nodes, Instant::now()) {
+            let noting = move || {
+                if let Err(error) = node.note(nodes) {
+                    log::warn!("fleet: that there are {nodes} nodes cannot be noted: {error}");
+                }
+            };
+            drop(tokio::task::spawn_blocking(noting));
+        }
+    }
+
     /// The question how many nodes there are; `told` hears it.
     fn heard_of(&self, word: &str, told: impl FnOnce(u32) + Send + 'static) -> Question {
         static SCRIPT: OnceLock<Script> = OnceLock::new();
         Question {
             script: SCRIPT.get_or_init(|| Script::new(include_str!("nodes.lua"))),
             key: "nodes".to_owned(),
-            arguments: vec![self.node.clone(), GONE.as_millis().to_string(), word.to_owned()],
+            arguments: vec![self.process.clone(), GONE.as_millis().to_string(), word.to_owned()],
             answer: Box::new(move |answer| {
                 if let Some(nodes) = answer.ok().and_then(|numbers| u32::try_from(*numbers.first()?).ok()) {
                     told(nodes);
@@ -246,6 +284,7 @@ async fn attend(shared: Weak<Shared>) {
                 own.redis.ask(own.heard_of("stay", move |nodes| {
                     if let Some(own) = weak.upgrade() {
                         own.nodes.store(nodes.max(1), Ordering::Relaxed);
+                        own.note(nodes.clamp(1, NODES_MAX));
                     }
                 }));
             }

@@ -24,14 +24,21 @@ pub(in super::super) struct Turn {
     pub(in super::super) offset: u64,
     /// This node knows of an earlier one.
     pub(in super::super) is_later: bool,
+    /// How many requests of it this node has let pass so far; none where it cannot say.
+    pub(in super::super) passed: Option<u64>,
 }
 
 impl Terms {
-    /// What a bucket of which nothing was heard is taken to owe: where it may be a key's first period, what that has less.
+    /// What a node may owe of a key that it let pass alone: a whole bucket.
+    pub(super) fn most_owed(&self) -> u32 {
+        u32::try_from(self.gcra.burst()).unwrap_or(u32::MAX)
+    }
+
+    /// What a bucket of which nothing was heard is taken to owe: of a quota, what this node has let pass, and where it may be a key's first
+    /// period, what that has less.
     pub(super) fn assumed(&self) -> u64 {
-        match self.turn {
-            Some(turn) if !turn.is_later => self.gcra.spent(turn.offset),
-            Some(_) | None => 0,
-        }
+        let Some(turn) = self.turn else { return 0 };
+        let less = if turn.is_later { 0 } else { turn.offset };
+        self.gcra.spent(turn.passed.unwrap_or(0).saturating_add(less))
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::super::KeyHash;
 use super::account::{Claim, Count, Order, Said};
+use super::node::Node;
 use super::terms::{Terms, Turn};
 use crate::state::redis::{Answer, Question, Script};
 
@@ -25,8 +26,8 @@ pub(super) fn said(numbers: &[i64], terms: &Terms, order: &Order, losses: u64) -
     let (debt, counted) = match terms.turn {
         None => (Duration::from_micros(said), None),
         Some(Turn { offset, .. }) => {
-            let spent = said.saturating_add(if is_first { offset } else { 0 });
-            (Duration::from_nanos(terms.gcra.spent(spent)), Some(Count { used: said, is_first }))
+            let counted = Count { used: said, is_first };
+            (Duration::from_nanos(terms.gcra.spent(counted.spent(offset))), Some(counted))
         }
     };
     Some(Said { leased, debt, counted, life, losses })
@@ -34,6 +35,7 @@ pub(super) fn said(numbers: &[i64], terms: &Terms, order: &Order, losses: u64) -
 
 /// A question about a key, for the script of its limit or quota.
 pub(super) fn question(
+    node: Option<&Node>,
     shared: KeyHash,
     terms: &Terms,
     order: &Order,
@@ -43,7 +45,13 @@ pub(super) fn question(
     let key = format!("{:016x}{:016x}", shared.fingerprint, shared.place);
     match terms.turn {
         None => about_limit(&key, terms, order, losses, answer),
-        Some(turn) => about_quota(&key, terms, &turn, order, losses, answer),
+        Some(turn) => {
+            // A request that was let pass alone is charged, and told once.
+            let charged = u64::try_from(order.charge).unwrap_or(0);
+            let passed = node.zip(turn.passed);
+            let passed = passed.map(|(node, passed)| (node.name(), passed.saturating_sub(charged)));
+            about_quota(&key, terms, (&turn, passed), order, losses, answer)
+        }
     }
 }
 
@@ -62,7 +70,7 @@ fn about_limit(key: &str, terms: &Terms, order: &Order, losses: u64, answer: Ans
 fn about_quota(
     key: &str,
     terms: &Terms,
-    turn: &Turn,
+    (turn, passed): (&Turn, Option<(&str, u64)>),
     order: &Order,
     losses: u64,
     answer: Answer,
@@ -74,6 +82,7 @@ fn about_quota(
         Some(Count { is_first: false, .. }) => "0",
         Some(_) | None => "",
     };
+    let (name, passed) = passed.unwrap_or_default();
     let lives = if turn.offset > 0 { FIRST_KEPT } else { 0 };
     let rest = [turn.begins, turn.ends.saturating_add(KEPT), lives].map(|number| number.to_string());
     Question {
@@ -83,6 +92,7 @@ fn about_quota(
             .chain(asked(order, counted.map_or(0, |counted| counted.used), losses))
             .chain(rest)
             .chain([turn.offset.to_string(), is_first.to_owned()])
+            .chain([name.to_owned(), passed.to_string()])
             .collect(),
         answer,
     }
@@ -106,7 +116,7 @@ mod tests {
     #[test]
     fn what_cannot_be_an_answer_is_none() {
         let gcra = Gcra::new(0, Duration::from_secs(1), 100);
-        let turn = Turn { begins: 0, ends: 10, offset: 30, is_later: false };
+        let turn = Turn { begins: 0, ends: 10, offset: 30, is_later: false, passed: None };
         let of_limit = Terms { gcra, most: 5, strict: false, turn: None };
         let of_quota = Terms { turn: Some(turn), ..of_limit };
         let order = Order { charge: 0, want: 5, at: Nanos::from_nanos(0), claim: None };
@@ -131,7 +141,7 @@ mod tests {
     #[test]
     fn what_a_first_period_has_less_is_spent_and_not_counted() {
         let gcra = Gcra::new(0, Duration::from_secs(1), 100);
-        let turn = Turn { begins: 0, ends: 10, offset: 30, is_later: false };
+        let turn = Turn { begins: 0, ends: 10, offset: 30, is_later: false, passed: None };
         let terms = Terms { gcra, most: 5, strict: false, turn: Some(turn) };
         let order = Order { charge: 0, want: 5, at: Nanos::from_nanos(0), claim: None };
         for (is_first, left) in [(1, 60), (0, 90)] {

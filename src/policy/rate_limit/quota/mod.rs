@@ -227,6 +227,22 @@ impl Quotas {
         }
     }
 
+    /// How many requests of a period this node has let pass; none where the store does not say so in time.
+    pub(super) async fn passed(
+        &self,
+        tally: &Arc<Tally>,
+        key: &str,
+        period: Period,
+        terms: &Terms,
+    ) -> Option<u64> {
+        let counter = tally.counter(key);
+        if !counter.knows(period) {
+            self.read(tally, &counter, period, terms.wait).await.ok()?;
+        }
+        let usage = counter.look(period, terms.allowance).filter(|_| counter.knows(period));
+        usage.map(|usage| usage.used)
+    }
+
     /// Counts a request, whether any is left or not, and tells how it stands, if that is known. Never waits.
     pub fn count_always(
         &self,

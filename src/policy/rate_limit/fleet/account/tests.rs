@@ -172,23 +172,73 @@ fn what_was_spent_without_a_lease_is_charged_once_and_no_more_than_a_bucket() {
 }
 
 #[test]
-fn what_was_not_given_back_is_still_there() {
+fn what_was_not_given_back_is_given_back_the_next_time() {
     let terms = terms(10, 10, 10);
     let mut account = Account::default();
     let order = account.order(&terms, 3, at(0)).unwrap();
     account.fill(&order, &said(3, Duration::from_millis(300)));
-    for (sent, left) in [(false, 3), (true, 0)] {
+    for (sent, next) in [(false, Some(-3)), (true, None)] {
         let back = account.give_back(true, at(1000)).unwrap();
         assert_eq!((back.charge, account.tokens), (-3, 0));
         account.lose(&terms, &back, sent);
-        assert_eq!(account.tokens, left, "sent: {sent}");
+        assert_eq!(
+            account.clone().order(&terms, 0, at(1000)).map(|order| order.charge),
+            next,
+            "sent: {sent}"
+        );
     }
+}
+
+#[test]
+fn under_another_limit_an_account_has_as_large_a_part_of_the_bucket() {
+    let (small, large) = (terms(10, 10, 5), terms(100, 1_000, 50));
+    let mut account = Account::default();
+    let order = account.order(&small, 3, at(0)).unwrap();
+    account.fill(&order, &said(3, Duration::from_millis(700)));
+    account.owe(2, 10);
+    // Half of the bucket is owed when it changes.
+    account.carry(&small, &large, at(200));
+    assert_eq!((account.tokens, account.owed, account.owes(at(200))), (300, 200, Some(5 * SECOND)));
+    assert_eq!(account.owes(at(1_200)), Some(4 * SECOND), "by the rate that holds now");
+    // Whoever goes to and fro gets nothing by it.
+    account.tokens = 299;
+    for _ in 0..9 {
+        account.carry(&large, &small, at(200));
+        account.carry(&small, &large, at(200));
+    }
+    assert_eq!((account.tokens, account.owed, account.owes(at(200))), (200, 200, Some(5 * SECOND)));
+    // Of the lease alone a node has another part: nothing changes.
+    account.carry(&large, &Terms { most: 1, ..large }, at(200));
+    assert_eq!(account.tokens, 200);
+}
+
+#[test]
+fn under_another_quota_what_was_counted_is_what_was_counted() {
+    let of = |limit, offset| {
+        let turn = Turn { begins: 0, ends: 1, offset, is_later: false, passed: None };
+        let gcra = Gcra::new(0, Duration::from_secs(1), limit);
+        Terms { gcra, most: 5, strict: false, turn: Some(turn) }
+    };
+    let (first, raised, lowered) = (of(100, 10), of(200, 30), of(90, 10));
+    let mut account = Account::default();
+    let order = account.order(&first, 5, at(0)).unwrap();
+    let (debt, counted) = (first.gcra.spent(100), Some(Count { used: 90, is_first: true }));
+    account.fill(&order, &Said { counted, ..said(5, Duration::from_nanos(debt)) });
+    account.carry(&first, &raised, at(0));
+    assert_eq!((account.tokens, account.owes(at(0))), (5, Some(raised.gcra.spent(90 + 30))));
+    account.carry(&raised, &lowered, at(0));
+    let spent = lowered.gcra.spent(90 + 10);
+    assert_eq!((account.tokens, account.owes(at(0))), (0, Some(spent)), "nothing that is leased is spent");
+    let order = account.order(&lowered, 0, at(0)).unwrap();
+    assert_eq!((order.charge, order.want), (-5, 0));
+    account.lose(&lowered, &order, false);
+    assert_eq!((account.tokens, account.order(&lowered, 0, at(0)).unwrap().charge), (0, -5));
 }
 
 #[test]
 fn of_a_quota_what_may_have_been_counted_is_claimed() {
     let gcra = Gcra::new(0, Duration::from_secs(1), 90);
-    let turn = Turn { begins: 0, ends: 1, offset: 0, is_later: false };
+    let turn = Turn { begins: 0, ends: 1, offset: 0, is_later: false, passed: None };
     let terms = Terms { gcra, most: 0, strict: true, turn: Some(turn) };
     let mut account = Account::default();
     account.owe(4, 90);
@@ -220,7 +270,7 @@ fn the_store_is_told_what_it_has_said_and_at_once_where_it_was_lost_since() {
 #[test]
 fn a_quota_alone_is_a_part_of_what_is_left_however_often_late_answers_come() {
     let gcra = Gcra::new(0, Duration::from_secs(1), 90);
-    let turn = Turn { begins: 0, ends: 1, offset: 0, is_later: false };
+    let turn = Turn { begins: 0, ends: 1, offset: 0, is_later: false, passed: None };
     let terms = Terms { gcra, most: 0, strict: true, turn: Some(turn) };
     let mut account = Account::default();
     let order = account.order(&terms, 1, at(0)).unwrap();
@@ -239,7 +289,7 @@ fn of_a_quota_that_the_store_never_told_of_the_first_period_has_least() {
     for (is_later, told, passes) in
         [(false, None, 20), (true, None, 30), (false, Some(false), 25), (true, Some(true), 15)]
     {
-        let turn = Turn { begins: 0, ends: 1, offset: 30, is_later };
+        let turn = Turn { begins: 0, ends: 1, offset: 30, is_later, passed: None };
         let terms = Terms { gcra, most: 0, strict: true, turn: Some(turn) };
         let mut account = Account::default();
         if let Some(is_first) = told {

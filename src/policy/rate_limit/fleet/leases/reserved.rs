@@ -33,13 +33,17 @@ impl Leases {
     fn take_back(self: &Arc<Self>, wanted: &Wanted) {
         let mut shard = self.shard(wanted.key);
         let Some(entry) = shard.get_mut(&wanted.key) else { return };
+        let (terms, now) = (entry.terms, Nanos::now());
+        // They were taken by the terms of the request.
+        entry.count_by(wanted.terms, now);
         entry.account.take_back(wanted.cost);
+        entry.count_by(terms, now);
         let order = match self.redis.status() {
             Status::Lost => None,
-            Status::Late | Status::Ready => entry.account.give_back_surplus(&wanted.terms, Nanos::now()),
+            Status::Late | Status::Ready => entry.account.give_back_surplus(&terms, now),
         };
         drop(shard);
-        self.ask(wanted.key, wanted.shared, wanted.terms, order);
+        self.ask(wanted.key, wanted.shared, terms, order);
     }
 }
 

@@ -53,12 +53,13 @@ impl Leases {
 
     /// All that is leased, to be given back before the process ends.
     pub(in super::super) fn give_all_back(&self, now: Nanos) -> Vec<Question> {
+        let node = self.node.get().and_then(Option::as_deref);
         let (mut questions, losses) = (Vec::new(), self.redis.figures().losses);
         for shard in &self.shards {
             for entry in lock(shard).values_mut() {
                 if let Some(order) = entry.account.give_back(true, now) {
                     let answer = Box::new(|_: Result<Vec<i64>, Lost>| {});
-                    questions.push(question(entry.shared, &entry.terms, &order, losses, answer));
+                    questions.push(question(node, entry.shared, &entry.terms, &order, losses, answer));
                 }
             }
         }

@@ -1,0 +1,41 @@
+//! What an account is worth under other terms: after a reload, and for answers to what was asked before it.
+
+use super::{Account, Told};
+use crate::policy::rate_limit::Nanos;
+use crate::policy::rate_limit::fleet::terms::{Terms, Turn};
+
+impl Account {
+    /// Counts by other terms from now on. Of a limit what is leased and what is owed stay as large a part of the bucket as they were, as
+    /// `lease.lua` has it. Of a quota what was counted stays; where there are fewer requests than before, what is leased goes back.
+    pub(in super::super) fn carry(&mut self, from: &Terms, to: &Terms, now: Nanos) {
+        let offset = |terms: &Terms| terms.turn.map_or(0, |turn| turn.offset);
+        if (from.gcra, offset(from)) == (to.gcra, offset(to)) {
+            return;
+        }
+        match to.turn {
+            None => {
+                let (before, after) = (u128::from(from.gcra.burst().max(1)), u128::from(to.gcra.burst()));
+                // Rounded so that no token comes of it.
+                let tokens = u128::from(self.tokens) * after / before;
+                let owed = (u128::from(self.owed) * after).div_ceil(before);
+                self.tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
+                self.owed = u32::try_from(owed).unwrap_or(u32::MAX);
+                if let Some(debt) = self.owes(now) {
+                    let debt = from.gcra.scaled(debt, &to.gcra);
+                    self.told = self.told.map(|told| Told { debt, at: now, ..told });
+                }
+            }
+            Some(Turn { offset, .. }) => {
+                if to.gcra.burst() < from.gcra.burst() {
+                    self.returned = self.returned.saturating_add(std::mem::take(&mut self.tokens));
+                }
+                self.alone = None;
+                if let Some(told) = &mut self.told
+                    && let Some(counted) = told.counted
+                {
+                    told.debt = to.gcra.spent(counted.spent(offset));
+                }
+            }
+        }
+    }
+}
