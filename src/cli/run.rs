@@ -119,12 +119,14 @@ fn serve(
         }
         server.run(|snapshots, worker| Gate::app(snapshots, worker, left))
     });
+    let mut claims = Vec::new();
     if let Some(fleet) = &in_force(&current).fleet {
+        claims = fleet.claims();
         fleet.leave();
     }
     Quotas::flush(&live, PATIENCE);
     if let Some(limits) = limits {
-        limits.write(in_force(&current).kept_limits());
+        limits.write(in_force(&current).kept_limits(), claims);
     }
     in_force(&current).telling().flush(FLUSH);
     match served {
@@ -212,7 +214,7 @@ fn settle(
         }
         live.settle()?;
         if let Some(limits) = limits {
-            limits.read(&gateway.kept_limits());
+            limits.read(&gateway.kept_limits(), gateway.fleet.as_deref());
         }
         for message in gateway.keys_without_their_plan(&live) {
             log::warn!("{message}");

@@ -817,3 +817,46 @@ fn a_store_that_comes_back_empty_hears_what_was_spent() {
         }
     }
 }
+
+#[test]
+fn gateways_that_begin_while_the_store_is_lost_know_what_was_left() {
+    for rest in ["", ", strict: true"] {
+        let Some(mut redis) = Redis::start(&[]) else { return };
+        let lease = if rest.is_empty() { 1.0 } else { 0.0 };
+        let mut three = gateways(3, &redis, &format!("limit: 30/1h{rest}"));
+        let passed = |three: &[Running], number: usize, tenant: &str| {
+            count((0..number).filter(|turn| passes(&three[turn % three.len()], tenant)))
+        };
+        assert!(passed(&three, 60, "all") >= 30.0 - 3.0 * lease);
+        assert_eq!(passed(&three, 15, "half"), 15.0);
+        let await_store = |three: &[Running], value: f64| {
+            three.iter().for_each(|own| own.await_metric("portcullis_fleet_store", &[], value));
+        };
+        // While it is there they give back what they hold; then they know that they are three.
+        for store_is_lost in [false, true] {
+            if store_is_lost {
+                redis.kill();
+                await_store(&three, 0.0);
+            }
+            three = three.into_iter().map(Running::restart).collect();
+            if !store_is_lost {
+                three.iter().for_each(|own| own.await_metric("portcullis_fleet_nodes", &[], 3.0));
+            }
+        }
+        let (all, half, fresh) =
+            (passed(&three, 30, "all"), passed(&three, 45, "half"), passed(&three, 90, "new"));
+        println!("without the store{rest}: {all} of 0, {half} of 15, {fresh} of 30");
+        assert!(all <= 3.0 * lease, "{all} where all was spent");
+        assert!((9.0..=15.0 + 3.0 * lease).contains(&half), "{half} of 15");
+        assert_eq!(fresh, 30.0);
+        // It comes back and knows nothing.
+        redis.restart();
+        await_store(&three, 2.0);
+        let [all, half, fresh] = ["all", "half", "new"].map(|tenant| passed(&three, 30, tenant));
+        println!("with an empty store{rest}: {all} of 0, {half} of 15 less what passed, {fresh} of 0");
+        assert!(
+            all <= 3.0 * lease + 1.0 && half <= 6.0 + 3.0 * lease && fresh <= 3.0,
+            "{all} {half} {fresh}"
+        );
+    }
+}

@@ -241,3 +241,34 @@ fn a_quota_that_becomes_the_fleet_s_or_moves_to_another_store_counts_what_its_no
     let (passed, alone) = nodes.passed(30, 0);
     assert!((10.0 - alone..=10.0 + alone).contains(&passed), "{passed} of 10 more, {alone} decided alone");
 }
+
+#[test]
+fn a_quota_is_not_whole_again_for_gateways_that_begin_while_the_store_is_lost() {
+    let Some(mut redis) = Redis::start(&[]) else { return };
+    let plans = "    free: {quota: {limit: 60, per: MONTH, scope: fleet, strict: true}}\n";
+    let mut nodes = Nodes::start(3, &redis, plans, &["free", "free"]);
+    assert_eq!(nodes.passed(30, 0).0, 30.0);
+    redis.kill();
+    nodes.gateways.iter().for_each(|own| own.await_metric("portcullis_fleet_store", &[], 0.0));
+    nodes.gateways = nodes.gateways.into_iter().map(Running::restart).collect();
+    let ready = |nodes: &Nodes| {
+        nodes.gateways.iter().for_each(|own| own.await_metric("portcullis_api_keys", &[], 2.0));
+    };
+    ready(&nodes);
+    let (half, _) = nodes.passed(60, 0);
+    let (fresh, _) = nodes.passed(90, 1);
+    assert_eq!((half, fresh), (30.0, 60.0), "a third of what is left at each");
+    // Killed, a node knows what it has counted itself.
+    for own in &nodes.gateways {
+        own.await_metric("portcullis_quota_unwritten", &[], 0.0);
+    }
+    nodes.gateways = nodes.gateways.into_iter().map(Running::kill_and_restart).collect();
+    ready(&nodes);
+    let (fresh, _) = nodes.passed(90, 1);
+    assert!(fresh <= 60.0 * 2.0 / 3.0, "{fresh}: of 60, each has counted 20");
+    // The store comes back without anything, and hears from each what it has let pass.
+    redis.restart();
+    nodes.gateways.iter().for_each(|own| own.await_metric("portcullis_fleet_store", &[], 2.0));
+    let passed = (nodes.passed(30, 0).0, nodes.passed(30, 1).0);
+    assert!(passed.0 <= 2.0 && passed.1 <= 2.0, "{passed:?}: until each node has been asked");
+}

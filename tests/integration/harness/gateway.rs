@@ -246,6 +246,17 @@ impl Running {
     /// Stops it and starts another with the same files.
     pub(crate) fn restart(mut self) -> Self {
         self.stop();
+        self.again()
+    }
+
+    /// SIGKILL, and another with the same files.
+    pub(crate) fn kill_and_restart(mut self) -> Self {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.again()
+    }
+
+    fn again(mut self) -> Self {
         let place = std::mem::replace(&mut self.place, Place::new());
         let text = place.read("portcullis.yaml");
         place.start_existing(&text)

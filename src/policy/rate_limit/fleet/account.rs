@@ -108,6 +108,17 @@ pub(super) struct Said {
     pub(super) losses: u64,
 }
 
+/// What outlives an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Remembered {
+    /// What the bucket owes at least, in nanoseconds.
+    pub(super) debt: u64,
+    /// In which of its lives the store has said so; 0: in none.
+    pub(super) life: i64,
+    /// Of a quota: what was counted.
+    pub(super) counted: Option<Count>,
+}
+
 /// What can be said at once.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Known {

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -20,6 +20,7 @@ pub(in super::super) use reserved::{Reserved, Wanted};
 
 use super::super::{KeyHash, Nanos, Taken};
 use super::account::{Account, Known, Order, Said};
+use super::claims::Same;
 use super::node::Whoever;
 use super::terms::Terms;
 use super::wire::{question, said};
@@ -36,25 +37,29 @@ pub(super) const PATIENCE: Duration = Duration::from_millis(3);
 
 /// The leases of one limit.
 pub(in super::super) struct Leases {
+    /// The limit's name and its key.
+    pub(in super::super) definition: Box<str>,
+    /// Those of the same name, with these among them.
+    pub(super) same: OnceLock<Arc<Same>>,
     redis: Arc<Redis>,
     /// Who asks.
     node: Arc<Whoever>,
-    shards: Box<[Mutex<Shard>]>,
+    pub(super) shards: Box<[Mutex<Shard>]>,
     /// The most keys of a shard.
     keys_max: AtomicUsize,
     counters: Counters,
 }
 
-type Shard = HashMap<KeyHash, Entry, RandomState>;
+pub(super) type Shard = HashMap<KeyHash, Entry, RandomState>;
 
 /// A key.
 #[derive(Debug)]
-struct Entry {
-    account: Account,
+pub(super) struct Entry {
+    pub(super) account: Account,
     /// By which all nodes know it.
-    shared: KeyHash,
+    pub(super) shared: KeyHash,
     /// Those of the last request.
-    terms: Terms,
+    pub(super) terms: Terms,
     /// The store was asked about the quota before this node could say what it had let pass: what it could say now was counted since.
     is_blind: bool,
     waiting: Vec<Waiting>,
@@ -90,10 +95,18 @@ enum Begun {
 
 impl Leases {
     /// With room for as many keys as so many bytes hold.
-    pub(super) fn new(redis: Arc<Redis>, node: Arc<Whoever>, bytes: usize) -> Self {
+    pub(super) fn new(definition: &str, redis: Arc<Redis>, node: Arc<Whoever>, bytes: usize) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
         let keys_max = AtomicUsize::new(keys_in(bytes));
-        Self { redis, node, shards, keys_max, counters: Counters::default() }
+        Self {
+            definition: definition.into(),
+            same: OnceLock::new(),
+            redis,
+            node,
+            shards,
+            keys_max,
+            counters: Counters::default(),
+        }
     }
 
     /// There is room for as many keys as so many bytes hold, from now on. Keys that are there stay: where they are more, no other comes
@@ -102,7 +115,7 @@ impl Leases {
         self.keys_max.store(keys_in(bytes), Ordering::Relaxed);
     }
 
-    fn keys_max(&self) -> usize {
+    pub(super) fn keys_max(&self) -> usize {
         self.keys_max.load(Ordering::Relaxed)
     }
 
@@ -326,7 +339,7 @@ impl Leases {
         self.ask(key, shared, terms, next);
     }
 
-    fn shard(&self, key: KeyHash) -> MutexGuard<'_, Shard> {
+    pub(super) fn shard(&self, key: KeyHash) -> MutexGuard<'_, Shard> {
         let index = usize::try_from(key.place % SHARDS as u64).unwrap_or(0);
         #[expect(clippy::indexing_slicing, reason = "there are as many shards")]
         lock(&self.shards[index])
@@ -345,7 +358,12 @@ impl fmt::Debug for Leases {
 impl Entry {
     fn new(shared: KeyHash, terms: Terms) -> Self {
         let is_blind = terms.turn.is_some_and(|turn| turn.passed.is_none());
-        Self { account: Account::default(), shared, terms, is_blind, waiting: Vec::new() }
+        Self { is_blind, ..Self::of(Account::default(), shared, terms) }
+    }
+
+    /// With what is known of it; nobody has asked yet.
+    pub(super) fn of(account: Account, shared: KeyHash, terms: Terms) -> Self {
+        Self { account, shared, terms, is_blind: false, waiting: Vec::new() }
     }
 
     /// Counts by these terms from now on.
@@ -372,6 +390,6 @@ fn keys_in(bytes: usize) -> usize {
     (bytes / BYTES_EACH / SHARDS).max(1)
 }
 
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+pub(super) fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -27,6 +27,7 @@
 //! A store that comes back with less than it knew hears from each node what that was told; see `account.rs`.
 
 mod account;
+mod claims;
 mod leases;
 mod limit;
 mod node;
@@ -44,6 +45,7 @@ use openssl::sha::Sha256;
 use tokio::task::AbortHandle;
 use zeroize::Zeroizing;
 
+pub use claims::{Claims, SavedClaim};
 pub use leases::LeaseFigures;
 pub(super) use leases::{Leases, Reserved, Wanted};
 pub(super) use limit::{FleetLimit, Granted, NO_FLEET, is_strict};
@@ -168,9 +170,11 @@ impl Fleet {
     /// The leases of a limit, known to all nodes by its name and its key; found again after a reload, also of another memory.
     fn leases(&self, name: &str, key: &str, bytes: usize, live: &Live) -> (Arc<Leases>, HashKey) {
         let redis = &self.shared.redis;
-        let definition = format!("{:p} {name} {key}", Arc::as_ptr(redis));
-        let make = || Leases::new(Arc::clone(redis), Arc::clone(&self.shared.node), bytes);
+        let named = format!("{name} {key}");
+        let definition = format!("{:p} {named}", Arc::as_ptr(redis));
+        let make = || Leases::new(&named, Arc::clone(redis), Arc::clone(&self.shared.node), bytes);
         let leases = live.find_or("leases", &definition, make);
+        leases.follow(live);
         let mut all = self.shared.leases.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|own| own.strong_count() > 0);
         if !all.iter().any(|own| Weak::as_ptr(own) == Arc::as_ptr(&leases)) {

@@ -236,11 +236,12 @@ impl Quotas {
         terms: &Terms,
     ) -> Option<u64> {
         let counter = tally.counter(key);
-        if !counter.knows(period) {
-            self.read(tally, &counter, period, terms.wait).await.ok()?;
+        let used = || Some(counter.look(period, terms.allowance)?.used).filter(|_| counter.knows(period));
+        if let Some(used) = used() {
+            return Some(used);
         }
-        let usage = counter.look(period, terms.allowance).filter(|_| counter.knows(period));
-        usage.map(|usage| usage.used)
+        self.read(tally, &counter, period, terms.wait).await.ok()?;
+        used()
     }
 
     /// Counts a request, whether any is left or not, and tells how it stands, if that is known. Never waits.

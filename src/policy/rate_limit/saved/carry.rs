@@ -17,6 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::Saved;
 use super::form::{FRAME_BYTES_MAX, Frame, Head, Reader, Unusable, Writer};
 use crate::policy::rate_limit::Nanos;
+use crate::policy::rate_limit::fleet::{Claims, Leases, SavedClaim};
 use crate::policy::rate_limit::penalty::SavedPenalty;
 use crate::policy::rate_limit::table::{Heir, Table};
 
@@ -29,6 +30,21 @@ impl Kept {
     pub(super) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
+}
+
+/// What is written: tables of limits that are in force, of others, and what is known of the fleet's buckets.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Writing<'a> {
+    pub(super) tables: &'a [Kept],
+    pub(super) retired: &'a [Kept],
+    pub(super) claims: &'a [Claims],
+}
+
+/// What takes over what was written: tables, whatever is found for one that is none of these, and leases.
+pub(super) struct Heirs<'a> {
+    pub(super) tables: &'a [Kept],
+    pub(super) adopt: &'a dyn Fn(&Head) -> Option<Kept>,
+    pub(super) leases: &'a [Arc<Leases>],
 }
 
 /// How much may be written, until when, and since when the process is there that writes.
@@ -66,8 +82,7 @@ pub(super) struct Found {
 /// # Errors
 /// It cannot be written.
 pub(super) fn give(
-    tables: &[Kept],
-    retired: &[Kept],
+    Writing { tables, retired, claims }: Writing<'_>,
     to: &mut dyn Write,
     moment: SystemTime,
     bounds: Bounds,
@@ -106,6 +121,18 @@ pub(super) fn give(
             }
         }
     }
+    for Claims { definition, saved } in claims.iter().filter(|claims| !claims.saved.is_empty()) {
+        if !has_room(&writer) || !writer.leases(definition)? {
+            all = false;
+            continue;
+        }
+        let mut saved = saved.iter().copied();
+        let mut more = true;
+        while more && has_room(&writer) {
+            more = writer.some_claims(&mut saved)?;
+        }
+        all &= !more;
+    }
     Ok(Given { buckets: writer.end()?, all })
 }
 
@@ -114,23 +141,20 @@ pub(super) fn is_successors(from: &mut dyn Read, began: SystemTime) -> bool {
     Reader::begin(from).is_ok_and(|reader| reader.began() > since_1970(began))
 }
 
-/// Puts into these tables what was written, aged by what the clock says; what is of no table of these, into the one that
-/// `adopt` gives. Keeps what was good where the stream is not, and says why.
+/// Gives these heirs what was written, aged by what the clock says. Keeps what was good where the stream is not, and says why.
 pub(super) fn take(
-    tables: &[Kept],
-    adopt: &dyn Fn(&Head) -> Option<Kept>,
+    heirs: &Heirs<'_>,
     from: &mut dyn Read,
     moment: SystemTime,
     until: Instant,
 ) -> (Found, Option<Unusable>) {
     let mut found = Found::default();
-    let ended = read(tables, adopt, from, moment, until, &mut found);
+    let ended = read(heirs, from, moment, until, &mut found);
     (found, ended.err())
 }
 
 fn read(
-    tables: &[Kept],
-    adopt: &dyn Fn(&Head) -> Option<Kept>,
+    Heirs { tables, adopt, leases }: &Heirs<'_>,
     from: &mut dyn Read,
     moment: SystemTime,
     until: Instant,
@@ -143,6 +167,7 @@ fn read(
     // A clock that was set back: no time has passed, as far as one can know.
     let age = Duration::from_nanos(age.unwrap_or_default());
     let mut heir: Option<Heir> = None;
+    let mut claimant: Option<&Arc<Leases>> = None;
     // Former tables stand behind the present one, and are no more tables.
     let mut last: Box<str> = Box::default();
     loop {
@@ -153,6 +178,14 @@ fn read(
             Frame::Penalties(penalties) => {
                 if let Some(heir) = &heir {
                     heir.restore_penalties(penalties.iter().map(SavedPenalty::from_bytes), age, now);
+                }
+            }
+            Frame::Leases(definition) => {
+                claimant = leases.iter().find(|leases| *leases.definition == *definition);
+            }
+            Frame::Claims(claims) => {
+                if let Some(leases) = claimant {
+                    leases.restore(claims.iter().filter_map(SavedClaim::from_bytes), age, now);
                 }
             }
             Frame::End => return Ok(()),

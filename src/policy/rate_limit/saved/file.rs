@@ -18,9 +18,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::carry::{self, Bounds, Found, Given, Kept};
+use super::carry::{self, Bounds, Found, Given, Heirs, Kept, Writing};
 use super::form::Unusable;
 use super::retired::Retired;
+use crate::policy::rate_limit::fleet::{Claims, Fleet};
 use crate::state::{Live, private};
 
 const FILE: &str = "rate-limits.bin";
@@ -50,14 +51,16 @@ impl LimitsFile {
         Self { directory: live.directory().to_owned(), began: OnceLock::new(), retired }
     }
 
-    /// Fills these tables, whose limits are in force, with what was written. Called once, before the first request; takes ten seconds
-    /// at the most. What cannot be used is told and not used.
-    pub fn read(&self, tables: &[Kept]) {
+    /// Fills these tables, whose limits are in force, and what the fleet's node knows, with what was written. Called once, before the first
+    /// request; takes ten seconds at the most. What cannot be used is told and not used.
+    pub fn read(&self, tables: &[Kept], fleet: Option<&Fleet>) {
         let moment = *self.began.get_or_init(SystemTime::now);
         tidy(&self.directory);
         let path = self.directory.join(FILE);
         let named = path.display();
-        match read(&path, tables, &self.retired, moment, Instant::now() + PATIENCE) {
+        let leases = fleet.map(Fleet::claimants).unwrap_or_default();
+        let heirs = Heirs { tables, adopt: &|head| self.retired.adopt(head), leases: &leases };
+        match read(&path, &heirs, moment, Instant::now() + PATIENCE) {
             Ok(None) => {}
             Ok(Some((Found { tables, retired, buckets, early }, unusable))) => {
                 if buckets > 0 {
@@ -86,9 +89,10 @@ impl LimitsFile {
         self.retired.look_after();
     }
 
-    /// Writes what these tables owe, and those of limits that are not in force any more. Does nothing in a process that has read nothing. Takes fifteen seconds at the most: what has not
-    /// been written by then is told, and the file stays as it was.
-    pub fn write(&self, tables: Vec<Kept>) {
+    /// Writes what these tables owe, and those of limits that are not in force any more, and what is known of the fleet's buckets. Does
+    /// nothing in a process that has read nothing. Takes fifteen seconds at the most: what has not been written by then is told, and the
+    /// file stays as it was.
+    pub fn write(&self, tables: Vec<Kept>, claims: Vec<Claims>) {
         let Some(began) = self.began.get().copied() else { return };
         let path = self.directory.join(FILE);
         if is_successors(&path, began) {
@@ -96,7 +100,7 @@ impl LimitsFile {
             return;
         }
         let retired = self.retired.owing();
-        if tables.is_empty() && retired.is_empty() {
+        if tables.is_empty() && retired.is_empty() && claims.iter().all(|claims| claims.saved.is_empty()) {
             let _ = fs::remove_file(path);
             return;
         }
@@ -104,8 +108,9 @@ impl LimitsFile {
         let (done, written) = mpsc::channel();
         let write = move || {
             // What ends it is short.
+            let writing = Writing { tables: &tables, retired: &retired, claims: &claims };
             let bounds = Bounds { began, bytes: FILE_BYTES_MAX - 1024, until: Instant::now() + PATIENCE };
-            let _ = done.send(write(&path, (&tables, &retired), SystemTime::now(), bounds));
+            let _ = done.send(write(&path, writing, SystemTime::now(), bounds));
         };
         // A disk that does not answer keeps a thread, and not the process.
         let thread = std::thread::Builder::new().name("limits".to_owned()).spawn(write);
@@ -136,8 +141,7 @@ fn is_successors(path: &Path, began: SystemTime) -> bool {
 /// It cannot be read, or is not for the gateway's eyes alone.
 fn read(
     path: &Path,
-    tables: &[Kept],
-    retired: &Retired,
+    heirs: &Heirs<'_>,
     moment: SystemTime,
     until: Instant,
 ) -> io::Result<Option<(Found, Option<Unusable>)>> {
@@ -145,17 +149,12 @@ fn read(
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         opened => opened?,
     };
-    Ok(Some(carry::take(tables, &|head| retired.adopt(head), &mut file.take(FILE_BYTES_MAX), moment, until)))
+    Ok(Some(carry::take(heirs, &mut file.take(FILE_BYTES_MAX), moment, until)))
 }
 
-fn write(
-    path: &Path,
-    (tables, retired): (&[Kept], &[Kept]),
-    moment: SystemTime,
-    bounds: Bounds,
-) -> io::Result<Given> {
+fn write(path: &Path, writing: Writing<'_>, moment: SystemTime, bounds: Bounds) -> io::Result<Given> {
     let beside = path.with_extension(format!("new-{}", std::process::id()));
-    private::replace(path, &beside, |file| carry::give(tables, retired, file, moment, bounds))
+    private::replace(path, &beside, |file| carry::give(writing, file, moment, bounds))
 }
 
 /// Removes what processes that were killed while they wrote have left.

@@ -21,6 +21,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use zeroize::Zeroizing;
 
 use super::Saved;
+use crate::policy::rate_limit::fleet::SavedClaim;
 use crate::policy::rate_limit::penalty::SavedPenalty;
 use crate::policy::rate_limit::{Gcra, HashKey};
 
@@ -38,6 +39,8 @@ const TABLE: u8 = 2;
 const BUCKETS: u8 = 3;
 const END: u8 = 4;
 const PENALTIES: u8 = 5;
+const LEASES: u8 = 6;
+const CLAIMS: u8 = 7;
 
 /// What is said of a table before its buckets.
 #[derive(Clone, Debug)]
@@ -135,6 +138,20 @@ impl<'a> Writer<'a> {
         Ok(self.some(PENALTIES, &mut saved.map(SavedPenalty::to_bytes))?.1)
     }
 
+    /// Whose claims come next. Whether there is room for the name in a frame.
+    pub(super) fn leases(&mut self, definition: &str) -> io::Result<bool> {
+        if definition.len() > FRAME_BYTES_MAX {
+            return Ok(false);
+        }
+        self.write(LEASES, |content| content.extend_from_slice(definition.as_bytes()))?;
+        Ok(true)
+    }
+
+    /// The next claims of the leases before, as many as fit in a frame; whether there may be more.
+    pub(super) fn some_claims(&mut self, saved: &mut impl Iterator<Item = SavedClaim>) -> io::Result<bool> {
+        Ok(self.some(CLAIMS, &mut saved.map(SavedClaim::to_bytes))?.1)
+    }
+
     /// How many bytes have been written.
     pub(super) const fn bytes(&self) -> u64 {
         self.bytes
@@ -192,6 +209,8 @@ pub(super) enum Frame<'a> {
     Table(Head),
     Buckets(&'a [[u8; Saved::BYTES]]),
     Penalties(&'a [[u8; SavedPenalty::BYTES]]),
+    Leases(&'a str),
+    Claims(&'a [[u8; SavedClaim::BYTES]]),
     End,
 }
 
@@ -245,6 +264,8 @@ impl<'a> Reader<'a> {
                 Ok(Frame::Buckets(buckets))
             }
             PENALTIES => whole(&self.frame).map(Frame::Penalties),
+            LEASES => std::str::from_utf8(&self.frame).map(Frame::Leases).map_err(|_| Unusable::Damaged),
+            CLAIMS => whole(&self.frame).map(Frame::Claims),
             END if *self.frame == self.buckets.to_le_bytes() => Ok(Frame::End),
             _ => Err(Unusable::Damaged),
         }

@@ -1,10 +1,39 @@
-//! What an account is worth under other terms: after a reload, and for answers to what was asked before it.
+//! What an account is worth under other terms: after a reload, and for answers to what was asked before it; and what is left of it when
+//! the process ends.
 
-use super::{Account, Told};
+use super::{Account, Count, Remembered, Told, UNSAID};
 use crate::policy::rate_limit::Nanos;
 use crate::policy::rate_limit::fleet::terms::{Terms, Turn};
 
 impl Account {
+    /// What the bucket owes when what is leased has been given back and what is owed has been charged; none where that is nothing.
+    pub(in super::super) fn remembered(&self, terms: &Terms, now: Nanos) -> Option<Remembered> {
+        let life = self.told.map_or(0, |told| told.life);
+        let (back, owed) = (self.tokens.saturating_add(self.returned), self.owed);
+        let (debt, counted) = match terms.turn {
+            None => {
+                let debt = self.owes(now).unwrap_or(0).saturating_sub(terms.gcra.time(back));
+                (terms.gcra.owing(debt, terms.gcra.time(owed)), None)
+            }
+            Some(turn) => {
+                let none = Count { used: 0, is_first: !turn.is_later };
+                let told = self.told.and_then(|told| told.counted).unwrap_or(none);
+                let used = told.used.saturating_sub(back.into()).saturating_add(owed.into());
+                let counted = Count { used, ..told };
+                (terms.gcra.spent(counted.spent(turn.offset)), Some(counted))
+            }
+        };
+        let is_nothing = debt == 0 || (self.told.is_none() && owed == 0);
+        (!is_nothing).then_some(Remembered { debt, life, counted })
+    }
+
+    /// One that knows that, and has never asked.
+    pub(in super::super) fn knowing(remembered: Remembered, now: Nanos) -> Self {
+        let Remembered { debt, life, counted } = remembered;
+        let told = Some(Told { debt, at: now, life, losses: UNSAID, counted });
+        Self { told, used: now, ..Self::default() }
+    }
+
     /// Counts by other terms from now on. Of a limit what is leased and what is owed stay as large a part of the bucket as they were, as
     /// `lease.lua` has it. Of a quota what was counted stays; where there are fewer requests than before, what is leased goes back.
     pub(in super::super) fn carry(&mut self, from: &Terms, to: &Terms, now: Nanos) {

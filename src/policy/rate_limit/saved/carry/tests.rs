@@ -11,6 +11,14 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// So many that they fill more than a frame.
 const MANY: u32 = 4000;
 
+fn writing(tables: &[Kept]) -> Writing<'_> {
+    Writing { tables, retired: &[], claims: &[] }
+}
+
+fn heirs(tables: &[Kept]) -> Heirs<'_> {
+    Heirs { tables, adopt: &|_| None, leases: &[] }
+}
+
 fn hourly(count: u64) -> Gcra {
     Gcra::new(count, HOUR, count)
 }
@@ -53,14 +61,14 @@ fn at(seconds: u64) -> SystemTime {
 
 fn given(tables: &[Kept], seconds: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let given = give(tables, &[], &mut bytes, at(seconds), generous()).unwrap();
+    let given = give(writing(tables), &mut bytes, at(seconds), generous()).unwrap();
     assert!(given.all);
     bytes
 }
 
 /// What is found in it, and why there is no more.
 fn found(tables: &[Kept], bytes: &[u8], seconds: u64) -> (Found, Option<String>) {
-    let (found, unusable) = take(tables, &|_| None, &mut &*bytes, at(seconds), Instant::now() + HOUR);
+    let (found, unusable) = take(&heirs(tables), &mut &*bytes, at(seconds), Instant::now() + HOUR);
     (found, unusable.map(|unusable| unusable.to_string()))
 }
 
@@ -218,22 +226,22 @@ fn only_what_owes_something_is_written_and_no_more_than_may_be() {
     );
     let tables = [large, small];
     let mut bytes = Vec::new();
-    let whole = give(&tables, &[], &mut bytes, at(9), generous()).unwrap();
+    let whole = give(writing(&tables), &mut bytes, at(9), generous()).unwrap();
     assert_eq!(whole, Given { buckets: u64::from(MANY) + 1, all: true });
     assert!(bytes.len() < 1000 + Saved::BYTES * MANY as usize, "{} bytes", bytes.len());
     let some = Bounds { bytes: 70_000, ..generous() };
     let mut bytes = Vec::new();
     let buckets = 1 + (64 << 10) / Saved::BYTES as u64;
-    assert_eq!(give(&tables, &[], &mut bytes, at(9), some).unwrap(), Given { buckets, all: false });
+    assert_eq!(give(writing(&tables), &mut bytes, at(9), some).unwrap(), Given { buckets, all: false });
     assert!(bytes.len() <= 70_000, "{} bytes", bytes.len());
     let after = [table("large", 3, limit, &[]), table("small", 4, limit, &[])];
     assert_eq!(found(&after, &bytes, 9), (Found { tables: 2, retired: 0, buckets, early: false }, None));
     assert_eq!(left(&after[1], "a", None, &limit), 1, "the smaller first");
     let late = Bounds { until: Instant::now(), ..generous() };
     let mut bytes = Vec::new();
-    assert_eq!(give(&tables, &[], &mut bytes, at(9), late).unwrap(), Given { buckets: 0, all: false });
+    assert_eq!(give(writing(&tables), &mut bytes, at(9), late).unwrap(), Given { buckets: 0, all: false });
     assert_eq!(found(&after, &bytes, 9).1, None);
-    let (found, unusable) = take(&after, &|_| None, &mut &*bytes, at(9), Instant::now());
+    let (found, unusable) = take(&heirs(&after), &mut &*bytes, at(9), Instant::now());
     assert_eq!((found.tables, unusable.unwrap().to_string()), (0, "to read it takes too long".to_owned()));
 }
 
@@ -243,7 +251,7 @@ fn a_table_whose_description_is_too_long_is_left_out() {
     let tables = [table(&"x".repeat(65 << 10), 1, limit, &[]), table("few", 2, limit, &[])];
     tables.iter().for_each(|kept| spend(kept, "a", None, &limit, 9));
     let mut bytes = Vec::new();
-    let given = give(&tables, &[], &mut bytes, at(9), generous()).unwrap();
+    let given = give(writing(&tables), &mut bytes, at(9), generous()).unwrap();
     assert_eq!(given, Given { buckets: 1, all: false });
     let after = table("few", 3, limit, &[]);
     assert_eq!(

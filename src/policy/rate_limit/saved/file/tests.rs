@@ -35,7 +35,7 @@ fn spend(Kept(table): &Kept, tokens: u32) -> u64 {
 /// What a process finds that begins with this directory.
 fn begun(directory: &Path) -> u64 {
     let (file, table) = (new(directory), table(2));
-    file.read(std::slice::from_ref(&table));
+    file.read(std::slice::from_ref(&table), None);
     spend(&table, 0)
 }
 
@@ -43,9 +43,9 @@ fn begun(directory: &Path) -> u64 {
 fn ended() -> (tempfile::TempDir, PathBuf) {
     let place = tempfile::tempdir().unwrap();
     let (file, table) = (new(place.path()), table(1));
-    file.read(std::slice::from_ref(&table));
+    file.read(std::slice::from_ref(&table), None);
     assert_eq!(spend(&table, 4), 6);
-    file.write(vec![table]);
+    file.write(vec![table], Vec::new());
     let path = place.path().join(FILE);
     (place, path)
 }
@@ -72,7 +72,7 @@ fn what_a_process_has_written_the_next_one_reads_and_nobody_else() {
 fn who_has_not_served_writes_nothing() {
     let (place, path) = ended();
     let before = fs::read(&path).unwrap();
-    new(place.path()).write(vec![table(3)]);
+    new(place.path()).write(vec![table(3)], Vec::new());
     assert_eq!(fs::read(&path).unwrap(), before);
 }
 
@@ -81,22 +81,22 @@ fn what_a_process_that_began_later_has_written_stays() {
     let place = tempfile::tempdir().unwrap();
     let begin = |secret| {
         let (file, table) = (new(place.path()), table(secret));
-        file.read(std::slice::from_ref(&table));
+        file.read(std::slice::from_ref(&table), None);
         (file, table)
     };
     let ((first, own), (second, other)) = (begin(1), begin(2));
     spend(&own, 1);
     assert_eq!(spend(&other, 9), 1);
-    second.write(vec![other]);
-    first.write(vec![own]);
-    first.write(Vec::new());
+    second.write(vec![other], Vec::new());
+    first.write(vec![own], Vec::new());
+    first.write(Vec::new(), Vec::new());
     assert_eq!(begun(place.path()), 1, "a process that drains for longer than its successor serves");
     // The other way round the later one has the last word.
     let ((first, own), (second, other)) = (begin(3), begin(4));
     spend(&own, 0);
     assert_eq!(spend(&other, 1), 0);
-    first.write(vec![own]);
-    second.write(vec![other]);
+    first.write(vec![own], Vec::new());
+    second.write(vec![other], Vec::new());
     assert_eq!(begun(place.path()), 0);
 }
 
@@ -104,11 +104,11 @@ fn what_a_process_that_began_later_has_written_stays() {
 fn who_has_no_limits_keeps_none() {
     let (place, path) = ended();
     let file = new(place.path());
-    file.read(&[]);
+    file.read(&[], None);
     assert!(path.exists());
-    file.write(Vec::new());
+    file.write(Vec::new(), Vec::new());
     assert!(!path.exists());
-    file.write(Vec::new());
+    file.write(Vec::new(), Vec::new());
 }
 
 /// What stands where the file should be.
@@ -168,13 +168,13 @@ fn a_file_that_cannot_be_written_stays_as_it_was() {
     let beside = path.with_extension(format!("new-{}", std::process::id()));
     fs::create_dir(&beside).unwrap();
     let (file, table) = (new(place.path()), table(3));
-    file.read(std::slice::from_ref(&table));
+    file.read(std::slice::from_ref(&table), None);
     assert_eq!(spend(&table, 2), 4);
-    file.write(vec![table.clone()]);
+    file.write(vec![table.clone()], Vec::new());
     assert_eq!(fs::read(&path).unwrap(), before);
     // Nor does it matter where the directory is gone.
     drop(place);
-    file.write(vec![table]);
+    file.write(vec![table], Vec::new());
 }
 
 #[test]

@@ -24,7 +24,7 @@ impl Process {
         let live = Arc::new(Live::new(directory));
         let file = LimitsFile::new(&live);
         let tables: Vec<_> = names.iter().map(|name| in_force(&live, name, &hourly())).collect();
-        file.read(&tables);
+        file.read(&tables, None);
         Self { live, file, tables }
     }
 
@@ -37,7 +37,7 @@ impl Process {
     }
 
     fn end(self) {
-        self.file.write(self.tables);
+        self.file.write(self.tables, Vec::new());
     }
 }
 
@@ -174,7 +174,7 @@ fn who_is_cooled_off_stays_so_while_the_limit_is_gone() {
     let file = LimitsFile::new(&live);
     let kept = in_force(&live, "few client", &quick);
     kept.0.penalise();
-    file.read(std::slice::from_ref(&kept));
+    file.read(std::slice::from_ref(&kept), None);
     // Told to wait for five seconds ten seconds ago, it came again in the third.
     let began = Nanos::now().as_nanos() - 10_000_000_000;
     for seconds in [0, 3] {
@@ -183,7 +183,7 @@ fn who_is_cooled_off_stays_so_while_the_limit_is_gone() {
     }
     let cooled_off = |kept: &Kept| kept.0.cooled_off(key(kept), Nanos::now());
     assert!(cooled_off(&kept).is_some());
-    file.write(vec![kept]);
+    file.write(vec![kept], Vec::new());
     for _ in 0..2 {
         Process::begin(place.path(), &[]).end();
     }
@@ -191,6 +191,6 @@ fn who_is_cooled_off_stays_so_while_the_limit_is_gone() {
     let file = LimitsFile::new(&live);
     let kept = in_force(&live, "few client", &quick);
     kept.0.penalise();
-    file.read(std::slice::from_ref(&kept));
+    file.read(std::slice::from_ref(&kept), None);
     assert!(cooled_off(&kept).is_some());
 }
