@@ -297,7 +297,7 @@ impl Leases {
         let Some(entry) = shard.get_mut(&key) else { return };
         // It is said by the terms by which it was asked.
         let in_force = entry.terms;
-        entry.count_by(*terms, now);
+        entry.carry(*terms, now);
         let lost = match &answer {
             Ok(Some(said)) => {
                 entry.account.fill(order, said);
@@ -312,7 +312,7 @@ impl Leases {
             // Who waits hears that nobody will answer.
             entry.waiting.clear();
         }
-        entry.count_by(in_force, now);
+        entry.carry(in_force, now);
         let (shared, terms) = (entry.shared, in_force);
         let waiting = std::mem::take(&mut entry.waiting);
         for one in waiting {
@@ -366,12 +366,16 @@ impl Entry {
         Self { account, shared, terms, is_blind: false, waiting: Vec::new() }
     }
 
-    /// Counts by these terms from now on.
+    /// Counts by a request's terms from now on.
     fn count_by(&mut self, mut terms: Terms, now: Nanos) {
         if let Some(turn) = &mut terms.turn {
             self.is_blind |= turn.passed.is_none();
             turn.passed = turn.passed.filter(|_| !self.is_blind);
         }
+        self.carry(terms, now);
+    }
+
+    fn carry(&mut self, terms: Terms, now: Nanos) {
         let before = std::mem::replace(&mut self.terms, terms);
         self.account.carry(&before, &terms, now);
     }

@@ -35,9 +35,9 @@ impl Leases {
         let Some(entry) = shard.get_mut(&wanted.key) else { return };
         let (terms, now) = (entry.terms, Nanos::now());
         // They were taken by the terms of the request.
-        entry.count_by(wanted.terms, now);
+        entry.carry(wanted.terms, now);
         entry.account.take_back(wanted.cost);
-        entry.count_by(terms, now);
+        entry.carry(terms, now);
         let order = match self.redis.status() {
             Status::Lost => None,
             Status::Late | Status::Ready => entry.account.give_back_surplus(&terms, now),
