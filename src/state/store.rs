@@ -61,6 +61,12 @@ const MIGRATIONS: &[&str] = &[
         PRIMARY KEY (key, plan, begins)
     ) STRICT, WITHOUT ROWID;
 ",
+    "
+    ALTER TABLE quota_uses ADD COLUMN copied INTEGER NOT NULL DEFAULT 0;    -- of `used`: by the node whose file was copied
+    CREATE TABLE quota_node (       -- one row: the node of a fleet whose counts these are
+        name TEXT PRIMARY KEY NOT NULL
+    ) STRICT, WITHOUT ROWID;
+",
 ];
 
 /// What a file is opened for.
@@ -344,9 +350,10 @@ mod tests {
         assert_eq!(mode(first.path()), 0o600);
         let log = first.connection().pragma_query_value(None, "journal_mode", |row| row.get::<_, String>(0));
         assert_eq!(log.unwrap(), "wal");
-        assert_eq!(version(&mut first), 2);
+        let newest = i32::try_from(MIGRATIONS.len()).unwrap();
+        assert_eq!(version(&mut first), newest);
         let mut second = Store::open(&state, Access::Serve).unwrap().unwrap();
-        assert_eq!(version(&mut second), 2);
+        assert_eq!(version(&mut second), newest);
         assert!(second.is_in_place().unwrap());
         fs::rename(second.path(), state.join("away")).unwrap();
         assert!(second.is_in_place().is_err());
@@ -419,7 +426,10 @@ mod tests {
                 other.pragma_update(None, "application_id", APPLICATION).unwrap();
                 other.pragma_update(None, "user_version", 99).unwrap();
             },
-            "was made by a newer version (schema 99, this one knows 2); run the newer",
+            &format!(
+                "was made by a newer version (schema 99, this one knows {}); run the newer",
+                MIGRATIONS.len()
+            ),
         );
         refused(&|path| std::os::unix::fs::symlink(path.with_file_name("elsewhere"), path).unwrap(), "");
     }

@@ -240,6 +240,24 @@ fn a_quota_that_becomes_the_fleet_s_or_moves_to_another_store_counts_what_its_no
     reload(&nodes, &two, &shared.replace("40", "50"));
     let (passed, alone) = nodes.passed(30, 0);
     assert!((10.0 - alone..=10.0 + alone).contains(&passed), "{passed} of 10 more, {alone} decided alone");
+    // Who begins with a copy of another's store has let nothing pass.
+    let place = Place::new();
+    std::fs::create_dir(place.path("state")).unwrap();
+    let store = rusqlite::Connection::open(nodes.gateways[0].place.path("state/portcullis.db")).unwrap();
+    let copy = place.path("state/portcullis.db");
+    eventually("all to be written", || {
+        let counted = store.query_row("SELECT used - copied FROM quota_uses", [], |row| row.get(0));
+        (counted == Ok(25_u32)).then_some(())
+    });
+    store.execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
+    std::fs::set_permissions(&copy, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let larger = text(&two, &shared.replace("40", "60"));
+    nodes.gateways.iter().for_each(|own| own.reload_whole(&larger));
+    nodes.gateways.push(place.start_whole(&larger));
+    nodes.gateways.iter().for_each(|own| own.await_metric("portcullis_fleet_nodes", &[], 3.0));
+    nodes.gateways[2].await_metric("portcullis_api_keys", &[], 1.0);
+    let (passed, alone) = nodes.passed(30, 0);
+    assert!((10.0 - alone..=10.0 + alone).contains(&passed), "{passed} of 10 more, {alone} decided alone");
 }
 
 #[test]

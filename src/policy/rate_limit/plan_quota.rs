@@ -112,6 +112,7 @@ impl Quota {
         }
         let fleet = fleet.filter(|_| build.errors.errors().len() == errors_before).ok_or(())?;
         let (name, strict) = (format!("plans.{plan}"), strict || written.is_strict());
+        self.belong(fleet, live, build)?;
         self.fleet = Some(FleetLimit::new(fleet, (&name, "quota"), bytes.max(LEASES_MIN), strict, live));
         Ok(())
     }
@@ -180,13 +181,27 @@ impl Quota {
         let opened = live.open_settled(move || {
             quotas.open().map_err(|unusable| format!("{site}: {path}: quotas: {unusable}"))
         });
-        match opened {
-            Ok(()) => Some(()),
-            Err(cause) => {
-                build.errors.push(&self.site, &*self.path, cause, "nothing has changed so far");
-                None
-            }
+        self.told(opened, build).ok()
+    }
+
+    /// Has what is counted here told from what another node has counted, whose store was copied.
+    fn belong(&self, fleet: &Arc<Fleet>, live: &Live, build: &mut Build) -> Result<(), ()> {
+        if live.runtime().is_none() {
+            return Ok(());
         }
+        let (quotas, fleet) = (Arc::clone(&self.quotas), Arc::clone(fleet));
+        let (site, path) = (self.site.clone(), Arc::clone(&self.path));
+        let belongs = live.open_settled(move || {
+            let belongs = fleet.node().map_or(Ok(()), |node| quotas.belong(&node));
+            belongs.map_err(|unusable| format!("{site}: {path}: quotas: {unusable}"))
+        });
+        self.told(belongs, build)
+    }
+
+    fn told(&self, opened: Result<(), String>, build: &mut Build) -> Result<(), ()> {
+        opened.map_err(|cause| {
+            build.errors.push(&self.site, &*self.path, cause, "nothing has changed so far");
+        })
     }
 
     /// Where it was written.

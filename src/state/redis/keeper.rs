@@ -19,7 +19,7 @@ use super::{Lost, Question, Shared, Status};
 const BATCH_MAX: usize = 256;
 /// A round that takes longer makes the store late at once; so do so many in a row that are slow.
 const LATE: Duration = Duration::from_millis(20);
-const SLOW: Duration = Duration::from_millis(4);
+const SLOW: Duration = Duration::from_millis(3);
 const SLOW_MAX: u32 = 16;
 /// How long a round may take.
 const PATIENCE: Duration = Duration::from_millis(500);

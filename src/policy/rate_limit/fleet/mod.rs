@@ -192,6 +192,11 @@ impl Fleet {
         (leases, HashKey::from_bytes(bytes))
     }
 
+    /// What the store knows this node by, once that is known.
+    pub(super) fn node(&self) -> Option<String> {
+        Some(self.shared.node.get()?.as_ref()?.name().to_owned())
+    }
+
     /// How many nodes there are, at least one.
     fn nodes(&self) -> u32 {
         self.shared.nodes.load(Ordering::Relaxed).clamp(1, NODES_MAX)

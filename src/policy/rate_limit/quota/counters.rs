@@ -24,6 +24,8 @@ pub struct Known {
     pub used: u64,
     /// Whether it is the first period of this key in this plan.
     pub first: bool,
+    /// Of these requests, so many were let pass by the node whose store was copied.
+    pub copied: u64,
 }
 
 /// How many requests a period has.
@@ -257,6 +259,14 @@ impl Counter {
         self.lock().of(period).usage(allowance)
     }
 
+    /// How many requests of a period this node has let pass; none where the store has not been asked yet.
+    pub fn passed(&self, period: Period) -> Option<u64> {
+        let mut spans = self.lock();
+        let span = spans.of(period);
+        let known = span.known.filter(|_| !span.guessed)?;
+        Some(known.used.saturating_add_signed(span.unwritten).saturating_sub(known.copied))
+    }
+
     /// Whether an earlier period of the key in the plan is known here.
     pub fn is_later(&self, period: Period) -> bool {
         period.begins >= self.lock().later
@@ -294,7 +304,7 @@ impl Counter {
         let first = period.begins < spans.later;
         let span = spans.of(period);
         if span.known.is_none() {
-            (span.known, span.guessed) = (Some(Known { used: 0, first }), true);
+            (span.known, span.guessed) = (Some(Known { used: 0, first, copied: 0 }), true);
         }
     }
 
@@ -381,7 +391,7 @@ mod tests {
     const THREE: Allowance = Allowance { limit: 3, offset: 1 };
 
     fn known(used: u64, first: bool) -> Known {
-        Known { used, first }
+        Known { used, first, copied: 0 }
     }
 
     fn passed(used: u64, allowed: u64) -> Counted {

@@ -130,6 +130,23 @@ impl Quotas {
         Ok(())
     }
 
+    /// Makes what is counted this node's, by which the fleet's store knows it: what stands in the copy of another node's file was let pass
+    /// there.
+    ///
+    /// # Errors
+    /// The store cannot be made or written.
+    pub(super) fn belong(&self, node: &str) -> Result<(), Unusable> {
+        let Some(mut store) = Store::open(&self.directory, Access::Change)? else { return Ok(()) };
+        match records::belong(store.connection(), node) {
+            Ok(0) => Ok(()),
+            Ok(copied) => {
+                log::info!("quotas: {copied} counts are of the node whose store was copied here");
+                Ok(())
+            }
+            Err(error) => Err(store.explain(&error)),
+        }
+    }
+
     /// What there is to tell; none where no plan has a quota.
     pub fn figures(live: &Live) -> Option<Figures> {
         let own = live.find::<Self>("quotas", "")?;
@@ -236,12 +253,11 @@ impl Quotas {
         terms: &Terms,
     ) -> Option<u64> {
         let counter = tally.counter(key);
-        let used = || Some(counter.look(period, terms.allowance)?.used).filter(|_| counter.knows(period));
-        if let Some(used) = used() {
-            return Some(used);
+        if let Some(passed) = counter.passed(period) {
+            return Some(passed);
         }
         self.read(tally, &counter, period, terms.wait).await.ok()?;
-        used()
+        counter.passed(period)
     }
 
     /// Counts a request, whether any is left or not, and tells how it stands, if that is known. Never waits.
@@ -280,7 +296,7 @@ impl Quotas {
         period: Period,
         allowance: Allowance,
     ) -> Result<Usage, Unusable> {
-        let mut known = Known { used: 0, first: true };
+        let mut known = Known { used: 0, first: true, copied: 0 };
         if !self.directory.as_os_str().is_empty()
             && let Some(mut store) = Store::open(&self.directory, Access::Look)?
         {

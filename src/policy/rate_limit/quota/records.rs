@@ -3,7 +3,7 @@
 //! The period before the present one is kept beside it, to be told by `portcullis usage`, and the first one, because a key has only
 //! one first period in a plan. What is older goes: [`forget`]. So there are three rows of a key and a plan at the most.
 
-use rusqlite::{Connection, OptionalExtension, Row, Statement, params};
+use rusqlite::{Connection, OptionalExtension, Row, Statement, TransactionBehavior, params};
 
 use super::counters::Known;
 use super::period::Period;
@@ -26,19 +26,25 @@ pub(super) struct Counts<'c> {
 
 impl<'c> Counts<'c> {
     pub(super) fn prepare(connection: &'c Connection) -> rusqlite::Result<Self> {
+        // A store that is only looked at may be of an older version.
+        let copied = match knows_copies(connection)? {
+            true => "copied",
+            false => "0",
+        };
         Ok(Self {
-            read: connection
-                .prepare("SELECT used, first FROM quota_uses WHERE key = ?1 AND plan = ?2 AND begins = ?3")?,
+            read: connection.prepare(&format!(
+                "SELECT used, first, {copied} FROM quota_uses WHERE key = ?1 AND plan = ?2 AND begins = ?3"
+            ))?,
             earlier: connection.prepare(
                 "SELECT NOT EXISTS (SELECT 1 FROM quota_uses WHERE key = ?1 AND plan = ?2 AND begins < ?3)",
             )?,
-            add: connection.prepare(
+            add: connection.prepare(&format!(
                 "INSERT INTO quota_uses (key, plan, begins, ends, used, first)
                  VALUES (?1, ?2, ?3, ?4, max(?5, 0),
                          NOT EXISTS (SELECT 1 FROM quota_uses WHERE key = ?1 AND plan = ?2 AND begins < ?3))
                  ON CONFLICT (key, plan, begins) DO UPDATE SET used = max(used + ?5, 0), ends = excluded.ends
-                 RETURNING used, first",
-            )?,
+                 RETURNING used, first, {copied}"
+            ))?,
         })
     }
 
@@ -49,7 +55,7 @@ impl<'c> Counts<'c> {
             return Ok(known);
         }
         let first = self.earlier.query_row(params![key, plan, period.begins], |row| row.get(0))?;
-        Ok(Known { used: 0, first })
+        Ok(Known { used: 0, first, copied: 0 })
     }
 
     /// Adds to what was used of a period, and gives what it is then.
@@ -83,7 +89,7 @@ impl<'c> Uses<'c> {
             return Ok(Self(None));
         }
         let statement = connection.prepare(
-            "SELECT used, first, begins, ends FROM quota_uses WHERE key = ?1 AND plan = ?2
+            "SELECT used, first, 0, begins, ends FROM quota_uses WHERE key = ?1 AND plan = ?2
              ORDER BY begins DESC LIMIT 8",
         )?;
         Ok(Self(Some(statement)))
@@ -96,7 +102,7 @@ impl<'c> Uses<'c> {
     pub fn of(&mut self, plan: &str, key: &str) -> rusqlite::Result<Vec<Used>> {
         let Some(statement) = &mut self.0 else { return Ok(Vec::new()) };
         let used = |row: &Row<'_>| {
-            Ok(Used { known: known(row)?, period: Period { begins: row.get(2)?, ends: row.get(3)? } })
+            Ok(Used { known: known(row)?, period: Period { begins: row.get(3)?, ends: row.get(4)? } })
         };
         let rows = statement.query_map(params![key, plan], used)?;
         rows.collect()
@@ -109,9 +115,33 @@ pub(super) fn is_known(connection: &Connection) -> rusqlite::Result<bool> {
     connection.query_row(asked, [], |row| row.get(0))
 }
 
+/// Makes all counts this node's. In the file of another node, which was copied, they were let pass there: gives how many such there are.
+pub(super) fn belong(connection: &mut Connection, node: &str) -> rusqlite::Result<usize> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let owner: Option<String> =
+        transaction.query_row("SELECT name FROM quota_node", [], |row| row.get(0)).optional()?;
+    let copied = match owner.as_deref() {
+        Some(owner) if owner == node => return Ok(0),
+        Some(_) => transaction.execute("UPDATE quota_uses SET copied = used WHERE copied <> used", [])?,
+        // Of a version that knew no nodes.
+        None => 0,
+    };
+    transaction.execute("DELETE FROM quota_node", [])?;
+    transaction.execute("INSERT INTO quota_node (name) VALUES (?1)", [node])?;
+    transaction.commit()?;
+    Ok(copied)
+}
+
+/// Whether the store tells what was copied.
+fn knows_copies(connection: &Connection) -> rusqlite::Result<bool> {
+    let asked = "SELECT EXISTS (SELECT 1 FROM pragma_table_info('quota_uses') WHERE name = 'copied')";
+    connection.query_row(asked, [], |row| row.get(0))
+}
+
 fn known(row: &Row<'_>) -> rusqlite::Result<Known> {
-    let used: i64 = row.get(0)?;
-    Ok(Known { used: u64::try_from(used).unwrap_or_default(), first: row.get(1)? })
+    let [used, copied] =
+        [row.get(0)?, row.get(2)?].map(|number: i64| u64::try_from(number).unwrap_or_default());
+    Ok(Known { used, first: row.get(1)?, copied })
 }
 
 #[cfg(test)]
@@ -126,7 +156,7 @@ mod tests {
     }
 
     fn known(used: u64, first: bool) -> Known {
-        Known { used, first }
+        Known { used, first, copied: 0 }
     }
 
     #[test]
@@ -183,6 +213,24 @@ mod tests {
             known(0, false),
             "the first period was long ago"
         );
+    }
+
+    #[test]
+    fn what_stands_in_a_copied_store_was_let_pass_elsewhere() {
+        let place = tempfile::tempdir().unwrap();
+        let mut store = Store::open(place.path(), Access::Change).unwrap().unwrap();
+        let db = store.connection();
+        let add = |db: &Connection, number| {
+            Counts::prepare(db).unwrap().add("free", "one", day(1), number).unwrap()
+        };
+        add(db, 5);
+        assert_eq!(belong(db, "a").unwrap(), 0, "whose it was nobody knows: its own");
+        assert_eq!(add(db, 2), known(7, true));
+        assert_eq!(belong(db, "a").unwrap(), 0);
+        assert_eq!(belong(db, "b").unwrap(), 1);
+        assert_eq!(add(db, 2), Known { used: 9, first: true, copied: 7 });
+        assert_eq!(belong(db, "b").unwrap(), 0);
+        assert_eq!(Counts::prepare(db).unwrap().read("free", "one", day(1)).unwrap().copied, 7);
     }
 
     #[test]
