@@ -237,9 +237,9 @@ fn a_store_that_is_paused_killed_and_restarted_costs_no_request_more_than_five_m
     let before = alone(&gateways);
     let rest = count((0..45).filter(|turn| passes(&gateways[turn % 3], "half")));
     let (alone_since, left) = (alone(&gateways) - before, 15.0 - count(0..half));
-    // Fewer: a lease (two tokens) that each of the other nodes had when the store went is held back or given back late.
+    // Fewer: a lease (two tokens) that a node had when the store went is held back, or was given back and not heard.
     assert!(
-        rest >= left - 4.0 && rest <= left + 1.0 + alone_since,
+        rest >= left - 6.0 && rest <= left + 1.0 + alone_since,
         "{rest} of {left}, {alone_since} decided alone"
     );
 
