@@ -46,7 +46,7 @@ pub struct Config {
     pub ca: Option<Spanned<String>>,
     /// What the names of all keys in the store begin with: letters, digits, `-`, `_` and `.`. Fleets with different ones share nothing.
     pub prefix: Option<Spanned<String>>,
-    /// How many nodes there are, until the store has said: each decides with its share of a limit while it does not reach the store.
+    /// How many nodes there are at least, until the store has said: each decides with its share of a limit while it does not reach the store.
     #[schemars(range(min = 1, max = 1_000))]
     pub nodes: Option<Spanned<u32>>,
     /// What all nodes together may hold in leases, of a limit's count and its burst: up to `50%`. More of it asks the store less often. Default:

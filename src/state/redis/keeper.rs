@@ -179,7 +179,13 @@ async fn round<'a>(
             Reply::Refused(word) if &*word == "NOSCRIPT" && !in_full => unknown.questions.push(question),
             Reply::Refused(word) => {
                 // A key that something else has written, or that is moving, bears on nobody but those who count by it.
-                if !matches!(&*word, "ERR" | "WRONGTYPE" | "ASK" | "TRYAGAIN") {
+                let is_of_key = match &*word {
+                    "ERR" | "WRONGTYPE" | "ASK" | "TRYAGAIN" => true,
+                    // Masters that do not agree about a slot have others.
+                    "MOVED" => link.is_cluster(),
+                    _ => false,
+                };
+                if !is_of_key {
                     broken = Some(link.refused(&word));
                 } else if shared.may_say() {
                     let refused = link.refused(&word);

@@ -152,6 +152,11 @@ impl Link {
         answer(answered, &self.name).map(|_| ())
     }
 
+    /// Whether keys are spread over several servers.
+    pub(super) const fn is_cluster(&self) -> bool {
+        matches!(self.connection, Connection::Cluster(_))
+    }
+
     /// That it has refused something with this word.
     pub(super) fn refused(&self, word: &str) -> Broken {
         match (&self.connection, word) {

@@ -24,7 +24,12 @@
 //! first, for the sake of `offset`, and is reminded by nodes that know better. With `durable: strict` the store counts each request before it
 //! passes, and who gets no answer refuses.
 //!
-//! A store that comes back with less than it knew hears from each node what that was told; see `account.rs`.
+//! A store that comes back with less than it knew hears from each node what that was told; see `account.rs`. What nodes know outlives them and
+//! follows to another store (`claims.rs`), and of a quota each node says once what it has let pass before (`quota.lua`).
+//!
+//! # Another limit
+//! `lease.lua` keeps with a bucket the limit by which it counts, `account.rs` knows by which terms it does: under others a bucket owes as large a
+//! part. A quota's count stays what it is.
 
 mod account;
 mod claims;
