@@ -42,8 +42,15 @@ fn client(number: u64) -> IpAddr {
 /// The policy's whole decision about a request, from its parts to what is noted of it.
 fn asked(limits: &Limits, client: IpAddr, headers: &HeaderMap) -> bool {
     let mut effects = Effects::default();
-    let facts =
-        Facts { client, method: &Method::GET, host: "a.test", headers, route: Some("r"), identity: None };
+    let facts = Facts {
+        client,
+        method: &Method::GET,
+        host: "a.test",
+        headers,
+        route: Some("r"),
+        identity: None,
+        api_key: None,
+    };
     let checked = limits.check(Place::Route, &facts, &mut effects).now_or_never().unwrap();
     black_box(&effects);
     checked.is_ok()
@@ -109,15 +116,15 @@ pub(super) fn restart(size: u64) {
     let kept = |limit: &Arc<RateLimit>| vec![limit.kept()];
     let begin = || LimitsFile::new(&Arc::new(Live::new(place.path())));
     let file = begin();
-    file.read(&kept(&before));
+    file.read(&kept(&before), None);
     let began = Instant::now();
-    file.write(kept(&before));
+    file.write(kept(&before), Vec::new());
     let written = began.elapsed();
     let length = std::fs::metadata(place.path().join("rate-limits.bin")).unwrap().len();
     let after = limit("few", &text);
     let file = begin();
     let began = Instant::now();
-    file.read(&kept(&after));
+    file.read(&kept(&after), None);
     let read = began.elapsed();
     let [had, has] = [&before, &after].map(|limit| limit.figures().unwrap().entries);
     println!(

@@ -24,7 +24,7 @@ use crate::canonical::Target;
 use crate::client::{self, Client, Upgrade};
 use crate::policy::auth::{Asked, Kept, Refused, Requirement};
 use crate::policy::cors::Preflight;
-use crate::policy::rate_limit::{Limits, Place, UnknownPlan};
+use crate::policy::rate_limit::{Facts, Limits, Place, UnknownPlan};
 use crate::policy::{Effects, Step};
 use crate::record::{Phase, Record, RouteFacts};
 use crate::reply::{Kind, Preference, Refusal, Reply, Wants};
@@ -265,7 +265,9 @@ impl Passage {
         }
         if let Some(limits) = &entry.limits {
             let identity = self.record.identity.as_deref();
+            let key = self.effects.key.clone();
             let facts = facts(request, Some(&entry.facts.name), identity);
+            let facts = Facts { api_key: key.as_deref(), ..facts };
             if authenticated.is_ok() {
                 limits.check(Place::Identity, &facts, &mut self.effects).await?;
             } else if identity.is_some() {
@@ -335,7 +337,8 @@ impl Passage {
         };
         self.record.authorize = Some(phase);
         if let Some(identity) = identity {
-            self.record.api_key_id.clone_from(&identity.key_id);
+            let key = self.effects.key.as_ref().unwrap_or(&identity);
+            self.record.api_key_id.clone_from(&key.key_id);
             self.record.caller.clone_from(&identity.caller);
             self.record.identity = Some(identity);
         }

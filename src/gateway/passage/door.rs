@@ -55,8 +55,15 @@ impl Passage {
     pub(super) async fn at_door(&mut self, gateway: &Gateway, client: IpAddr, refusal: Refusal) -> Refusal {
         let Some(limits) = &gateway.edge_limits else { return refusal };
         let (headers, method) = (HeaderMap::new(), self.record.method.clone().unwrap_or_default());
-        let facts =
-            Facts { client, method: &method, host: "", headers: &headers, route: None, identity: None };
+        let facts = Facts {
+            client,
+            method: &method,
+            host: "",
+            headers: &headers,
+            route: None,
+            identity: None,
+            api_key: None,
+        };
         match limits.check_refused(Place::Edge, &facts, &mut self.effects).await {
             Ok(()) => refusal,
             Err(limited) => {
@@ -278,6 +285,7 @@ pub(super) fn facts<'a>(
         headers: request.headers,
         route,
         identity,
+        api_key: None,
     }
 }
 

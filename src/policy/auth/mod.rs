@@ -297,6 +297,14 @@ impl Auth {
         self.reads_tokens()
     }
 
+    /// Whether they can have claims.
+    fn gives_claims(&self) -> bool {
+        match &self.way {
+            Way::Jwt(_) | Way::Introspection(_) | Way::Certificate(_) | Way::Forward(_) => true,
+            Way::ApiKey(_) | Way::Basic(_) => false,
+        }
+    }
+
     /// The tokens' judge, where it is one.
     fn as_jwt(&self) -> Option<&jwt::Jwt> {
         match &self.way {

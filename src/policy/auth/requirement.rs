@@ -93,6 +93,11 @@ fn missing() -> Denial {
     )
 }
 
+/// `a` or `b`
+fn names(policies: &[&Auth]) -> String {
+    policies.iter().map(|policy| format!("`{}`", policy.name())).collect::<Vec<_>>().join(" or ")
+}
+
 /// RFC 6750 §2: one request, one way to send a token. One of two would be taken, and the other go on to the upstream unread.
 fn several_tokens(other: &Auth) -> Denial {
     let message =
@@ -169,13 +174,13 @@ impl Requirement {
         for (key, wanted, gives) in [
             ("scopes", !rules.scopes.is_empty(), Auth::gives_scopes as fn(&Auth) -> bool),
             ("groups", !rules.groups.is_empty(), Auth::gives_groups),
+            ("claims", !rules.claims.is_empty(), Auth::gives_claims),
         ] {
             if wanted && !whose.is_empty() && !whose.iter().any(|policy| gives(policy)) {
-                let names: Vec<_> = whose.iter().map(|policy| format!("`{}`", policy.name())).collect();
                 build.errors.push(
                     &rules.site,
                     format!("{}.{key}", rules.path),
-                    format!("whom {} knows has no {key}: nobody could pass", names.join(" or ")),
+                    format!("whom {} knows has no {key}: nobody could pass", names(&whose)),
                     match quantity {
                         Quantity::One => "remove the condition, or name a policy whose credentials say so",
                         Quantity::All => "name first in `all_of` whose credential says so",
@@ -191,6 +196,18 @@ impl Requirement {
             Quantity::All => judges::each_has_its_place(&policies, rules, build),
         }
         let conditions = Conditions::compile(rules, build);
+        let has_claims = whose.is_empty() || whose.iter().any(|policy| policy.gives_claims());
+        if let Some(when) = rules.when.as_ref().filter(|_| conditions.speak_of_claims() && !has_claims) {
+            build.errors.warn(
+                &when.site,
+                &*when.path,
+                format!("`when` speaks of claims, and whom {} knows has none", names(&whose)),
+                match quantity {
+                    Quantity::One => "name a policy whose credentials have claims, or leave them out",
+                    Quantity::All => "name first in `all_of` whose credential has claims, or leave them out",
+                },
+            );
+        }
         if build.errors.errors().len() > errors_before {
             return None;
         }

@@ -32,6 +32,8 @@ pub struct Facts<'a> {
     pub route: Option<&'a str>,
     /// Who; none before authentication, and for nobody in particular.
     pub identity: Option<&'a Identity>,
+    /// Whose API key the request bears, where that stands beside the identity.
+    pub api_key: Option<&'a Identity>,
 }
 
 /// The parts of a key, and which values have limits of their own.
@@ -287,8 +289,8 @@ impl Part {
         match self {
             Self::Client | Self::AuthFailures => Some(Found::Address(facts.client)),
             Self::Identity => facts.identity.filter(|who| !who.is_anonymous()).map(Found::Who),
-            Self::ApiKey => facts.identity.and_then(|who| text(who.key_id.as_deref()?)),
-            Self::Plan => facts.identity.and_then(|who| text(who.plan.as_deref()?)),
+            Self::ApiKey => facts.api_key.or(facts.identity).and_then(|who| text(who.key_id.as_deref()?)),
+            Self::Plan => facts.api_key.or(facts.identity).and_then(|who| text(who.plan.as_deref()?)),
             Self::Route => facts.route.and_then(text),
             Self::Host => text(facts.host),
             Self::Header(name) => {

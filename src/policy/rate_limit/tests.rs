@@ -68,6 +68,7 @@ impl Asking {
             headers: &self.headers,
             route: Some(self.route),
             identity: self.identity.as_ref(),
+            api_key: None,
         }
     }
 }

@@ -113,6 +113,11 @@ impl Expression {
         needed.map(|(of, name, _)| (*of, *name)).collect()
     }
 
+    /// Whether it speaks of claims.
+    pub(super) fn speaks_of_claims(&self) -> bool {
+        sense::speaks_of_claims(self.program.expression())
+    }
+
     /// The fields of the request that it speaks of.
     pub(super) fn fields(&self) -> Vec<&str> {
         let mut found = Vec::new();

@@ -126,6 +126,11 @@ impl Conditions {
         self.scope_text.as_deref()
     }
 
+    /// Whether `when` speaks of claims.
+    pub(super) fn speak_of_claims(&self) -> bool {
+        self.when.as_ref().is_some_and(Expression::speaks_of_claims)
+    }
+
     /// The parameters and labels of a route that `when` cannot do without.
     pub(super) fn names(&self) -> Vec<(&'static str, &str)> {
         self.when.as_ref().map(Expression::names).unwrap_or_default()

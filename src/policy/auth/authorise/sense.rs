@@ -69,6 +69,20 @@ pub(super) fn fields<'e>(expression: &'e IdedExpr, found: &mut Vec<&'e str>) {
     children(&expression.expr).into_iter().for_each(|child| fields(child, found));
 }
 
+/// Whether it speaks of claims: `jwt`, or `identity.claims`.
+pub(super) fn speaks_of_claims(expression: &IdedExpr) -> bool {
+    let is = |of: &IdedExpr, word: &str| matches!(&of.expr, Expr::Ident(name) if name == word);
+    let own = match &expression.expr {
+        Expr::Select(select) => select.field == "claims" && is(&select.operand, "identity"),
+        Expr::Call(call) => match (&*call.func_name, &*call.args) {
+            (operators::INDEX, [of, name]) => is(of, "identity") && text(name) == Some("claims"),
+            _ => false,
+        },
+        _ => is(expression, "jwt"),
+    };
+    own || children(&expression.expr).into_iter().any(speaks_of_claims)
+}
+
 /// Its parts, without the objects of which a member is named.
 fn looked_into(expression: &IdedExpr) -> Vec<&IdedExpr> {
     let parts = children(&expression.expr);
