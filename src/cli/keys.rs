@@ -72,7 +72,7 @@ struct Create {
     /// Its usage plan
     #[arg(long, value_name = "NAME")]
     plan: Option<String>,
-    /// When it ends: `90d`, `2027-01-31`, or a time such as `2027-01-31T12:00:00Z` [default: never]
+    /// When it ends: `90d`, `2027-01-31`, or a time such as `2027-01-31T12:00:00+01:00` [default: never]
     #[arg(long, value_name = "WHEN")]
     expires: Option<String>,
     /// Addresses and CIDRs that it may be used from [default: all]
@@ -275,7 +275,7 @@ fn run(asked: &Keys, place: &Place, out: &mut dyn Write, err: &mut dyn Write) ->
                 name: Some(name.clone()),
                 owner: Some(owner.clone()),
                 plan: plan.clone(),
-                scopes: scopes.clone(),
+                scopes: scopes.iter().map(|scope| scope.trim().to_owned()).collect(),
                 addresses: addresses.clone(),
                 routes: routes.clone(),
                 expires: expires.clone(),

@@ -221,6 +221,16 @@ fn a_challenge_names_every_scheme_once_and_where_its_tokens_come_from() {
     assert_eq!(told["resource"], "http://api.example.com/any/1");
     assert_eq!(told["authorization_servers"], json!(["https://id.example.com", "https://shop.example.com"]));
     assert_eq!(told["bearer_methods_supported"], json!(["header"]));
+    let allowed = ask(&gateway, &format!("OPTIONS {address}"), &[]);
+    allowed.expect(204);
+    assert_eq!(allowed.header("allow"), Some("GET, HEAD, OPTIONS"));
+    let asked = [("Origin", "https://a.test"), ("Access-Control-Request-Method", "GET")];
+    let preflight = ask(&gateway, &format!("OPTIONS {address}"), &asked);
+    preflight.expect(204);
+    assert_eq!(preflight.header("access-control-allow-origin"), Some("*"));
+    assert_eq!(preflight.header("access-control-allow-methods"), Some("GET, HEAD"));
+    assert_eq!(preflight.header("access-control-allow-headers"), Some("*"));
+    ask(&gateway, "OPTIONS /.well-known/oauth-protected-resource/free/1", &[]).expect(404);
     let scoped = ask(&gateway, "GET /.well-known/oauth-protected-resource/scoped/1", &[]).json();
     assert_eq!(scoped["scopes_supported"], json!(["orders:read", "orders:write"]));
     let host = ask(&gateway, "GET /.well-known/oauth-protected-resource", &[]).json();

@@ -138,6 +138,12 @@ fn a_token_that_is_not_active_or_not_for_us_is_refused() {
         await_refused(&gateway, reason, counts[reason]);
     }
     assert_eq!(server.asked(), 8, "with `cache: 0ms` each is a question");
+    // What is no token is no question.
+    for (turn, odd) in ["a b", "a\tb", "a, Bearer b"].iter().enumerate() {
+        bearing(gateway.address(), "/", odd).expect(401);
+        await_refused(&gateway, "malformed", 1.0 + turn as f64);
+    }
+    assert_eq!(server.asked(), 8);
     // Longer than a token may be, in a field that may be longer than usual.
     let text = gateway.place.read("portcullis.yaml");
     let wide = text.replacen("server: {", "server: {limits: {field_bytes: 16KiB}, ", 1);

@@ -573,14 +573,18 @@ fn a_key_beside_another_credential_is_in_its_plan_all_the_same() {
         "policies:
   auth: {partners: {api_key: {header: x-api-key}}, staff: {basic: {file: users}}}
   plans: {free: {quota: {limit: 1, per: MONTH}}}
+  rate_limits: {few: {key: api_key, limit: 1/1h}}
 routes:
   - {name: orders, match: {path: /orders}, auth: partners, respond: {}}
   - {name: both, match: {path: /both}, auth: {all_of: [staff, partners]}, respond: {}}
   - {name: any, match: {path: /any}, auth: {any_of: [staff, partners]}, respond: {}}
+  - {name: few, match: {path: /few}, auth: {all_of: [staff, partners]}, rate_limits: [few], respond: {}}
 ",
     );
     let (_, key) = create(&gateway.place, &["--plan", "free"]);
     let (_, other) = create(&gateway.place, &["--plan", "free"]);
+    let (id, third) = create(&gateway.place, &[]);
+    let (_, fourth) = create(&gateway.place, &[]);
     keys_are_known(&gateway);
     let send = |path: &str, key: &str| {
         let basic = "Authorization: Basic YWxpY2U6VSpV\r\n";
@@ -588,6 +592,14 @@ routes:
     };
     assert_eq!([send("/both", &key), send("/both", &key), send("/any", &key)], [200, 429, 429]);
     assert_eq!([send("/any", &other), send("/any", &other)], [200, 429]);
+    // Limits count by it, and the log names it, though the identity is the other's.
+    assert_eq!([send("/few", &third), send("/few", &third), send("/few", &fourth)], [200, 429, 200]);
+    let named = format!("\"apiKeyId\":\"{id}\"");
+    let line = eventually("a record of the key", || {
+        let log = gateway.place.read("access.log");
+        log.lines().find(|line| line.contains(&named)).map(ToOwned::to_owned)
+    });
+    assert!(line.contains("alice"), "{line}");
 }
 
 #[test]

@@ -129,38 +129,19 @@ fn moment(text: &str, now: i64) -> Result<i64, Told> {
     })
 }
 
-/// `2027-01-31`, with or without `T12:00:00Z`.
+/// `2027-01-31` in UTC, or a time of RFC 3339.
 fn date(text: &str) -> Option<i64> {
-    let (day, time) = match text.split_once('T') {
-        Some((day, time)) => (day, Some(time.strip_suffix('Z')?)),
-        None => (text, None),
+    // Other forms of ISO 8601 are no forms of ours.
+    let plain =
+        text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b':' | b'.' | b'T' | b'Z'));
+    let text = match text.len() {
+        _ if !plain => return None,
+        10 => format!("{text}T00:00:00Z"),
+        11.. => text.to_owned(),
+        _ => return None,
     };
-    let [year, month, day] = numbers(day, '-', [4, 2, 2])?;
-    let [hour, minute, second] = time.map_or(Some([0; 3]), |time| numbers(time, ':', [2, 2, 2]))?;
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let last = match month {
-        2 => 28 + i64::from(leap),
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
-    };
-    let sound = year >= 1970 && (1..=12).contains(&month) && (1..=last).contains(&day);
-    if !sound || hour > 23 || minute > 59 || second > 59 {
-        return None;
-    }
-    // Days since 1970, with years counted from March (as `record` does the other way).
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = year * 365 + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1 - 719_468;
-    Some(((days * 24 + hour) * 60 + minute) * 60 + second)
-}
-
-fn numbers(text: &str, between: char, widths: [usize; 3]) -> Option<[i64; 3]> {
-    let mut parts = text.split(between);
-    let mut numbers = [0; 3];
-    for (number, width) in numbers.iter_mut().zip(widths) {
-        let part = parts.next().filter(|part| part.len() == width)?;
-        *number = part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse().ok())??;
-    }
-    parts.next().is_none().then_some(numbers)
+    let at = text.parse::<jiff::Timestamp>().ok()?.as_second();
+    (at >= 0).then_some(at)
 }
 
 /// RFC 3339, whole seconds.
@@ -194,9 +175,11 @@ mod tests {
             ("2000-02-29", 951_782_400),
             ("2024-12-31T23:59:59Z", 1_735_689_599),
             ("2027-03-01", 1_803_859_200),
+            ("2027-03-01T02:00:00+02:00", 1_803_859_200),
+            ("2027-02-28T18:30:00-05:30", 1_803_859_200),
         ] {
             assert_eq!(moment(text, NOW), Ok(expected), "{text}");
-            if text.contains('-') {
+            if text.contains('-') && (text.len() == 10 || text.ends_with('Z')) {
                 let day = text.split('T').next().unwrap();
                 assert!(time(expected).starts_with(day), "{text}: {}", time(expected));
             }
@@ -210,8 +193,8 @@ mod tests {
             "2027-01-01T24:00:00Z",
             "2027-01-01T00:00:00",
         ];
-        for text in
-            wrong.into_iter().chain(["2027-01-01T00:00:00+01:00", "2200-01-01", "1969-12-31", "9999999999d"])
+        let beyond = ["2200-01-01", "1969-12-31", "1970-01-01T00:00:00+01:00", "9999999999d"];
+        for text in wrong.into_iter().chain(beyond).chain(["2027-01-01 ", "20270101", "2027-01-01t00:00:00z"])
         {
             assert!(moment(text, NOW).is_err(), "{text}");
         }

@@ -6,7 +6,10 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
-use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL};
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, ALLOW, CACHE_CONTROL,
+};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use serde_json::json;
 
@@ -74,7 +77,7 @@ fn kinds_of(gateway: &Gateway, target: &Target) -> Box<[usize]> {
 }
 
 impl Passage {
-    /// Answers a request for metadata, unless a route is for exactly that address. Only reads are answered.
+    /// Answers a request for metadata, unless a route is for exactly that address. Only reads are answered, and what may be asked.
     pub(super) fn resource_metadata(
         &mut self,
         gateway: &Gateway,
@@ -83,8 +86,8 @@ impl Passage {
         target: &Target,
     ) -> Result<(), Stop> {
         let Some(path) = target.path().strip_prefix(WELL_KNOWN) else { return Ok(()) };
-        let is_read = matches!(*arrival.method, Method::GET | Method::HEAD);
-        if !is_read || !(path.is_empty() || path.starts_with('/')) || is_claimed(gateway, arrival, target) {
+        let is_told = matches!(*arrival.method, Method::GET | Method::HEAD | Method::OPTIONS);
+        if !is_told || !(path.is_empty() || path.starts_with('/')) || is_claimed(gateway, arrival, target) {
             return Ok(());
         }
         let mut routes = routes_of(gateway, target, path);
@@ -98,6 +101,11 @@ impl Passage {
         let told: Vec<_> = routes.iter().filter_map(|route| route.auth.as_ref()?.tokens()).collect();
         if told.is_empty() {
             return Ok(());
+        }
+        if *arrival.method == Method::OPTIONS {
+            self.effects
+                .note(|| step("resource_metadata", "answer", format!("what may be asked for {path}")));
+            return Err(Stop::Answered(Box::new(options(arrival))));
         }
         let servers: BTreeSet<_> = told.iter().flat_map(|tokens| tokens.issuers.iter().copied()).collect();
         let scopes: BTreeSet<_> = told.iter().flat_map(|tokens| tokens.scopes.iter().map(|s| &**s)).collect();
@@ -134,15 +142,30 @@ impl Passage {
     }
 }
 
+/// What may be asked (RFC 9110 §9.3.7), and a page's browser that it may ask it: clients there send fields of their own.
+fn options(arrival: &Arrival<'_>) -> Reply {
+    let mut headers = HeaderMap::new();
+    headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    if arrival.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD"));
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("*"));
+        headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("3600"));
+    }
+    Reply { status: StatusCode::NO_CONTENT, headers, body: bytes::Bytes::new() }
+}
+
 /// Whether a route names the well-known path itself; one for every path does not.
 fn is_claimed(gateway: &Gateway, arrival: &Arrival<'_>, target: &Target) -> bool {
-    match gateway.routes.find(arrival.method, target, arrival.headers) {
+    let is_found = |method: &Method| match gateway.routes.find(method, target, arrival.headers) {
         Found::Route { index, .. } => gateway
             .entries
             .get(index)
             .is_some_and(|route| route.facts.resource_path.starts_with("/.well-known/")),
         Found::MethodNotAllowed { .. } | Found::NotFound => false,
-    }
+    };
+    // Whoever answers a read says what else may be asked.
+    is_found(arrival.method) || is_found(&Method::GET)
 }
 
 /// The routes of a resource: those of its path; for a host as a whole, where its root has none, those that stand for what the host takes.

@@ -70,7 +70,8 @@ pub struct Rules {
     /// falls through to the next kind. A request bears one token: two in two places refuse too (RFC 6750 §2). The service of `forward` is
     /// asked last, and only while nobody is known by another of them: what it could read may be no credential at all.
     pub any_of: Vec<Spanned<String>>,
-    /// Policies of `policies.auth`, each of which must know the client. The first one's identity is the request's.
+    /// Policies of `policies.auth`, each of which must know the client. The first one's identity is the request's: conditions are about
+    /// that one (of those in `mode: shadow` only where all are). An API key's plan holds whichever stands first.
     pub all_of: Vec<Spanned<String>>,
     /// Whether a request without any credential passes, as anonymous.
     pub anonymous: bool,

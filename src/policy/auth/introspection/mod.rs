@@ -146,6 +146,11 @@ impl Introspection {
         if token.len() > TOKEN_BYTES_MAX {
             return Judgement::Refused(Denial::invalid("token_size", "the token is longer than 8 KiB"));
         }
+        // RFC 6750 §2.1 has fewer in a bearer; some servers' tokens have others that are seen.
+        if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            let why = "a token has neither spaces nor other characters that are not seen";
+            return Judgement::Refused(Denial::invalid("malformed", why));
+        }
         match self.server.verdict(&token, asked.request.client_ip()).await {
             Ok(Verdict::Known { identity, confirmation, .. }) => {
                 match self.possession.check(&confirmation, &token, asked) {

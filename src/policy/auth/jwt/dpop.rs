@@ -157,7 +157,18 @@ impl Proofs {
         if now >= until || issued > now + leeway {
             return Err(bad("proof", "the proof is too old, or of the future"));
         }
-        Ok(until)
+        // RFC 9449 §4.2 asks for neither; where they are there they hold (RFC 7519 §4.1.4 and §4.1.5).
+        let of = |name: &str| {
+            time(claims, name).map_err(|_| bad("proof", format!("the proof's `{name}` is no time")))
+        };
+        if of("nbf")?.is_some_and(|begins| begins > now + leeway) {
+            return Err(bad("proof", "the proof does not hold yet"));
+        }
+        let ends = of("exp")?.map_or(f64::INFINITY, |ends| ends + leeway);
+        if now >= ends {
+            return Err(bad("proof", "the proof has expired"));
+        }
+        Ok(until.min(ends))
     }
 
     /// The next nonce, where this one is no longer given out.
@@ -450,6 +461,13 @@ mod tests {
             (json!({"iat": now - 91}), "proof"),
             (json!({"iat": now + 20}), "good"),
             (json!({"iat": now + 60}), "proof"),
+            (json!({"exp": now + 5, "nbf": now - 5}), "good"),
+            (json!({"exp": now - 20}), "good"),
+            (json!({"exp": now - 31}), "proof"),
+            (json!({"exp": "soon"}), "proof"),
+            (json!({"nbf": now + 20}), "good"),
+            (json!({"nbf": now + 40}), "proof"),
+            (json!({"nbf": []}), "proof"),
         ];
         for (other, expected) in rows {
             let proof = [key.proof("GET", URL, "t.o.k", &other)];
