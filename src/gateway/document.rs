@@ -54,7 +54,8 @@ pub struct Server {
     pub workers: Spanned<Workers>,
     /// The directory for what outlives the process. Takes effect at a restart.
     pub state: Spanned<String>,
-    /// The address of `/livez`, `/readyz`, `/metrics` and `/version`: `host:port`, `unix:/path`, or `none`.
+    /// The address of `/livez`, `/readyz`, `/metrics` and `/version`: `host:port`, `unix:/path`, or `none`. A loopback address answers
+    /// requests whose `Host` is an IP address or `localhost`, and no others (421).
     pub status: OrNone<Spanned<String>>,
     /// Must be true for a status address that is not loopback.
     pub status_public: bool,

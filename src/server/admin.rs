@@ -1,20 +1,25 @@
 //! The status address: `/livez`, `/readyz`, `/metrics`, `/version`. GET and HEAD only.
+//!
+//! On a loopback address it answers who names an IP address or `localhost`: the page of a name that is made to point here is in a browser of this machine,
+//! and would read what is told (DNS rebinding). Where the address is public, or a file, whoever reaches it may ask.
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::map_response;
+use axum::extract::{Request, State};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::listen::{Listener, Socket};
 use super::visitors::Visitors;
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, ListenAddress};
 
 /// What the status address tells.
 pub(super) struct Status {
@@ -52,17 +57,41 @@ impl Status {
 ///
 /// # Errors
 /// The socket cannot be registered.
-pub(super) fn start(socket: Socket, status: Arc<Status>) -> io::Result<()> {
-    let router = Router::new()
+pub(super) fn start(socket: Socket, address: &ListenAddress, status: Arc<Status>) -> io::Result<()> {
+    let mut router = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/version", get(version))
-        .with_state(status)
-        .layer(map_response(farewell));
+        .with_state(status);
+    if matches!(address, ListenAddress::Tcp(address) if address.ip().is_loopback()) {
+        router = router.layer(from_fn(meant));
+    }
+    let router = router.layer(map_response(farewell));
     let visitors = Visitors::new(Listener::register(socket)?);
     tokio::spawn(async move { axum::serve(visitors, router).await });
     Ok(())
+}
+
+/// Refuses a request for another host (RFC 9110 §7.4).
+async fn meant(request: Request, next: Next) -> Response {
+    if is_meant(request.headers(), request.uri().authority()) {
+        return next.run(request).await;
+    }
+    let told = "this address is asked for by an IP address, or as localhost\n";
+    (StatusCode::MISDIRECTED_REQUEST, told).into_response()
+}
+
+/// Whether it names no host, `localhost`, or an IP address.
+fn is_meant(headers: &HeaderMap, target: Option<&Authority>) -> bool {
+    let written = headers.get_all(header::HOST).iter().map(|host| Authority::try_from(host.as_bytes()).ok());
+    written.chain(target.map(|target| Some(target.clone()))).all(|authority| {
+        authority.is_some_and(|authority| {
+            let host = authority.host();
+            let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+            host.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
+        })
+    })
 }
 
 /// One request a connection: a kept one would be closed under its next request when its time is over.
@@ -98,4 +127,33 @@ async fn version(State(status): State<Arc<Status>>) -> impl IntoResponse {
         "hash": &*gateway.hash,
     });
     ([(header::CONTENT_TYPE, "application/json")], format!("{body}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_an_address_or_localhost() {
+        for (host, expected) in [
+            ("127.0.0.1", true),
+            ("127.0.0.1:9900", true),
+            ("[::1]:9900", true),
+            ("10.0.0.1", true),
+            ("localhost", true),
+            ("LocalHost:9900", true),
+            ("rebound.example", false),
+            ("localhost.example:9900", false),
+            ("127.0.0.1.example", false),
+            ("127.0.0.1@rebound.example", false),
+            ("", false),
+            ("a b", false),
+        ] {
+            let headers = HeaderMap::from_iter([(header::HOST, HeaderValue::from_str(host).unwrap())]);
+            assert_eq!(is_meant(&headers, None), expected, "{host}");
+        }
+        let both = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static("localhost"))]);
+        assert!(!is_meant(&both, Some(&Authority::from_static("rebound.example"))));
+        assert!(is_meant(&HeaderMap::new(), None), "HTTP/1.0");
+    }
 }

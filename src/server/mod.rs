@@ -211,8 +211,8 @@ impl Server {
         if let Some(address) = &handle.status {
             log::info!("status on {address}");
         }
-        if let Some(socket) = status_socket {
-            admin::start(socket, Arc::clone(&status)).map_err(Error::Threads)?;
+        if let (Some(socket), Some(address)) = (status_socket, &handle.status) {
+            admin::start(socket, address, Arc::clone(&status)).map_err(Error::Threads)?;
         }
         let loads: Arc<[AtomicU64]> = inboxes.iter().map(|_| AtomicU64::new(0)).collect();
         // All there is to be had from the system is had before the first worker begins: clients that wait in the queues could take

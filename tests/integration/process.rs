@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Authority, Connection, Place, get};
+use crate::harness::{Authority, Connection, Place};
 
 fn errors(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -101,7 +101,7 @@ fn who_says_nothing_to_the_status_address_keeps_nothing_there() {
         std::thread::sleep(Duration::from_millis(300));
     }
     assert!(silent[25..].iter_mut().all(Connection::is_closed));
-    let response = get(gateway.status(), "/livez");
+    let response = gateway.told("/livez");
     assert!(response.expect(200).closes(), "{response:?}");
 }
 

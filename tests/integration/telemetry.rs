@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::harness::{Connection, Origin, Place, Running, find_tool, get};
+use crate::harness::{Connection, Origin, Place, Running, find_tool};
 
 const ROUTES: &str = "routes:
   - {name: hello, match: {path: /hello}, respond: {body: hello}}
@@ -120,14 +120,25 @@ fn connections_and_requests_in_flight_are_counted_down_again() {
 fn the_status_address_answers_for_the_process() {
     let gateway = Running::with(ROUTES);
     for path in ["/livez", "/readyz", "/version"] {
-        let response = get(gateway.status(), path);
+        let response = gateway.told(path);
         response.expect(200);
     }
-    assert!(get(gateway.status(), "/version").text().contains(env!("CARGO_PKG_VERSION")));
-    assert!(get(gateway.status(), "/metrics").header("content-type").unwrap().starts_with("text/plain"));
-    assert_eq!(get(gateway.status(), "/nowhere").status, 404);
+    assert!(gateway.told("/version").text().contains(env!("CARGO_PKG_VERSION")));
+    assert!(gateway.told("/metrics").header("content-type").unwrap().starts_with("text/plain"));
+    assert_eq!(gateway.told("/nowhere").status, 404);
+    // A page of a name that was made to point here is told nothing.
+    for (host, expected) in
+        [("rebound.example", 421), ("127.0.0.1.rebound.example:9900", 421), ("127.0.0.1", 200)]
+    {
+        let response = Connection::open(gateway.status()).try_get_of(host, "/metrics").unwrap();
+        assert_eq!(response.status, expected, "{host}");
+    }
+    let asked = "GET http://rebound.example/metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut connection = Connection::open(gateway.status());
+    connection.write(asked);
+    connection.response().expect(421);
     // The status address serves no routes, the listeners no status.
-    assert_eq!(get(gateway.status(), "/hello").status, 404);
+    assert_eq!(gateway.told("/hello").status, 404);
     assert_eq!(gateway.get("/metrics").status, 404);
 }
 

@@ -44,6 +44,8 @@ struct State {
     answered: Option<Instant>,
     /// Those of clients whose last question has failed.
     lines: HashMap<IpAddr, Line>,
+    /// How many of them are open.
+    open: usize,
 }
 
 /// Failures in a row, and what became of them.
@@ -145,7 +147,7 @@ impl Breaker {
 
 impl State {
     fn is_open_for_some(&self) -> bool {
-        self.lines.values().any(Line::is_open)
+        self.open > 0
     }
 
     fn forgive(&mut self, client: IpAddr, now: Instant) {
@@ -153,7 +155,7 @@ impl State {
         self.unreached = 0;
         self.failing.clear();
         self.answered = Some(now);
-        self.lines.remove(&client);
+        self.open -= usize::from(self.lines.remove(&client).is_some_and(|line| line.is_open()));
     }
 
     fn blame(
@@ -165,6 +167,7 @@ impl State {
     ) {
         if self.lines.len() >= LINES_MAX && !self.lines.contains_key(&client) {
             self.lines.retain(|_, line| line.last.is_some_and(|last| now.duration_since(last) < KEPT));
+            self.open = self.lines.values().filter(|line| line.is_open()).count();
         }
         // Where there is no room, the client's failures count for everybody alone.
         if self.lines.len() < LINES_MAX || self.lines.contains_key(&client) {
@@ -173,6 +176,7 @@ impl State {
             own.last = Some(now);
             // A question from before it opened must not close the way to the probe.
             if probes.0 || !own.is_open() && own.failures >= FAILURES {
+                self.open += usize::from(!own.is_open());
                 own.open(until);
             }
         }
@@ -289,6 +293,22 @@ mod tests {
         let told = ask(&breaker, 1, End::Answered, probe + PAUSE).unwrap().unwrap();
         assert!(told.contains("closed"), "{told}");
         assert_eq!(ask(&breaker, 1, End::Answered, probe + PAUSE), Some(None));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn those_that_are_open_are_counted_right(
+            turns in proptest::collection::vec((0..5_u8, 0..3_u8, 0..3_000_u64), 0..300),
+        ) {
+            let (breaker, mut now) = breaker();
+            for (number, end, later) in turns {
+                now += Duration::from_millis(later);
+                let end = [End::Answered, End::Failed, End::Unreached][usize::from(end)];
+                let _ = ask(&breaker, number, end, now);
+                let state = breaker.state.lock().unwrap();
+                proptest::prop_assert_eq!(state.open, state.lines.values().filter(|line| line.is_open()).count());
+            }
+        }
     }
 
     #[test]

@@ -297,11 +297,12 @@ impl Auth {
         self.reads_tokens()
     }
 
-    /// Whether they can have claims.
-    fn gives_claims(&self) -> bool {
+    /// Whether they can have this claim.
+    fn gives_claim(&self, name: &str) -> bool {
         match &self.way {
             Way::Jwt(_) | Way::Introspection(_) | Way::Certificate(_) | Way::Forward(_) => true,
-            Way::ApiKey(_) | Way::Basic(_) => false,
+            Way::ApiKey(_) => matches!(name, "name" | "owner"),
+            Way::Basic(_) => false,
         }
     }
 

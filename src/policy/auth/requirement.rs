@@ -174,7 +174,6 @@ impl Requirement {
         for (key, wanted, gives) in [
             ("scopes", !rules.scopes.is_empty(), Auth::gives_scopes as fn(&Auth) -> bool),
             ("groups", !rules.groups.is_empty(), Auth::gives_groups),
-            ("claims", !rules.claims.is_empty(), Auth::gives_claims),
         ] {
             if wanted && !whose.is_empty() && !whose.iter().any(|policy| gives(policy)) {
                 build.errors.push(
@@ -196,17 +195,19 @@ impl Requirement {
             Quantity::All => judges::each_has_its_place(&policies, rules, build),
         }
         let conditions = Conditions::compile(rules, build);
-        let has_claims = whose.is_empty() || whose.iter().any(|policy| policy.gives_claims());
-        if let Some(when) = rules.when.as_ref().filter(|_| conditions.speak_of_claims() && !has_claims) {
-            build.errors.warn(
-                &when.site,
-                &*when.path,
-                format!("`when` speaks of claims, and whom {} knows has none", names(&whose)),
-                match quantity {
-                    Quantity::One => "name a policy whose credentials have claims, or leave them out",
-                    Quantity::All => "name first in `all_of` whose credential has claims, or leave them out",
-                },
-            );
+        let lacks = |name: &str| !whose.is_empty() && !whose.iter().any(|policy| policy.gives_claim(name));
+        let lacked = |name: &str| format!("whom {} knows has no claim `{name}`", names(&whose));
+        let cure = match quantity {
+            Quantity::One => "remove the condition, or name a policy whose credentials have it",
+            Quantity::All => "name first in `all_of` whose credential has it",
+        };
+        for (name, written) in rules.claims.iter().filter(|(name, _)| lacks(name)) {
+            build.errors.push(&written.site, &*written.path, lacked(name) + ": nobody could pass", cure);
+        }
+        if let Some(when) = &rules.when {
+            for name in conditions.named_claims().into_iter().filter(|name| lacks(name)) {
+                build.errors.warn(&when.site, &*when.path, lacked(name) + ", of which `when` speaks", cure);
+            }
         }
         if build.errors.errors().len() > errors_before {
             return None;

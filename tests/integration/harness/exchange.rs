@@ -109,7 +109,11 @@ impl Connection {
     }
 
     pub(crate) fn try_get(&mut self, path: &str) -> Option<Response> {
-        self.try_write(format!("GET {path} HTTP/1.1\r\nHost: example.com\r\n\r\n")).ok()?;
+        self.try_get_of("example.com", path)
+    }
+
+    pub(crate) fn try_get_of(&mut self, host: &str, path: &str) -> Option<Response> {
+        self.try_write(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")).ok()?;
         self.try_response(false).ok()
     }
 

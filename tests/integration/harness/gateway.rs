@@ -160,7 +160,9 @@ impl Running {
 
     /// The status of `/readyz`, or none if nobody answers.
     pub(crate) fn ready(&self) -> Option<u16> {
-        Connection::try_open(self.status())?.try_get("/readyz").map(|response| response.status)
+        Connection::try_open(self.status())?
+            .try_get_of("localhost", "/readyz")
+            .map(|response| response.status)
     }
 
     /// GET on the first listener, on a connection of its own, `Host: example.com`.
@@ -173,8 +175,13 @@ impl Running {
         exchange::send(self.address(), bytes)
     }
 
+    /// GET on the status address.
+    pub(crate) fn told(&self, path: &str) -> Response {
+        Connection::open(self.status()).try_get_of("localhost", path).expect("no response")
+    }
+
     pub(crate) fn metrics(&self) -> Metrics {
-        let response = exchange::get(self.status(), "/metrics");
+        let response = self.told("/metrics");
         assert_eq!(response.status, 200, "/metrics: {response:?}");
         Metrics::parse(&response.text())
     }

@@ -33,6 +33,8 @@ pub(super) struct Identities {
 struct Known {
     epoch: u32,
     change: u32,
+    /// The length of its record.
+    record: u32,
     identity: Arc<Identity>,
 }
 
@@ -41,7 +43,7 @@ struct Weigher;
 
 impl Weighter<Hash, Known> for Weigher {
     fn weight(&self, _: &Hash, known: &Known) -> u64 {
-        EACH + text_bytes(&known.identity)
+        weight(known.record)
     }
 }
 
@@ -65,7 +67,8 @@ impl Identities {
         }
         let identity = Arc::new(self.make(found));
         if known.is_some() || self.was_seen(hash) {
-            self.known.insert(*hash, Known { epoch, change, identity: Arc::clone(&identity) });
+            let record = u32::try_from(found.record().0.len()).unwrap_or(u32::MAX);
+            self.known.insert(*hash, Known { epoch, change, record, identity: Arc::clone(&identity) });
         }
         identity
     }
@@ -99,14 +102,68 @@ impl Identities {
     }
 }
 
-/// Its record, and twice that for claims that somebody has read.
-fn text_bytes(identity: &Identity) -> u64 {
-    let record = identity.id.len() + identity.key_id.as_ref().map_or(0, |id| id.len());
-    3 * record as u64
+/// With its record, and twice that for claims that somebody has read.
+fn weight(record: u32) -> u64 {
+    EACH + 3 * u64::from(record)
 }
 
 impl fmt::Debug for Identities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Identities").field("known", &self.known.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::table::{Row, Table};
+    use super::*;
+
+    fn table(number: u64, name: &str) -> (Table, Vec<Hash>) {
+        let hash = |number: u64| -> Hash {
+            let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &number.to_le_bytes());
+            digest.as_ref().try_into().unwrap()
+        };
+        let hashes: Vec<_> = (0..number).map(hash).collect();
+        let row = |(number, hash): (usize, &Hash)| Row {
+            hash: *hash,
+            id: format!("{number:012}"),
+            name: name.to_owned(),
+            owner: "acme".into(),
+            ..Row::default()
+        };
+        let table = Table::default();
+        table.apply(hashes.iter().enumerate().map(row), true);
+        (table, hashes)
+    }
+
+    #[test]
+    fn one_is_remembered_from_its_second_use_on_and_of_one_state() {
+        let (table, hashes) = table(1, "name");
+        let (hash, found) = (&hashes[0], table.find(&hashes[0]).unwrap());
+        let identities = Identities::new(&"auth.partners".into());
+        let first = identities.of(hash, &found, 1);
+        let second = identities.of(hash, &found, 1);
+        assert!(!Arc::ptr_eq(&first, &second) && Arc::ptr_eq(&second, &identities.of(hash, &found, 1)));
+        assert!(!Arc::ptr_eq(&second, &identities.of(hash, &found, 2)), "the store was read anew");
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_whatever_its_texts() {
+        for name in ["n", &"n".repeat(256)] {
+            let (table, hashes) = table(40_000, name);
+            let identities = Identities::new(&"auth.partners".into());
+            for hash in &hashes {
+                let found = table.find(hash).unwrap();
+                for _ in 0..3 {
+                    let _ = identities.of(hash, &found, 1);
+                }
+            }
+            // What one takes: the identity, and its record three times.
+            let record = 12 + name.len() as u64 + 4;
+            let (most, held) =
+                (BYTES / (size_of::<Identity>() as u64 + 3 * record), identities.known.len() as u64);
+            assert!(held <= most, "{held} of {most}");
+            assert!(held >= most / 4, "{held} of {most}: there is room for more");
+        }
     }
 }

@@ -113,9 +113,11 @@ impl Expression {
         needed.map(|(of, name, _)| (*of, *name)).collect()
     }
 
-    /// Whether it speaks of claims.
-    pub(super) fn speaks_of_claims(&self) -> bool {
-        sense::speaks_of_claims(self.program.expression())
+    /// The claims that it names.
+    pub(super) fn claims(&self) -> Vec<&str> {
+        let mut found = Vec::new();
+        sense::claims(self.program.expression(), &mut found);
+        found
     }
 
     /// The fields of the request that it speaks of.

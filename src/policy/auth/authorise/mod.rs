@@ -8,6 +8,7 @@ mod times;
 mod work;
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 pub use expression::expression_words;
@@ -126,9 +127,9 @@ impl Conditions {
         self.scope_text.as_deref()
     }
 
-    /// Whether `when` speaks of claims.
-    pub(super) fn speak_of_claims(&self) -> bool {
-        self.when.as_ref().is_some_and(Expression::speaks_of_claims)
+    /// The claims that `when` names, each once.
+    pub(super) fn named_claims(&self) -> BTreeSet<&str> {
+        self.when.iter().flat_map(Expression::claims).collect()
     }
 
     /// The parameters and labels of a route that `when` cannot do without.

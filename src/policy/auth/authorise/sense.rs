@@ -69,18 +69,27 @@ pub(super) fn fields<'e>(expression: &'e IdedExpr, found: &mut Vec<&'e str>) {
     children(&expression.expr).into_iter().for_each(|child| fields(child, found));
 }
 
-/// Whether it speaks of claims: `jwt`, or `identity.claims`.
-pub(super) fn speaks_of_claims(expression: &IdedExpr) -> bool {
-    let is = |of: &IdedExpr, word: &str| matches!(&of.expr, Expr::Ident(name) if name == word);
-    let own = match &expression.expr {
-        Expr::Select(select) => select.field == "claims" && is(&select.operand, "identity"),
+/// The claims that it names, of `identity.claims` and `jwt.claims`: the first part of each name.
+pub(super) fn claims<'e>(expression: &'e IdedExpr, found: &mut Vec<&'e str>) {
+    if let Some((of, name)) = named(expression)
+        && let Some((whose, "claims")) = named(of)
+        && matches!(&whose.expr, Expr::Ident(own) if matches!(own.as_str(), "identity" | "jwt"))
+    {
+        found.push(name);
+    }
+    children(&expression.expr).into_iter().for_each(|child| claims(child, found));
+}
+
+/// The object and the name of a member: `of.name` or `of["name"]`, and `"name" in of`.
+fn named(expression: &IdedExpr) -> Option<(&IdedExpr, &str)> {
+    match &expression.expr {
+        Expr::Select(select) => Some((&select.operand, &select.field)),
         Expr::Call(call) => match (&*call.func_name, &*call.args) {
-            (operators::INDEX, [of, name]) => is(of, "identity") && text(name) == Some("claims"),
-            _ => false,
+            (operators::INDEX, [of, name]) | (operators::IN, [name, of]) => Some((of, text(name)?)),
+            _ => None,
         },
-        _ => is(expression, "jwt"),
-    };
-    own || children(&expression.expr).into_iter().any(speaks_of_claims)
+        _ => None,
+    }
 }
 
 /// Its parts, without the objects of which a member is named.
