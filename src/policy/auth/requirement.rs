@@ -195,7 +195,10 @@ impl Requirement {
             Quantity::All => judges::each_has_its_place(&policies, rules, build),
         }
         let conditions = Conditions::compile(rules, build);
-        let lacks = |name: &str| !whose.is_empty() && !whose.iter().any(|policy| policy.gives_claim(name));
+        let is_name = |name: &str| name.split('.').all(|part| !part.is_empty());
+        let lacks = |name: &str| {
+            !whose.is_empty() && is_name(name) && !whose.iter().any(|policy| policy.gives_claim(name))
+        };
         let lacked = |name: &str| format!("whom {} knows has no claim `{name}`", names(&whose));
         let cure = match quantity {
             Quantity::One => "remove the condition, or name a policy whose credentials have it",
