@@ -749,6 +749,27 @@ fn a_store_that_turns_late_gives_nobody_another_burst() {
 }
 
 #[test]
+fn a_limit_that_is_gone_from_a_node_holds_nothing() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let limit = "limit: 10000/1h";
+    let both = gateways(2, &redis, limit);
+    let (passed, _) = hammer(&both[..1], "a", 2, Duration::from_millis(700));
+    let held = both[0].metrics().of("portcullis_fleet_leased_tokens", &[("policy", "rate_limits.all")]);
+    assert!((1.0..=1000.0).contains(&held), "{held}");
+    // Within the second after which it would be idle.
+    let without = config(&format!("redis: '{}'", redis.url()), limit).replace(", rate_limits: [all]", "");
+    let text = without.lines().filter(|line| !line.starts_with("policies:")).collect::<Vec<_>>().join("\n");
+    both[0].reload_whole(&text);
+    let mut asked = 0.0;
+    eventually("the lease to be back", || {
+        asked += 1.0;
+        let spent = 10_000.0 - remaining(&both[1], "a") - asked;
+        println!("{spent} are gone, {passed} were spent, {held} held");
+        (spent <= passed + 1.0).then_some(())
+    });
+}
+
+#[test]
 fn whoever_has_spent_half_of_a_limit_has_spent_half_of_the_one_that_takes_its_place() {
     let Some(redis) = Redis::start(&[]) else { return };
     let fleet = format!("redis: '{}'", redis.url());

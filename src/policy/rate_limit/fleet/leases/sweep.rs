@@ -51,7 +51,7 @@ impl Leases {
         }
     }
 
-    /// All that is leased, to be given back before the process ends.
+    /// All that is leased, to be given back before the process ends, or the limit goes.
     pub(in super::super) fn give_all_back(&self, now: Nanos) -> Vec<Question> {
         let node = self.node.get().and_then(Option::as_deref);
         let (mut questions, losses) = (Vec::new(), self.redis.figures().losses);
@@ -64,5 +64,16 @@ impl Leases {
             }
         }
         questions
+    }
+}
+
+impl Drop for Leases {
+    /// A limit that is gone from the configuration holds nothing of the others'.
+    fn drop(&mut self) {
+        if self.redis.status() != Status::Lost {
+            for question in self.give_all_back(Nanos::now()) {
+                self.redis.ask(question);
+            }
+        }
     }
 }
