@@ -13,7 +13,7 @@ fn at(name: &str, address: SocketAddr) -> Listener {
 fn status(rig: &Rig, request: &str) -> (u16, String) {
     let Some(ListenAddress::Tcp(address)) = rig.handle.status() else { panic!("no status address") };
     let mut client = Client::connect(*address);
-    client.send(format!("{request} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
+    client.send(format!("{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"));
     let answer = client.answer().unwrap();
     (answer.status, answer.body)
 }
