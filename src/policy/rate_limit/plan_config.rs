@@ -150,7 +150,7 @@ pub struct QuotaConfig {
     #[schemars(range(min = 1, max = 1_000_000))]
     pub flush_requests: Option<Spanned<u32>>,
     /// How long a request waits for the store, `1ms` to `10s`. Without an answer until then it is refused where `durable` is `strict`
-    /// (503), and counted in memory alone where it is `batched`. For the fleet's a `batched` request never waits longer than 5 ms. Default: 1s.
+    /// (503), and counted in memory alone where it is `batched`. A `batched` request waits for the fleet's store 5 ms at the most. Default: 1s.
     #[serde(default)]
     pub wait: Option<Spanned<Time>>,
 }

@@ -19,6 +19,8 @@ mod carry;
 #[cfg(test)]
 mod tests;
 
+pub(super) use carry::Remembered;
+
 use std::time::Duration;
 
 use super::super::{Gcra, Nanos, Taken};
@@ -106,17 +108,6 @@ pub(super) struct Said {
     pub(super) life: i64,
     /// How often the store had been lost when it was asked.
     pub(super) losses: u64,
-}
-
-/// What outlives an account.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Remembered {
-    /// What the bucket owes at least, in nanoseconds.
-    pub(super) debt: u64,
-    /// In which of its lives the store has said so; 0: in none.
-    pub(super) life: i64,
-    /// Of a quota: what was counted.
-    pub(super) counted: Option<Count>,
 }
 
 /// What can be said at once.

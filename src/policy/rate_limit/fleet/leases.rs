@@ -2,6 +2,7 @@
 //!
 //! A decision locks one shard of the table. Questions leave, and answers are handed to those who wait, when it is unlocked.
 
+mod answers;
 mod figures;
 mod reserved;
 mod sweep;
@@ -19,12 +20,11 @@ pub use figures::LeaseFigures;
 pub(in super::super) use reserved::{Reserved, Wanted};
 
 use super::super::{KeyHash, Nanos, Taken};
-use super::account::{Account, Known, Order, Said};
+use super::account::{Account, Known, Order};
 use super::claims::Same;
 use super::node::Whoever;
 use super::terms::Terms;
-use super::wire::{question, said};
-use crate::state::redis::{Lost, Redis, Status};
+use crate::state::redis::{Redis, Status};
 use figures::{Counters, add};
 
 /// Workers that ask for different keys rarely meet.
@@ -267,76 +267,6 @@ impl Leases {
         if let Some(owes) = entry.account.owes(now) {
             raise(owes);
         }
-    }
-
-    fn ask(self: &Arc<Self>, key: KeyHash, shared: KeyHash, terms: Terms, order: Option<Order>) {
-        let Some(order) = order else { return };
-        add(&self.counters.asked);
-        let (leases, losses) = (Arc::downgrade(self), self.redis.figures().losses);
-        let answer = move |answer: Result<Vec<i64>, Lost>| {
-            if let Some(leases) = leases.upgrade() {
-                let answer = answer.map(|numbers| said(&numbers, &terms, &order, losses));
-                leases.answered(key, &terms, &order, &answer);
-            }
-        };
-        let node = self.node.get().and_then(Option::as_deref);
-        self.redis.ask(question(node, shared, &terms, &order, losses, Box::new(answer)));
-    }
-
-    /// Serves those who wait, in the order in which they came.
-    fn answered(
-        self: &Arc<Self>,
-        key: KeyHash,
-        terms: &Terms,
-        order: &Order,
-        answer: &Result<Option<Said>, Lost>,
-    ) {
-        let now = Nanos::now();
-        let mut told = Vec::new();
-        let mut shard = self.shard(key);
-        let Some(entry) = shard.get_mut(&key) else { return };
-        // It is said by the terms by which it was asked.
-        let in_force = entry.terms;
-        entry.carry(*terms, now);
-        let lost = match &answer {
-            Ok(Some(said)) => {
-                entry.account.fill(order, said);
-                None
-            }
-            // Not what the script gives: whoever says so is not believed.
-            Ok(None) => Some(true),
-            Err(Lost { sent }) => Some(*sent),
-        };
-        if let Some(sent) = lost {
-            entry.account.lose(terms, order, sent);
-            // Who waits hears that nobody will answer.
-            entry.waiting.clear();
-        }
-        entry.carry(in_force, now);
-        let (shared, terms) = (entry.shared, in_force);
-        let waiting = std::mem::take(&mut entry.waiting);
-        for one in waiting {
-            let wanted = Wanted { key, shared, cost: one.cost, terms: one.terms };
-            if one.tell.is_closed() {
-                continue;
-            }
-            if !one.is_counted && (one.terms.strict || entry.account.tokens < one.cost) {
-                entry.waiting.push(one);
-                continue;
-            }
-            let taken = entry.account.serve(&one.terms, one.cost, now);
-            told.push((one.tell, self.reserved(taken, wanted)));
-        }
-        let mut next = None;
-        if lost.is_none() {
-            next = entry.order(&terms, now).or_else(|| entry.account.give_back_surplus(&terms, now));
-        }
-        drop(shard);
-        for (tell, reserved) in told {
-            // Who has gone meanwhile gives back what it got.
-            let _ = tell.send(reserved);
-        }
-        self.ask(key, shared, terms, next);
     }
 
     pub(super) fn shard(&self, key: KeyHash) -> MutexGuard<'_, Shard> {

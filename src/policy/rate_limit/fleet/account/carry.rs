@@ -1,9 +1,20 @@
 //! What an account is worth under other terms: after a reload, and for answers to what was asked before it; and what is left of it when
 //! the process ends.
 
-use super::{Account, Count, Remembered, Told, UNSAID};
+use super::{Account, Count, Told, UNSAID};
 use crate::policy::rate_limit::Nanos;
 use crate::policy::rate_limit::fleet::terms::{Terms, Turn};
+
+/// What outlives an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) struct Remembered {
+    /// What the bucket owes at least, in nanoseconds.
+    pub(in super::super) debt: u64,
+    /// In which of its lives the store has said so; 0: in none.
+    pub(in super::super) life: i64,
+    /// Of a quota: what was counted.
+    pub(in super::super) counted: Option<Count>,
+}
 
 impl Account {
     /// What the bucket owes when what is leased has been given back and what is owed has been charged; none where that is nothing.
