@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 pub use figures::LeaseFigures;
 pub(in super::super) use reserved::{Reserved, Wanted};
 
+use super::super::quota::Passed;
 use super::super::{KeyHash, Nanos, Taken};
 use super::account::{Account, Known, Order};
 use super::claims::Same;
@@ -60,7 +61,7 @@ pub(super) struct Entry {
     pub(super) shared: KeyHash,
     /// Those of the last request.
     pub(super) terms: Terms,
-    /// The store was asked about the quota before this node could say what it had let pass: what it could say now was counted since.
+    /// The store was asked about the quota before this node could say what it had let pass: since then it has counted that.
     is_blind: bool,
     waiting: Vec<Waiting>,
 }
@@ -300,7 +301,10 @@ impl Entry {
     fn count_by(&mut self, mut terms: Terms, now: Nanos) {
         if let Some(turn) = &mut terms.turn {
             self.is_blind |= turn.passed.is_none();
-            turn.passed = turn.passed.filter(|_| !self.is_blind);
+            turn.passed = turn.passed.map(|passed| match self.is_blind {
+                true => Passed { all: passed.before, ..passed },
+                false => passed,
+            });
         }
         self.carry(terms, now);
     }

@@ -1,6 +1,7 @@
 //! By which terms a key is counted.
 
 use super::super::Gcra;
+use super::super::quota::Passed;
 
 /// By which terms a key is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +26,7 @@ pub(in super::super) struct Turn {
     /// This node knows of an earlier one.
     pub(in super::super) is_later: bool,
     /// How many requests of it this node has let pass so far; none where it cannot say.
-    pub(in super::super) passed: Option<u64>,
+    pub(in super::super) passed: Option<Passed>,
 }
 
 impl Terms {
@@ -39,6 +40,6 @@ impl Terms {
     pub(super) fn assumed(&self) -> u64 {
         let Some(turn) = self.turn else { return 0 };
         let less = if turn.is_later { 0 } else { turn.offset };
-        self.gcra.spent(turn.passed.unwrap_or(0).saturating_add(less))
+        self.gcra.spent(turn.passed.map_or(0, |passed| passed.all).saturating_add(less))
     }
 }

@@ -49,7 +49,7 @@ pub(super) fn question(
             // A request that was let pass alone is charged, and told once.
             let charged = u64::try_from(order.charge).unwrap_or(0);
             let passed = node.zip(turn.passed);
-            let passed = passed.map(|(node, passed)| (node.name(), passed.saturating_sub(charged)));
+            let passed = passed.map(|(node, passed)| (node.name(), passed.all.saturating_sub(charged)));
             about_quota(&key, terms, (&turn, passed), order, losses, answer)
         }
     }

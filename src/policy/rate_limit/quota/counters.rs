@@ -28,6 +28,15 @@ pub struct Known {
     pub copied: u64,
 }
 
+/// How many requests this node has let pass in a period.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passed {
+    /// All of them.
+    pub all: u64,
+    /// Without those that this process has counted for somebody else.
+    pub before: u64,
+}
+
 /// How many requests a period has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowance {
@@ -108,6 +117,8 @@ struct Span {
     guessed: bool,
     /// Counted here and not written. Less than nothing where more was written than has passed.
     unwritten: i64,
+    /// Counted here whether they were left or not.
+    charged: u64,
 }
 
 impl Tally {
@@ -260,11 +271,12 @@ impl Counter {
     }
 
     /// How many requests of a period this node has let pass; none where the store has not been asked yet.
-    pub fn passed(&self, period: Period) -> Option<u64> {
+    pub fn passed(&self, period: Period) -> Option<Passed> {
         let mut spans = self.lock();
         let span = spans.of(period);
         let known = span.known.filter(|_| !span.guessed)?;
-        Some(known.used.saturating_add_signed(span.unwritten).saturating_sub(known.copied))
+        let all = known.used.saturating_add_signed(span.unwritten).saturating_sub(known.copied);
+        Some(Passed { all, before: all.saturating_sub(span.charged) })
     }
 
     /// Whether an earlier period of the key in the plan is known here.
@@ -275,7 +287,9 @@ impl Counter {
     /// Counts so many, whether the period has them left or not.
     pub fn charge(&self, period: Period, number: i64) {
         let mut spans = self.lock();
-        spans.of(period).unwritten += number;
+        let span = spans.of(period);
+        span.unwritten += number;
+        span.charged = span.charged.saturating_add_signed(number);
         spans.later = spans.later.min(period.ends);
     }
 
@@ -361,7 +375,7 @@ impl Spans {
             Some(at) => at,
             None => {
                 self.list.retain(|span| span.unwritten != 0);
-                self.list.push(Span { period, known: None, guessed: false, unwritten: 0 });
+                self.list.push(Span { period, known: None, guessed: false, unwritten: 0, charged: 0 });
                 self.list.len() - 1
             }
         };
@@ -536,6 +550,18 @@ mod tests {
         used.know(TODAY, known(1, true));
         used.go_on_blindly(TOMORROW);
         assert_eq!(used.look(TOMORROW, THREE), Some(Usage { used: 0, allowed: 3 }), "the second");
+    }
+
+    #[test]
+    fn what_a_process_has_counted_for_another_store_is_told_apart() {
+        let counter = Tally::new("free").counter("one");
+        assert_eq!(counter.passed(TODAY), None, "nobody has said");
+        counter.charge(TODAY, 2);
+        counter.know(TODAY, Known { copied: 3, ..known(10, false) });
+        assert_eq!(counter.passed(TODAY), Some(Passed { all: 9, before: 7 }));
+        counter.wrote(TODAY, 2, Known { copied: 3, ..known(12, false) });
+        counter.charge(TODAY, 1);
+        assert_eq!(counter.passed(TODAY), Some(Passed { all: 10, before: 7 }));
     }
 
     #[test]

@@ -39,7 +39,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-pub use counters::{Allowance, Counted, Counter, Known, Tally, Usage};
+pub use counters::{Allowance, Counted, Counter, Known, Passed, Tally, Usage};
 pub use period::{Calendar, Per, Period, second};
 pub use records::{Used, Uses};
 
@@ -251,7 +251,7 @@ impl Quotas {
         key: &str,
         period: Period,
         terms: &Terms,
-    ) -> Option<u64> {
+    ) -> Option<Passed> {
         let counter = tally.counter(key);
         if let Some(passed) = counter.passed(period) {
             return Some(passed);
