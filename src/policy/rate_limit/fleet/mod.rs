@@ -159,6 +159,13 @@ impl Fleet {
 
     /// Gives back what is leased and leaves the fleet, before the process ends; a second at the most. The runtime has gone by then.
     pub fn leave(&self) {
+        // What is being noted in the background may not come to its end.
+        if let Some(node) = self.shared.node.get().and_then(Option::as_ref)
+            && node.nodes() <= self.nodes()
+            && let Err(error) = node.note(self.nodes())
+        {
+            log::warn!("fleet: how many nodes there are cannot be noted: {error}");
+        }
         let questions: Vec<_> =
             self.shared.leases().iter().flat_map(|leases| leases.give_all_back(Nanos::now())).collect();
         if self.shared.redis.status() == Status::Lost {
