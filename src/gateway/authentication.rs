@@ -50,7 +50,16 @@ pub(super) fn compile(
         }
         RouteAuth::Rules(rules) => {
             let (names, quantity) = match (rules.any_of.as_slice(), rules.all_of.as_slice()) {
-                ([], []) | ([_, ..], [_, ..]) => {
+                ([], []) => {
+                    build.errors.push(
+                        &written.site,
+                        &*written.path,
+                        "it names no policy, so nobody is asked who he is",
+                        "name one, such as `{any_of: [staff], scopes: [orders:read]}`, or write `auth: none`",
+                    );
+                    return None;
+                }
+                ([_, ..], [_, ..]) => {
                     build.errors.push(
                         &written.site,
                         &*written.path,

@@ -38,6 +38,11 @@ fn await_refused(gateway: &Running, reason: &str, number: f64) {
     gateway.await_metric("portcullis_refusals_total", &labels, number);
 }
 
+/// How many have been refused for it so far.
+fn refusals(gateway: &Running, reason: &str) -> f64 {
+    gateway.metrics().of("portcullis_refusals_total", &[("policy", "auth.staff"), ("reason", reason)])
+}
+
 #[test]
 fn keys_by_url_are_asked_for_again_with_their_etag() {
     let (issuer, key) = (Issuer::start(), key("k1"));
@@ -264,11 +269,20 @@ fn what_no_key_would_make_good_is_refused_at_once_while_keys_are_unknown_and_ask
         ("not_yet_valid", key.token(&of(json!({"nbf": 4_000_000_000_u64})))),
         ("token_type", key.token_with(&json!({"alg": "ES256", "kid": "k1", "typ": "logout+jwt"}), &good)),
         ("token_header", key.token_with(&json!({"alg": "ES256", "kid": "k1", "jwk": key.jwk()}), &good)),
+        (
+            "token_header",
+            key.token_with(&json!({"alg": "ES256", "kid": "k1", "crit": ["exp"], "exp": 1}), &good),
+        ),
+        ("token_algorithm", SigningKey::secret("HS256", &[7; 32]).token(&good)),
+        ("token_algorithm", key.token_with(&json!({"alg": "none", "kid": "k1"}), &good)),
+        ("token_form", "eyJhbGciOiJFUzI1NiJ9.e30".to_owned()),
+        ("token_form", format!("{}=", key.token(&good))),
     ] {
+        let before = refusals(&gateway, reason);
         let refused = bearing(gateway.address(), "/", &token);
         let challenge = refused.expect(401).header("www-authenticate").unwrap();
         assert!(challenge.contains("error=\"invalid_token\""), "{reason}: {challenge}");
-        await_refused(&gateway, reason, 1.0);
+        await_refused(&gateway, reason, before + 1.0);
     }
     // Nobody waited for keys.
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
