@@ -121,8 +121,7 @@ fn serve(
     });
     let mut claims = Vec::new();
     if let Some(fleet) = &in_force(&current).fleet {
-        claims = fleet.claims();
-        fleet.leave();
+        claims = fleet.leave();
     }
     Quotas::flush(&live, PATIENCE);
     if let Some(limits) = limits {

@@ -286,26 +286,76 @@ fn a_quota_is_not_whole_again_for_gateways_that_begin_while_the_store_is_lost() 
     redis.kill();
     nodes.gateways.iter().for_each(|own| own.await_metric("portcullis_fleet_store", &[], 0.0));
     nodes.gateways = nodes.gateways.into_iter().map(Running::restart).collect();
-    let ready = |nodes: &Nodes| {
+    let restart = |nodes: &mut Nodes, again: fn(Running) -> Running| {
+        for own in &nodes.gateways {
+            own.await_metric("portcullis_quota_unwritten", &[], 0.0);
+        }
+        nodes.gateways = nodes.gateways.drain(..).map(again).collect();
         nodes.gateways.iter().for_each(|own| own.await_metric("portcullis_api_keys", &[], 2.0));
     };
-    ready(&nodes);
+    nodes.gateways.iter().for_each(|own| own.await_metric("portcullis_api_keys", &[], 2.0));
     let (half, _) = nodes.passed(60, 0);
     let (fresh, _) = nodes.passed(90, 1);
     // A third of what was left at each, when it was told so.
     assert!((left - 3.0..=left + 3.0).contains(&half), "{half} of {left}");
     assert_eq!(fresh, 60.0);
-    // Killed, a node knows what it has counted itself.
-    for own in &nodes.gateways {
-        own.await_metric("portcullis_quota_unwritten", &[], 0.0);
+    // However often they begin anew, each has had its part; killed, a node knows what it has counted itself.
+    for again in [Running::restart, Running::restart, Running::kill_and_restart] {
+        restart(&mut nodes, again);
+        let (half, _) = nodes.passed(30, 0);
+        assert!(half <= 3.0, "{half} more");
+        let (fresh, _) = nodes.passed(90, 1);
+        assert_eq!(fresh, 0.0, "each has counted its twenty of 60");
     }
-    nodes.gateways = nodes.gateways.into_iter().map(Running::kill_and_restart).collect();
-    ready(&nodes);
-    let (fresh, _) = nodes.passed(90, 1);
-    assert!(fresh <= 60.0 * 2.0 / 3.0, "{fresh}: of 60, each has counted 20");
     // The store comes back without anything, and hears from each what it has let pass.
     redis.restart();
     nodes.gateways.iter().for_each(|own| own.await_metric("portcullis_fleet_store", &[], 2.0));
     let passed = (nodes.passed(30, 0).0, nodes.passed(30, 1).0);
-    assert!(passed.0 <= 2.0 && passed.1 <= 2.0, "{passed:?}: until each node has been asked");
+    assert!(passed.0 <= 3.0 && passed.1 <= 3.0, "{passed:?}: until each node has been asked");
+}
+
+#[test]
+fn what_a_node_let_pass_before_it_was_killed_or_by_itself_is_counted_without_a_request() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let plan = |rest: &str| format!("    free: {{quota: {{limit: 60, per: MONTH, {rest}}}}}\n");
+    let (own, shared) = (plan("scope: node"), plan("scope: fleet, strict: true"));
+    let mut nodes = Nodes::start(2, &redis, &shared, &["free", "free", "free"]);
+    let only = |nodes: &Nodes, node: usize, number: usize, key: usize| {
+        count((0..number).filter(|_| nodes.ask(node, key).0 == 200))
+    };
+    let of_store = |nodes: &Nodes, value| {
+        nodes.gateways.iter().for_each(|own| own.await_metric("portcullis_fleet_store", &[], value));
+    };
+    // Alone, and killed before it could say so.
+    redis.pause();
+    of_store(&nodes, 0.0);
+    assert_eq!(only(&nodes, 0, 40, 0), 30.0, "its part");
+    nodes.gateways[0].await_metric("portcullis_quota_unwritten", &[], 0.0);
+    let killed = nodes.gateways.remove(0).kill_and_restart();
+    nodes.gateways.insert(0, killed);
+    redis.go_on();
+    of_store(&nodes, 2.0);
+    let counted = |number: u32| {
+        eventually(&format!("{number} to be counted"), || {
+            let keys = redis.ask(&["KEYS", "portcullis:q:*"]);
+            let values = keys.iter().flat_map(|key| redis.ask(&["HVALS", key]));
+            values.into_iter().any(|said| said.starts_with(&format!("{number} "))).then_some(())
+        });
+    };
+    counted(30);
+    let (passed, alone) = (only(&nodes, 1, 50, 0), alone(&nodes.gateways));
+    assert!((30.0..=30.0 + alone).contains(&passed), "{passed} of 30, {alone} decided alone");
+    // To a quota of each node's and back.
+    assert_eq!(only(&nodes, 0, 10, 1), 10.0);
+    let reload = |nodes: &Nodes, plans: &str| {
+        let text = text(&redis, plans);
+        nodes.gateways.iter().for_each(|own| own.reload_whole(&text));
+    };
+    reload(&nodes, &own);
+    assert_eq!((only(&nodes, 0, 7, 1), only(&nodes, 1, 8, 1)), (7.0, 8.0));
+    assert_eq!((only(&nodes, 0, 5, 2), only(&nodes, 1, 6, 2)), (5.0, 6.0));
+    nodes.gateways.iter().for_each(|own| own.await_metric("portcullis_quota_unwritten", &[], 0.0));
+    reload(&nodes, &shared);
+    counted(25);
+    counted(11);
 }

@@ -1,14 +1,16 @@
 //! A plan's quota, compiled: how many requests, in which periods, and how safely they are counted.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 
 use super::config::Scope;
 use super::fleet::{Fleet, FleetLimit, LeaseFigures, NO_FLEET, Turn, is_strict};
 use super::plan_config::{Durable, QuotaConfig};
-use super::quota::{Allowance, Calendar, Counted, NotWritten, Per, Period, Quotas, Tally, Terms, Usage};
+use super::quota::{
+    Allowance, Calendar, Counted, NotWritten, Per, Period, Quotas, Tally, Terms, Usage, second,
+};
 use super::{KeyHash, Nanos};
 use crate::config::units::Time;
 use crate::config::{Build, Site, Spanned};
@@ -113,7 +115,9 @@ impl Quota {
         let fleet = fleet.filter(|_| build.errors.errors().len() == errors_before).ok_or(())?;
         let (name, strict) = (format!("plans.{plan}"), strict || written.is_strict());
         self.belong(fleet, live, build)?;
-        self.fleet = Some(FleetLimit::new(fleet, (&name, "quota"), bytes.max(LEASES_MIN), strict, live));
+        let limit = FleetLimit::new(fleet, (&name, "quota"), bytes.max(LEASES_MIN), strict, live);
+        self.announce(&limit, live);
+        self.fleet = Some(limit);
         Ok(())
     }
 
@@ -143,13 +147,8 @@ impl Quota {
         let Allowance { limit, offset } = self.terms.allowance;
         let (own, shared) = hashed(fleet, key, period);
         let passed = self.quotas.passed(&self.tally, key, period, &self.terms).await;
-        let turn = Turn {
-            begins: period.begins,
-            ends: period.ends,
-            offset,
-            is_later: offset > 0 && self.tally.counter(key).is_later(period),
-            passed,
-        };
+        let is_later = offset > 0 && self.tally.counter(key).is_later(period);
+        let turn = Turn { offset, is_later, passed, ..turn_of(period) };
         let wanted = fleet.wanted_of_quota((own, shared), limit, turn);
         let taken = match self.durable {
             // Who refuses nobody need not keep anybody waiting.
@@ -196,6 +195,32 @@ impl Quota {
             belongs.map_err(|unusable| format!("{site}: {path}: quotas: {unusable}"))
         });
         self.told(belongs, build)
+    }
+
+    /// Has the store told what each key has used here: it may be another one, or each node may have counted by itself until now.
+    fn announce(&self, fleet: &FleetLimit, live: &Live) {
+        let Some(runtime) = live.runtime().cloned() else { return };
+        let (quotas, plan, fleet) = (Arc::clone(&self.quotas), self.tally.plan().to_owned(), fleet.clone());
+        let period = self.period(second(SystemTime::now()));
+        let Allowance { limit, offset } = self.terms.allowance;
+        let read = move || match quotas.all_passed(&plan, period) {
+            Ok(keys) => {
+                for (key, passed) in keys {
+                    // Whether it is a first period, the request that comes will say.
+                    let turn = Turn { offset, passed: Some(passed), ..turn_of(period) };
+                    let wanted = fleet.wanted_of_quota(hashed(&fleet, &key, period), limit, turn);
+                    fleet.leases().announce(&wanted, Nanos::now());
+                }
+            }
+            Err(unusable) => {
+                log::warn!("quotas: what was used of `{plan}` cannot be told the fleet: {unusable}")
+            }
+        };
+        let settled = live.open_settled(move || {
+            drop(runtime.spawn_blocking(read));
+            Ok(())
+        });
+        debug_assert!(settled.is_ok(), "it is told in the log");
     }
 
     fn told(&self, opened: Result<(), String>, build: &mut Build) -> Result<(), ()> {
@@ -286,6 +311,12 @@ impl Quota {
     pub(super) fn look(&self, key: &str, period: Period) -> Result<Usage, Unusable> {
         self.quotas.look(self.tally.plan(), key, period, self.terms.allowance)
     }
+}
+
+/// A period of which nothing is known.
+fn turn_of(period: Period) -> Turn {
+    let Period { begins, ends } = period;
+    Turn { begins, ends, offset: 0, is_later: false, passed: None }
 }
 
 /// A key in a period, as this node's leases know it; and the key alone, as the fleet's store does.

@@ -51,6 +51,8 @@ pub(super) struct Account {
     rate: f64,
     rated: Nanos,
     used: Nanos,
+    /// The store is to be told what this node has let pass, though nobody asks.
+    pub(super) to_tell: bool,
     /// Requests of a quota that this node may still let pass alone; none before the first of an outage.
     alone: Option<u64>,
 }
@@ -66,6 +68,10 @@ struct Told {
     losses: u64,
     /// Of a quota: what was counted.
     counted: Option<Count>,
+    /// Of a quota: what this node had let pass by then.
+    passed: u64,
+    /// Another process was told so.
+    is_old: bool,
 }
 
 /// What was counted of a period.
@@ -201,18 +207,18 @@ impl Account {
 
     /// Tells a store that was lost since it last said what the bucket owes, if that is anything.
     pub(super) fn claim(&mut self, losses: u64, now: Nanos) -> Option<Order> {
-        let is_due = !self.is_asked && self.told.is_some_and(|told| told.losses != losses);
-        (is_due && self.owes(now) > Some(0)).then(|| self.ordered(0, 0, now))
+        let is_due = self.told.is_some_and(|told| told.losses != losses) && self.owes(now) > Some(0);
+        (!self.is_asked && (is_due || self.to_tell)).then(|| self.ordered(0, 0, now))
     }
 
     /// The store has answered.
     pub(super) fn fill(&mut self, order: &Order, said: &Said) {
         let Said { leased, debt, counted, life, losses } = *said;
-        self.is_asked = false;
+        (self.is_asked, self.to_tell) = (false, false);
         self.alone = None;
         self.tokens = self.tokens.saturating_add(leased);
         let debt = u64::try_from(debt.as_nanos()).unwrap_or(u64::MAX);
-        self.told = Some(Told { debt, at: order.at, life, losses, counted });
+        self.told = Some(Told { debt, at: order.at, life, losses, counted, passed: 0, is_old: false });
     }
 
     /// The store has not answered. What it surely was not told is told it the next time. What it may have been told is not, as nobody is
@@ -231,8 +237,10 @@ impl Account {
                 let told = self.told.and_then(|told| told.counted).unwrap_or(none);
                 Count { used: told.used.saturating_add(charge.into()), ..told }
             };
-            let (counted, life) = (terms.turn.map(of_quota), self.told.map_or(0, |told| told.life));
-            self.told = Some(Told { debt, at: order.at, life, losses: UNSAID, counted });
+            let counted = terms.turn.map(of_quota);
+            let (life, passed, is_old) =
+                self.told.map_or((0, 0, true), |told| (told.life, told.passed, told.is_old));
+            self.told = Some(Told { debt, at: order.at, life, losses: UNSAID, counted, passed, is_old });
         }
     }
 
@@ -243,8 +251,19 @@ impl Account {
 
     /// Decides about a quota without the store, of which this node has its part of what was left.
     pub(super) fn spend_alone(&mut self, terms: &Terms, cost: u32, nodes: u32, now: Nanos) -> Taken {
-        let left = terms.gcra.look(self.debt(terms, now), 1).remaining();
-        let part = left.saturating_sub(self.owed.into()) / u64::from(nodes.max(1));
+        let left = |debt| terms.gcra.look(debt, 1).remaining();
+        let nodes = u64::from(nodes.max(1));
+        let part = match self.told {
+            Some(told) if !told.is_old => {
+                left(self.debt(terms, now)).saturating_sub(self.owed.into()) / nodes
+            }
+            // What it has let pass since was its own part, whichever of its processes did.
+            told => {
+                let (debt, then) = told.map_or((terms.assumed(), 0), |told| (told.debt, told.passed));
+                let passed = terms.turn.and_then(|turn| turn.passed).map_or(0, |passed| passed.all);
+                (left(debt) / nodes).saturating_sub(passed.saturating_sub(then))
+            }
+        };
         let alone = self.alone.get_or_insert(part);
         let passed = match alone.checked_sub(cost.into()) {
             Some(rest) => {
@@ -306,7 +325,7 @@ impl Account {
     /// Whether it says no more than the store does.
     pub(super) fn is_idle_and_settled(&self, now: Nanos) -> bool {
         let idle = now.as_nanos().saturating_sub(self.used.as_nanos());
-        self.is_even() && !self.is_asked && idle >= 2 * nanoseconds(IDLE)
+        self.is_even() && !self.is_asked && !self.to_tell && idle >= 2 * nanoseconds(IDLE)
     }
 
     /// Whether the store has nothing to get from this node, nor this node has anything of the store's.

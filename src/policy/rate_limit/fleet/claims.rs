@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use super::account::{Account, Count, Remembered};
-use super::leases::{Entry, Leases, lock};
+use super::leases::{Entry, Leases, Wanted, lock};
 use super::terms::{Terms, Turn};
 use crate::policy::rate_limit::{Gcra, KeyHash, Nanos};
 use crate::state::Live;
@@ -22,7 +22,7 @@ pub struct Claims {
     pub(in super::super) saved: Vec<SavedClaim>,
 }
 
-/// What was known of a key's bucket: 102 bytes.
+/// What was known of a key's bucket: 114 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SavedClaim {
     key: KeyHash,
@@ -33,11 +33,14 @@ pub struct SavedClaim {
     life: i64,
     /// Of a quota: its period, what was counted, and whether it was the key's first.
     counted: Option<(i64, i64, Count)>,
+    /// Of a quota: what this node had let pass by then, and what the store was not told yet.
+    passed: u64,
+    owed: u32,
 }
 
 impl SavedClaim {
     /// Its length in bytes.
-    pub const BYTES: usize = 2 * 16 + Gcra::BYTES + 8 + 8 + 1 + 3 * 8;
+    pub const BYTES: usize = 2 * 16 + Gcra::BYTES + 8 + 8 + 1 + 3 * 8 + 8 + 4;
 
     /// To be written, numbers with the lowest byte first.
     pub fn to_bytes(self) -> [u8; Self::BYTES] {
@@ -51,7 +54,9 @@ impl SavedClaim {
             .chain(self.debt.to_le_bytes())
             .chain(self.life.to_le_bytes())
             .chain([kind])
-            .chain(numbers.into_iter().flat_map(u64::to_le_bytes));
+            .chain(numbers.into_iter().flat_map(u64::to_le_bytes))
+            .chain(self.passed.to_le_bytes())
+            .chain(self.owed.to_le_bytes());
         let mut bytes = [0; Self::BYTES];
         bytes.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
         bytes
@@ -70,7 +75,8 @@ impl SavedClaim {
             1 | 2 => Some((begins, ends, Count { used, is_first: kind == 2 })),
             _ => return None,
         };
-        Some(Self { key, shared, gcra, debt, life, counted })
+        let (passed, owed) = (number(from)?, u32::from_le_bytes(*taken(from)?));
+        Some(Self { key, shared, gcra, debt, life, counted, passed, owed })
     }
 
     fn terms(&self) -> Terms {
@@ -85,18 +91,25 @@ impl SavedClaim {
     }
 }
 
+impl Claims {
+    /// The store has been told what it was not.
+    pub(super) fn settle(&mut self) {
+        self.saved.iter_mut().for_each(|claim| claim.owed = 0);
+    }
+}
+
 impl Leases {
     /// What is known of keys that owe something.
     pub(super) fn claims(&self, now: Nanos) -> Claims {
         let mut saved = Vec::new();
         for shard in &self.shards {
             for (key, Entry { account, shared, terms, .. }) in &*lock(shard) {
-                let Some(Remembered { debt, life, counted }) = account.remembered(terms, now) else {
-                    continue;
-                };
+                let Some(remembered) = account.remembered(terms, now) else { continue };
+                let Remembered { debt, life, counted, passed, owed } = remembered;
                 let counted =
                     terms.turn.zip(counted).map(|(turn, counted)| (turn.begins, turn.ends, counted));
-                saved.push(SavedClaim { key: *key, shared: *shared, gcra: terms.gcra, debt, life, counted });
+                let (key, shared, gcra) = (*key, *shared, terms.gcra);
+                saved.push(SavedClaim { key, shared, gcra, debt, life, counted, passed, owed });
             }
         }
         Claims { definition: self.definition.clone(), saved }
@@ -119,6 +132,23 @@ impl Leases {
         }
     }
 
+    /// Tells the store what this node has let pass of a quota, as soon as it is there, where that is news and there is room.
+    pub(in super::super) fn announce(&self, wanted: &Wanted, now: Nanos) {
+        let mut shard = self.shard(wanted.key);
+        let has_room = shard.len() < self.keys_max();
+        match shard.get_mut(&wanted.key) {
+            Some(entry) if entry.passed() < passed(&wanted.terms) => {
+                entry.account.to_tell = true;
+                entry.count_by(wanted.terms, now);
+            }
+            None if has_room => {
+                let entry = Entry::of(Account::telling(now), wanted.shared, wanted.terms);
+                shard.insert(wanted.key, entry);
+            }
+            Some(_) | None => {}
+        }
+    }
+
     /// Knows that too, `age` after it was saved, as far as there is room. What is known here already stays.
     pub(in super::super) fn restore(
         &self,
@@ -130,24 +160,35 @@ impl Leases {
         for claim in claims {
             // A count does not come back with time; it ends with its period.
             let debt = if claim.counted.is_some() { claim.debt } else { claim.debt.saturating_sub(age) };
-            if debt == 0 {
+            if (debt, claim.owed) == (0, 0) {
                 continue;
             }
-            let (counted, life) = (claim.counted.map(|(.., counted)| counted), claim.life);
+            let SavedClaim { life, passed, owed, .. } = claim;
+            let counted = claim.counted.map(|(.., counted)| counted);
+            let remembered = Remembered { debt, life, counted, passed, owed };
             let mut shard = self.shard(claim.key);
-            if shard.len() < self.keys_max() {
-                shard.entry(claim.key).or_insert_with(|| {
-                    let account = Account::knowing(Remembered { debt, life, counted }, now);
-                    Entry::of(account, claim.shared, claim.terms())
-                });
+            let has_room = shard.len() < self.keys_max();
+            match shard.get_mut(&claim.key) {
+                Some(entry) if entry.account.is_of_another() => {
+                    let terms = entry.terms;
+                    entry.carry(claim.terms(), now);
+                    entry.account.know(remembered, now);
+                    entry.carry(terms, now);
+                }
+                None if has_room => {
+                    let mut entry = Entry::of(Account::default(), claim.shared, claim.terms());
+                    entry.account.know(remembered, now);
+                    shard.insert(claim.key, entry);
+                }
+                Some(_) | None => {}
             }
         }
     }
 }
 
 impl super::Fleet {
-    /// What this node knows, to be kept by who ends it. To be asked before it [leaves](super::Fleet::leave).
-    pub fn claims(&self) -> Vec<Claims> {
+    /// What this node knows.
+    pub(super) fn claims(&self) -> Vec<Claims> {
         let now = Nanos::now();
         self.shared.leases().iter().map(|leases| leases.claims(now)).collect()
     }
@@ -156,6 +197,16 @@ impl super::Fleet {
     pub(in super::super) fn claimants(&self) -> Vec<Arc<Leases>> {
         self.shared.leases()
     }
+}
+
+impl Entry {
+    fn passed(&self) -> u64 {
+        passed(&self.terms)
+    }
+}
+
+fn passed(terms: &Terms) -> u64 {
+    terms.turn.and_then(|turn| turn.passed).map_or(0, |passed| passed.all)
 }
 
 fn taken<'a, const LENGTH: usize>(from: &mut &'a [u8]) -> Option<&'a [u8; LENGTH]> {
@@ -180,7 +231,7 @@ mod tests {
     fn a_claim_is_read_as_it_was_written() {
         let gcra = Gcra::new(30, Duration::from_secs(60), 90);
         let (key, shared) = (KeyHash::from_bits(1, 2), KeyHash::from_bits(u64::MAX, 3));
-        let of_limit = SavedClaim { key, shared, gcra, debt: 5, life: -1, counted: None };
+        let of_limit = SavedClaim { key, shared, gcra, debt: 5, life: -1, counted: None, passed: 6, owed: 7 };
         let count = Count { used: 9, is_first: true };
         let of_quota = SavedClaim { counted: Some((-86_400, 0, count)), ..of_limit };
         for claim in [of_limit, of_quota] {

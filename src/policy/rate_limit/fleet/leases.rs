@@ -298,7 +298,7 @@ impl Entry {
     }
 
     /// Counts by a request's terms from now on.
-    fn count_by(&mut self, mut terms: Terms, now: Nanos) {
+    pub(super) fn count_by(&mut self, mut terms: Terms, now: Nanos) {
         if let Some(turn) = &mut terms.turn {
             self.is_blind |= turn.passed.is_none();
             turn.passed = turn.passed.map(|passed| match self.is_blind {
@@ -309,7 +309,7 @@ impl Entry {
         self.carry(terms, now);
     }
 
-    fn carry(&mut self, terms: Terms, now: Nanos) {
+    pub(super) fn carry(&mut self, terms: Terms, now: Nanos) {
         let before = std::mem::replace(&mut self.terms, terms);
         self.account.carry(&before, &terms, now);
     }

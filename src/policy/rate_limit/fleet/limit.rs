@@ -12,7 +12,7 @@ use crate::config::{Build, Spanned};
 use crate::state::Live;
 
 /// What a limit with `scope: fleet` has beside a table of its own.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in super::super) struct FleetLimit {
     fleet: Arc<Fleet>,
     leases: Arc<Leases>,

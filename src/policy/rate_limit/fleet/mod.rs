@@ -157,8 +157,9 @@ impl Fleet {
         FleetFigures { nodes: self.nodes(), store: self.shared.redis.figures() }
     }
 
-    /// Gives back what is leased and leaves the fleet, before the process ends; a second at the most. The runtime has gone by then.
-    pub fn leave(&self) {
+    /// Gives back what is leased and leaves the fleet, before the process ends; a second at the most. The runtime has gone by then. Gives what
+    /// this node knows, to be kept for the process after it.
+    pub fn leave(&self) -> Vec<Claims> {
         // What is being noted in the background may not come to its end.
         if let Some(node) = self.shared.node.get().and_then(Option::as_ref)
             && node.nodes() <= self.nodes()
@@ -166,17 +167,19 @@ impl Fleet {
         {
             log::warn!("fleet: how many nodes there are cannot be noted: {error}");
         }
-        let questions: Vec<_> =
-            self.shared.leases().iter().flat_map(|leases| leases.give_all_back(Nanos::now())).collect();
-        if self.shared.redis.status() == Status::Lost {
-            return;
-        }
+        let mut claims = self.claims();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        if let Ok(runtime) = runtime {
+        if self.shared.redis.status() != Status::Lost
+            && let Ok(runtime) = runtime
+        {
+            let leases = self.shared.leases();
+            let questions = leases.iter().flat_map(|leases| leases.give_all_back(Nanos::now()));
             let last = self.shared.heard_of("leave", |_| {});
-            let questions = questions.into_iter().chain(std::iter::once(last)).collect();
+            let questions = questions.chain(std::iter::once(last)).collect();
             runtime.block_on(self.shared.redis.ask_at_last(questions, FAREWELL));
+            claims.iter_mut().for_each(Claims::settle);
         }
+        claims
     }
 
     /// The leases of a limit, known to all nodes by its name and its key; found again after a reload, also of another memory.

@@ -35,11 +35,11 @@ impl Terms {
         u32::try_from(self.gcra.burst()).unwrap_or(u32::MAX)
     }
 
-    /// What a bucket of which nothing was heard is taken to owe: of a quota, what this node has let pass, and where it may be a key's first
-    /// period, what that has less.
+    /// What a bucket of which nothing was heard is taken to owe: where it may be a key's first period, what that has less.
     pub(super) fn assumed(&self) -> u64 {
-        let Some(turn) = self.turn else { return 0 };
-        let less = if turn.is_later { 0 } else { turn.offset };
-        self.gcra.spent(turn.passed.map_or(0, |passed| passed.all).saturating_add(less))
+        match self.turn {
+            Some(turn) if !turn.is_later => self.gcra.spent(turn.offset),
+            Some(_) | None => 0,
+        }
     }
 }

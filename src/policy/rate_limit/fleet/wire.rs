@@ -48,9 +48,8 @@ pub(super) fn question(
         Some(turn) => {
             // A request that was let pass alone is charged, and told once.
             let charged = u64::try_from(order.charge).unwrap_or(0);
-            let passed = node.zip(turn.passed);
-            let passed = passed.map(|(node, passed)| (node.name(), passed.all.saturating_sub(charged)));
-            about_quota(&key, terms, (&turn, passed), order, losses, answer)
+            let passed = turn.passed.map(|passed| passed.all.saturating_sub(charged));
+            about_quota(&key, terms, (&turn, node, passed), order, losses, answer)
         }
     }
 }
@@ -70,7 +69,7 @@ fn about_limit(key: &str, terms: &Terms, order: &Order, losses: u64, answer: Ans
 fn about_quota(
     key: &str,
     terms: &Terms,
-    (turn, passed): (&Turn, Option<(&str, u64)>),
+    (turn, node, passed): (&Turn, Option<&Node>, Option<u64>),
     order: &Order,
     losses: u64,
     answer: Answer,
@@ -82,7 +81,8 @@ fn about_quota(
         Some(Count { is_first: false, .. }) => "0",
         Some(_) | None => "",
     };
-    let (name, passed) = passed.unwrap_or_default();
+    let name = node.map_or("", Node::name);
+    let passed = passed.map(|passed| passed.to_string()).unwrap_or_default();
     let lives = if turn.offset > 0 { FIRST_KEPT } else { 0 };
     let rest = [turn.begins, turn.ends.saturating_add(KEPT), lives].map(|number| number.to_string());
     Question {
@@ -92,7 +92,7 @@ fn about_quota(
             .chain(asked(order, counted.map_or(0, |counted| counted.used), losses))
             .chain(rest)
             .chain([turn.offset.to_string(), is_first.to_owned()])
-            .chain([name.to_owned(), passed.to_string()])
+            .chain([name.to_owned(), passed])
             .collect(),
         answer,
     }

@@ -26,6 +26,7 @@
 mod counters;
 mod desk;
 mod keeper;
+mod passed;
 mod period;
 mod presence;
 mod reader;
@@ -130,23 +131,6 @@ impl Quotas {
         Ok(())
     }
 
-    /// Makes what is counted this node's, by which the fleet's store knows it: what stands in the copy of another node's file was let pass
-    /// there.
-    ///
-    /// # Errors
-    /// The store cannot be made or written.
-    pub(super) fn belong(&self, node: &str) -> Result<(), Unusable> {
-        let Some(mut store) = Store::open(&self.directory, Access::Change)? else { return Ok(()) };
-        match records::belong(store.connection(), node) {
-            Ok(0) => Ok(()),
-            Ok(copied) => {
-                log::info!("quotas: {copied} counts are of the node whose store was copied here");
-                Ok(())
-            }
-            Err(error) => Err(store.explain(&error)),
-        }
-    }
-
     /// What there is to tell; none where no plan has a quota.
     pub fn figures(live: &Live) -> Option<Figures> {
         let own = live.find::<Self>("quotas", "")?;
@@ -242,22 +226,6 @@ impl Quotas {
             Ok(Ok(Ok(decision))) => Ok(decision.accept()),
             Ok(Ok(Err(Silent)) | Err(_)) | Err(_) => Err(NotWritten),
         }
-    }
-
-    /// How many requests of a period this node has let pass; none where the store does not say so in time.
-    pub(super) async fn passed(
-        &self,
-        tally: &Arc<Tally>,
-        key: &str,
-        period: Period,
-        terms: &Terms,
-    ) -> Option<Passed> {
-        let counter = tally.counter(key);
-        if let Some(passed) = counter.passed(period) {
-            return Some(passed);
-        }
-        self.read(tally, &counter, period, terms.wait).await.ok()?;
-        counter.passed(period)
     }
 
     /// Counts a request, whether any is left or not, and tells how it stands, if that is known. Never waits.

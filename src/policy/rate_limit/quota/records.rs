@@ -132,6 +132,26 @@ pub(super) fn belong(connection: &mut Connection, node: &str) -> rusqlite::Resul
     Ok(copied)
 }
 
+/// Keys of a plan of which some requests were let pass here in this period, with how many.
+pub(super) fn passed(
+    connection: &Connection,
+    plan: &str,
+    period: Period,
+    most: u32,
+) -> rusqlite::Result<Vec<(Box<str>, u64)>> {
+    if !knows_copies(connection)? {
+        return Ok(Vec::new());
+    }
+    let mut statement = connection.prepare(
+        "SELECT key, used - copied FROM quota_uses WHERE plan = ?1 AND begins = ?2 AND used > copied LIMIT ?3",
+    )?;
+    let rows = statement.query_map(params![plan, period.begins, most], |row| {
+        let (key, passed): (String, i64) = (row.get(0)?, row.get(1)?);
+        Ok((key.into_boxed_str(), u64::try_from(passed).unwrap_or_default()))
+    })?;
+    rows.collect()
+}
+
 /// Whether the store tells what was copied.
 fn knows_copies(connection: &Connection) -> rusqlite::Result<bool> {
     let asked = "SELECT EXISTS (SELECT 1 FROM pragma_table_info('quota_uses') WHERE name = 'copied')";
@@ -227,7 +247,9 @@ mod tests {
         assert_eq!(belong(db, "a").unwrap(), 0, "whose it was nobody knows: its own");
         assert_eq!(add(db, 2), known(7, true));
         assert_eq!(belong(db, "a").unwrap(), 0);
+        assert_eq!(passed(db, "free", day(1), 9).unwrap(), [("one".into(), 7)]);
         assert_eq!(belong(db, "b").unwrap(), 1);
+        assert_eq!(passed(db, "free", day(1), 9).unwrap(), []);
         assert_eq!(add(db, 2), Known { used: 9, first: true, copied: 7 });
         assert_eq!(belong(db, "b").unwrap(), 0);
         assert_eq!(Counts::prepare(db).unwrap().read("free", "one", day(1)).unwrap().copied, 7);

@@ -14,35 +14,56 @@ pub(in super::super) struct Remembered {
     pub(in super::super) life: i64,
     /// Of a quota: what was counted.
     pub(in super::super) counted: Option<Count>,
+    /// Of a quota: what this node had let pass by then, and what the store was not told yet.
+    pub(in super::super) passed: u64,
+    pub(in super::super) owed: u32,
 }
 
 impl Account {
-    /// What the bucket owes when what is leased has been given back and what is owed has been charged; none where that is nothing.
+    /// Of a quota: what this node had let pass when the store was asked.
+    pub(in super::super) fn note_passed(&mut self, passed: u64) {
+        if let Some(told) = &mut self.told {
+            told.passed = passed;
+        }
+    }
+
+    /// What the bucket owes when what is leased has been given back; of a limit, with what is owed charged. None where that is nothing.
     pub(in super::super) fn remembered(&self, terms: &Terms, now: Nanos) -> Option<Remembered> {
         let life = self.told.map_or(0, |told| told.life);
         let (back, owed) = (self.tokens.saturating_add(self.returned), self.owed);
-        let (debt, counted) = match terms.turn {
+        let (debt, counted, owed) = match terms.turn {
             None => {
                 let debt = self.owes(now).unwrap_or(0).saturating_sub(terms.gcra.time(back));
-                (terms.gcra.owing(debt, terms.gcra.time(owed)), None)
+                (terms.gcra.owing(debt, terms.gcra.time(owed)), None, 0)
             }
             Some(turn) => {
                 let none = Count { used: 0, is_first: !turn.is_later };
                 let told = self.told.and_then(|told| told.counted).unwrap_or(none);
-                let used = told.used.saturating_sub(back.into()).saturating_add(owed.into());
-                let counted = Count { used, ..told };
-                (terms.gcra.spent(counted.spent(turn.offset)), Some(counted))
+                let counted = Count { used: told.used.saturating_sub(back.into()), ..told };
+                (terms.gcra.spent(counted.spent(turn.offset)), Some(counted), owed)
             }
         };
-        let is_nothing = debt == 0 || (self.told.is_none() && owed == 0);
-        (!is_nothing).then_some(Remembered { debt, life, counted })
+        let passed = self.told.map_or(0, |told| told.passed);
+        let is_nothing = (debt, owed) == (0, 0) || (self.told.is_none() && self.owed == 0);
+        (!is_nothing).then_some(Remembered { debt, life, counted, passed, owed })
     }
 
-    /// One that knows that, and has never asked.
-    pub(in super::super) fn knowing(remembered: Remembered, now: Nanos) -> Self {
-        let Remembered { debt, life, counted } = remembered;
-        let told = Some(Told { debt, at: now, life, losses: UNSAID, counted });
-        Self { told, used: now, ..Self::default() }
+    /// One that has something to tell.
+    pub(in super::super) fn telling(now: Nanos) -> Self {
+        Self { to_tell: true, used: now, ..Self::default() }
+    }
+
+    /// Whether this process was told nothing of it, and has spent nothing.
+    pub(in super::super) fn is_of_another(&self) -> bool {
+        self.told.is_none_or(|told| told.is_old) && (self.tokens, self.returned) == (0, 0) && !self.is_asked
+    }
+
+    /// Knows what another process did.
+    pub(in super::super) fn know(&mut self, remembered: Remembered, now: Nanos) {
+        let Remembered { debt, life, counted, passed, owed } = remembered;
+        self.told = Some(Told { debt, at: now, life, losses: UNSAID, counted, passed, is_old: true });
+        self.owed = self.owed.saturating_add(owed);
+        self.used = now;
     }
 
     /// Counts by other terms from now on. Of a limit what is leased and what is owed stay as large a part of the bucket as they were, as

@@ -42,6 +42,8 @@ impl Leases {
         let lost = match &answer {
             Ok(Some(said)) => {
                 entry.account.fill(order, said);
+                let passed = terms.turn.and_then(|turn| turn.passed);
+                entry.account.note_passed(passed.map_or(0, |passed| passed.all));
                 None
             }
             // Not what the script gives: whoever says so is not believed.
