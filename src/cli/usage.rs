@@ -123,7 +123,7 @@ struct Told<'a> {
     /// Then `used` is this node's part.
     of_fleet: bool,
     /// What was used in the period before this one, where that is known.
-    before: Option<Used>,
+    before: Option<u64>,
 }
 
 impl<'a> Told<'a> {
@@ -132,14 +132,17 @@ impl<'a> Told<'a> {
         let present = rows.iter().find(|row| row.period.begins == period.begins);
         // A key that has used nothing yet is in its first period.
         let first = present.map_or(rows.is_empty(), |row| row.known.first);
+        let of_fleet = quota.is_of_fleet();
+        let used = |row: &Used| if of_fleet { row.known.own() } else { row.known.used };
+        let before = rows.iter().find(|row| row.period.ends == period.begins);
         Self {
             plan,
             begins: period.begins,
             ends: period.ends,
-            used: present.map_or(0, |row| row.known.used),
+            used: present.map_or(0, used),
             allowed: quota.allowance().of(first),
-            of_fleet: quota.is_of_fleet(),
-            before: rows.iter().find(|row| row.period.ends == period.begins).copied(),
+            of_fleet,
+            before: before.map(used),
         }
     }
 
@@ -151,7 +154,7 @@ impl<'a> Told<'a> {
     fn line(&self, listed: &Listed, out: &mut dyn Write) -> std::io::Result<()> {
         let or_dash =
             |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
-        let before = or_dash(self.before.map(|row| row.known.used));
+        let before = or_dash(self.before);
         let description = &listed.description;
         line(
             out,
@@ -184,7 +187,7 @@ impl<'a> Told<'a> {
             "used": self.used,
             "allowed": self.allowed,
             "left": self.left(),
-            "usedBefore": self.before.map(|row| row.known.used),
+            "usedBefore": self.before,
         })
     }
 }

@@ -150,7 +150,7 @@ fn three_gateways_are_one_limit_but_for_a_lease_each() {
     assert!(metrics.of("portcullis_fleet_leased_tokens", &[("policy", "rate_limits.all")]) <= 25.0 / 3.0);
     // What is in the store is bounded, hashed, and goes by itself.
     let keys = redis.ask(&["KEYS", "*"]);
-    assert!(keys.len() <= 3 && keys.contains(&"portcullis:nodes".to_owned()), "{keys:?}");
+    assert!(keys.len() <= 4 && keys.contains(&"portcullis:nodes".to_owned()), "{keys:?}");
     for key in keys {
         assert!(key.len() <= 64, "{key}");
         let left: i64 = redis.ask(&["PTTL", &key])[0].parse().unwrap();
@@ -880,4 +880,45 @@ fn gateways_that_begin_while_the_store_is_lost_know_what_was_left() {
             "{all} {half} {fresh}"
         );
     }
+}
+
+#[test]
+fn a_store_that_has_lost_its_memory_and_not_its_connections_is_told_by_whoever_knows() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let both = gateways(2, &redis, "limit: 60/1h, strict: true");
+    eventually("the store to have said since when it remembers", || {
+        redis.ask(&["KEYS", "portcullis:life"]).pop().map(drop)
+    });
+    assert_eq!(count((0..60).filter(|_| passes(&both[0], "a"))), 60.0);
+    std::thread::sleep(Duration::from_millis(2_500));
+    redis.ask(&["FLUSHALL"]);
+    both[0].await_line("the store has lost what it knew");
+    eventually("it to be told", || (redis.ask(&["KEYS", "portcullis:l:*"]).len() == 1).then_some(()));
+    let before = alone(&both);
+    let passed = count((0..60).filter(|_| passes(&both[1], "a")));
+    assert!(passed <= 1.0 + alone(&both) - before, "{passed} of none");
+    assert_eq!(both[0].metrics().of("portcullis_fleet_store_losses_total", &[]), 0.0);
+}
+
+#[test]
+fn what_was_spent_is_spent_for_a_limit_of_ones_own_and_under_another_prefix() {
+    let Some(mut redis) = Redis::start(&[]) else { return };
+    let fleet = format!("redis: '{}'", redis.url());
+    let both = gateways(2, &redis, "limit: 20/1h, strict: true");
+    let spent = |tenant: &str| count((0..30).filter(|turn| passes(&both[turn % 2], tenant)));
+    let reload = |text: &str| both.iter().for_each(|own| own.reload_whole(text));
+    assert_eq!((spent("a"), spent("b")), (20.0, 20.0));
+    let text = config(&format!("{fleet}, prefix: other"), "limit: 20/1h, strict: true");
+    reload(&text);
+    both.iter().for_each(|own| own.await_metric("portcullis_fleet_nodes", &[], 2.0));
+    eventually("what is known to be told", || (redis.ask(&["KEYS", "other:l:*"]).len() == 2).then_some(()));
+    let before = alone(&both);
+    let passed = spent("a");
+    assert!(passed <= 1.0 + alone(&both) - before, "{passed} of none under another prefix");
+    // A value that gets a limit of its own while the store is lost.
+    redis.kill();
+    both.iter().for_each(|own| own.await_metric("portcullis_fleet_store", &[], 0.0));
+    reload(&text.replace("limit: 20/1h", "limit: 20/1h, overrides: {b: 400/1h}"));
+    let passed = spent("b");
+    assert!(passed <= 4.0, "{passed} of none, but for what minutes bring of a larger limit");
 }

@@ -54,6 +54,8 @@ struct Counters {
     answered: AtomicU64,
     unanswered: AtomicU64,
     losses: AtomicU64,
+    /// How often it was found without memory.
+    forgotten: AtomicU64,
     /// How long the last round took, in microseconds.
     round: AtomicU64,
 }
@@ -170,6 +172,18 @@ impl Redis {
         }
     }
 
+    /// How often it may have lost its memory, with the connection or without.
+    pub fn lapses(&self) -> u64 {
+        let Counters { losses, forgotten, .. } = &self.shared.counters;
+        losses.load(Ordering::Relaxed) + forgotten.load(Ordering::Relaxed)
+    }
+
+    /// It has lost its memory, though the connection lives.
+    pub fn has_forgotten(&self) {
+        self.shared.counters.forgotten.fetch_add(1, Ordering::Relaxed);
+        log::warn!("fleet: the store has lost what it knew, and is told it again");
+    }
+
     /// What keys begin with.
     pub fn prefix(&self) -> &str {
         self.shared.endpoint.prefix()
@@ -177,7 +191,7 @@ impl Redis {
 
     /// What there is to tell.
     pub fn figures(&self) -> Figures {
-        let Counters { answered, unanswered, losses, round } = &self.shared.counters;
+        let Counters { answered, unanswered, losses, round, .. } = &self.shared.counters;
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Figures {
             status: self.status(),

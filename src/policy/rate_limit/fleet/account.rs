@@ -53,8 +53,8 @@ pub(super) struct Account {
     used: Nanos,
     /// The store is to be told what this node has let pass, though nobody asks.
     pub(super) to_tell: bool,
-    /// Requests of a quota that this node may still let pass alone; none before the first of an outage.
-    alone: Option<u64>,
+    /// Requests of a quota that this node has let pass alone, and the store has not counted.
+    alone: u64,
 }
 
 /// What the store has said of a bucket.
@@ -215,7 +215,7 @@ impl Account {
     pub(super) fn fill(&mut self, order: &Order, said: &Said) {
         let Said { leased, debt, counted, life, losses } = *said;
         (self.is_asked, self.to_tell) = (false, false);
-        self.alone = None;
+        self.alone = self.owed.into();
         self.tokens = self.tokens.saturating_add(leased);
         let debt = u64::try_from(debt.as_nanos()).unwrap_or(u64::MAX);
         self.told = Some(Told { debt, at: order.at, life, losses, counted, passed: 0, is_old: false });
@@ -250,31 +250,25 @@ impl Account {
     }
 
     /// Decides about a quota without the store, of which this node has its part of what was left.
-    pub(super) fn spend_alone(&mut self, terms: &Terms, cost: u32, nodes: u32, now: Nanos) -> Taken {
-        let left = |debt| terms.gcra.look(debt, 1).remaining();
-        let nodes = u64::from(nodes.max(1));
-        let part = match self.told {
-            Some(told) if !told.is_old => {
-                left(self.debt(terms, now)).saturating_sub(self.owed.into()) / nodes
-            }
+    pub(super) fn spend_alone(&mut self, terms: &Terms, cost: u32, nodes: u32) -> Taken {
+        let left = |debt| terms.gcra.look(debt, 1).remaining() / u64::from(nodes.max(1));
+        let rest = match self.told {
+            Some(told) if !told.is_old => left(told.debt).saturating_sub(self.alone),
             // What it has let pass since was its own part, whichever of its processes did.
             told => {
                 let (debt, then) = told.map_or((terms.assumed(), 0), |told| (told.debt, told.passed));
                 let passed = terms.turn.and_then(|turn| turn.passed).map_or(0, |passed| passed.all);
-                (left(debt) / nodes).saturating_sub(passed.saturating_sub(then))
+                left(debt).saturating_sub(passed.saturating_sub(then).max(self.alone))
             }
         };
-        let alone = self.alone.get_or_insert(part);
-        let passed = match alone.checked_sub(cost.into()) {
-            Some(rest) => {
-                *alone = rest;
-                self.owe(cost, u32::MAX);
-                true
-            }
-            None => false,
-        };
-        let rest = self.alone.unwrap_or(0);
-        terms.gcra.judged(passed, terms.gcra.spent(terms.gcra.burst().saturating_sub(rest)), cost)
+        let after = rest.checked_sub(cost.into());
+        if after.is_some() {
+            self.alone = self.alone.saturating_add(cost.into());
+            self.owe(cost, u32::MAX);
+        }
+        let rest = after.unwrap_or(rest);
+        let owes = terms.gcra.spent(terms.gcra.burst().saturating_sub(rest));
+        terms.gcra.judged(after.is_some(), owes, cost)
     }
 
     /// A request that took tokens did not need them.

@@ -134,16 +134,16 @@ impl Leases {
 
     /// Tells the store what this node has let pass of a quota, as soon as it is there, where that is news and there is room.
     pub(in super::super) fn announce(&self, wanted: &Wanted, now: Nanos) {
-        let mut shard = self.shard(wanted.key);
+        let mut shard = self.shard(wanted.account);
         let has_room = shard.len() < self.keys_max();
-        match shard.get_mut(&wanted.key) {
+        match shard.get_mut(&wanted.account) {
             Some(entry) if entry.passed() < passed(&wanted.terms) => {
                 entry.account.to_tell = true;
                 entry.count_by(wanted.terms, now);
             }
             None if has_room => {
                 let entry = Entry::of(Account::telling(now), wanted.shared, wanted.terms);
-                shard.insert(wanted.key, entry);
+                shard.insert(wanted.account, entry);
             }
             Some(_) | None => {}
         }

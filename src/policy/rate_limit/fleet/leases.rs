@@ -162,7 +162,7 @@ impl Leases {
     }
 
     fn begin(self: &Arc<Self>, wanted: Wanted, may_wait: MayWait, now: Nanos) -> Begun {
-        let Wanted { key, shared, cost, terms } = wanted;
+        let Wanted { account: key, shared, cost, terms, .. } = wanted;
         let status = self.redis.status();
         let mut shard = self.shard(key);
         let is_full = shard.len() >= self.keys_max();
@@ -208,7 +208,7 @@ impl Leases {
 
     /// What only the end of a request could say: takes tokens from the lease, or has the store charge them.
     pub(in super::super) fn charge(self: &Arc<Self>, wanted: &Wanted, now: Nanos) -> Option<Taken> {
-        let Wanted { key, shared, cost, terms } = *wanted;
+        let Wanted { account: key, shared, cost, terms, .. } = *wanted;
         let mut shard = self.shard(key);
         if !shard.contains_key(&key) && shard.len() >= self.keys_max() {
             add(&self.counters.overflows);
@@ -227,7 +227,7 @@ impl Leases {
 
     /// The node has decided alone and let the request pass: the store is told when it can be.
     pub(in super::super) fn owe(self: &Arc<Self>, wanted: &Wanted, now: Nanos) {
-        let Wanted { key, shared, cost, terms } = *wanted;
+        let Wanted { account: key, shared, cost, terms, .. } = *wanted;
         let mut shard = self.shard(key);
         if !shard.contains_key(&key) && shard.len() >= self.keys_max() {
             return;
@@ -245,11 +245,11 @@ impl Leases {
 
     /// Decides about a quota alone. A key that has no room has nothing: a quota that nobody counts is none.
     pub(super) fn spend_alone(&self, wanted: &Wanted, nodes: u32, now: Nanos) -> Taken {
-        let Wanted { key, cost, terms, .. } = wanted;
+        let Wanted { account: key, cost, terms, .. } = wanted;
         match self.shard(*key).get_mut(key) {
             Some(entry) => {
                 entry.count_by(*terms, now);
-                entry.account.spend_alone(terms, *cost, nodes, now)
+                entry.account.spend_alone(terms, *cost, nodes)
             }
             None => terms.gcra.judged(false, terms.gcra.spent(terms.gcra.burst()), *cost),
         }
@@ -262,8 +262,8 @@ impl Leases {
 
     /// Calls `raise` with what the fleet's bucket owes at least, where the store has said so; for one request of a key at a time.
     pub(in super::super) fn with_owed(&self, wanted: &Wanted, now: Nanos, raise: impl FnOnce(u64)) {
-        let mut shard = self.shard(wanted.key);
-        let Some(entry) = shard.get_mut(&wanted.key) else { return };
+        let mut shard = self.shard(wanted.account);
+        let Some(entry) = shard.get_mut(&wanted.account) else { return };
         entry.count_by(wanted.terms, now);
         if let Some(owes) = entry.account.owes(now) {
             raise(owes);

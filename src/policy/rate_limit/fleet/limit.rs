@@ -79,9 +79,11 @@ impl FleetLimit {
         gcra: &Gcra,
     ) -> Wanted {
         let most = if self.strict { 0 } else { self.fleet.lease_of(count, gcra) };
-        // A class is this node's number for a value.
-        let shared = KeyHash::from_bits(shared.fingerprint & !0xff, shared.place);
-        Wanted { key, shared, cost, terms: Terms { gcra: *gcra, most, strict: self.strict, turn: None } }
+        // A class is this node's number for a value, and what a key has spent stays where that gets a limit of its own.
+        let without = |hash: KeyHash| KeyHash::from_bits(hash.fingerprint & !0xff, hash.place);
+        let (account, shared) = (without(key), without(shared));
+        let terms = Terms { gcra: *gcra, most, strict: self.strict, turn: None };
+        Wanted { key, account, shared, cost, terms }
     }
 
     /// Asks the lease, the store, or this node's share of the limit, whose bucket is in `table`.
@@ -122,7 +124,8 @@ impl FleetLimit {
         let of = |number| Gcra::new(0, Duration::from_secs(1), number);
         let least = limit.saturating_sub(if turn.is_later { 0 } else { turn.offset });
         let (gcra, most) = (of(limit), if self.strict { 0 } else { self.fleet.lease_of(0, &of(least)) });
-        Wanted { key, shared, cost: 1, terms: Terms { gcra, most, strict: self.strict, turn: Some(turn) } }
+        let terms = Terms { gcra, most, strict: self.strict, turn: Some(turn) };
+        Wanted { key, account: key, shared, cost: 1, terms }
     }
 
     /// Whether the period of a quota is the key's first; none where the store has not said so.

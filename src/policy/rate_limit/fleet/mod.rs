@@ -42,7 +42,7 @@ mod tests;
 mod wire;
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -93,6 +93,8 @@ struct Shared {
     node: Arc<Whoever>,
     /// How many there are.
     nodes: AtomicU32,
+    /// Since when the store has its memory; nought before it has said so.
+    life: AtomicI64,
     /// The leases of all limits.
     leases: Mutex<Vec<Weak<Leases>>>,
     task: OnceLock<AbortHandle>,
@@ -135,6 +137,7 @@ impl Fleet {
             process,
             node: Arc::default(),
             nodes: AtomicU32::new(0),
+            life: AtomicI64::new(0),
             leases: Mutex::default(),
             task: OnceLock::new(),
         });
@@ -198,7 +201,7 @@ impl Fleet {
         drop(all);
         // The same on every node, and so no secret: two keys that are taken for one share a bucket, which harms who has made them up.
         let mut hash = Sha256::new();
-        for part in ["portcullis fleet 1", redis.prefix(), name, key] {
+        for part in ["portcullis fleet 2", name, key] {
             hash.update(&(part.len() as u64).to_be_bytes());
             hash.update(part.as_bytes());
         }
@@ -257,6 +260,27 @@ impl Shared {
         let _ = self.nodes.fetch_max(node.as_ref().map_or(0, |node| node.nodes()), Ordering::Relaxed);
     }
 
+    /// The question since when the store has its memory. One that has lost it though the connection lives (FLUSHALL, a failover that nobody noticed) is
+    /// told all, like one that was lost.
+    fn since_when(self: &Arc<Self>) -> Question {
+        static SCRIPT: OnceLock<Script> = OnceLock::new();
+        let own = Arc::downgrade(self);
+        Question {
+            script: SCRIPT.get_or_init(|| Script::new(include_str!("life.lua"))),
+            key: "life".to_owned(),
+            arguments: vec![(2 * GONE).as_millis().to_string()],
+            answer: Box::new(move |answer| {
+                let life = answer.ok().and_then(|numbers| numbers.first().copied());
+                if let (Some(own), Some(life)) = (own.upgrade(), life) {
+                    let before = own.life.swap(life, Ordering::Relaxed);
+                    if before != 0 && before != life {
+                        own.redis.has_forgotten();
+                    }
+                }
+            }),
+        }
+    }
+
     /// Notes how many nodes there are, where that is news.
     fn note(&self, nodes: u32) {
         let Some(node) = self.node.get().cloned().flatten() else { return };
@@ -305,6 +329,7 @@ async fn attend(shared: Weak<Shared>) {
             let is = own.redis.status();
             if is != Status::Lost && (was == Status::Lost || turn.is_multiple_of(turns)) {
                 let weak = Weak::clone(&shared);
+                own.redis.ask(own.since_when());
                 own.redis.ask(own.heard_of("stay", move |nodes| {
                     if let Some(own) = weak.upgrade() {
                         own.nodes.store(nodes.max(1), Ordering::Relaxed);

@@ -28,6 +28,13 @@ pub struct Known {
     pub copied: u64,
 }
 
+impl Known {
+    /// Requests by this node alone.
+    pub const fn own(&self) -> u64 {
+        self.used.saturating_sub(self.copied)
+    }
+}
+
 /// How many requests this node has let pass in a period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Passed {

@@ -26,11 +26,7 @@ pub(super) struct Counts<'c> {
 
 impl<'c> Counts<'c> {
     pub(super) fn prepare(connection: &'c Connection) -> rusqlite::Result<Self> {
-        // A store that is only looked at may be of an older version.
-        let copied = match knows_copies(connection)? {
-            true => "copied",
-            false => "0",
-        };
+        let copied = copied(connection)?;
         Ok(Self {
             read: connection.prepare(&format!(
                 "SELECT used, first, {copied} FROM quota_uses WHERE key = ?1 AND plan = ?2 AND begins = ?3"
@@ -88,10 +84,11 @@ impl<'c> Uses<'c> {
         if !is_known(connection)? {
             return Ok(Self(None));
         }
-        let statement = connection.prepare(
-            "SELECT used, first, 0, begins, ends FROM quota_uses WHERE key = ?1 AND plan = ?2
-             ORDER BY begins DESC LIMIT 8",
-        )?;
+        let copied = copied(connection)?;
+        let statement = connection.prepare(&format!(
+            "SELECT used, first, {copied}, begins, ends FROM quota_uses WHERE key = ?1 AND plan = ?2
+             ORDER BY begins DESC LIMIT 8"
+        ))?;
         Ok(Self(Some(statement)))
     }
 
@@ -150,6 +147,11 @@ pub(super) fn passed(
         Ok((key.into_boxed_str(), u64::try_from(passed).unwrap_or_default()))
     })?;
     rows.collect()
+}
+
+/// The column of what was copied: a store that is only looked at may be of an older version.
+fn copied(connection: &Connection) -> rusqlite::Result<&'static str> {
+    Ok(if knows_copies(connection)? { "copied" } else { "0" })
 }
 
 /// Whether the store tells what was copied.

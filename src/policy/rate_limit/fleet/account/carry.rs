@@ -90,7 +90,6 @@ impl Account {
                 if to.gcra.burst() < from.gcra.burst() {
                     self.returned = self.returned.saturating_add(std::mem::take(&mut self.tokens));
                 }
-                self.alone = None;
                 if let Some(told) = &mut self.told
                     && let Some(counted) = told.counted
                 {

@@ -13,7 +13,7 @@ impl Leases {
     pub(super) fn ask(self: &Arc<Self>, key: KeyHash, shared: KeyHash, terms: Terms, order: Option<Order>) {
         let Some(order) = order else { return };
         add(&self.counters.asked);
-        let (leases, losses) = (Arc::downgrade(self), self.redis.figures().losses);
+        let (leases, losses) = (Arc::downgrade(self), self.redis.lapses());
         let answer = move |answer: Result<Vec<i64>, Lost>| {
             if let Some(leases) = leases.upgrade() {
                 let answer = answer.map(|numbers| said(&numbers, &terms, &order, losses));
@@ -59,7 +59,7 @@ impl Leases {
         let (shared, terms) = (entry.shared, in_force);
         let waiting = std::mem::take(&mut entry.waiting);
         for one in waiting {
-            let wanted = Wanted { key, shared, cost: one.cost, terms: one.terms };
+            let wanted = Wanted { key, account: key, shared, cost: one.cost, terms: one.terms };
             if one.tell.is_closed() {
                 continue;
             }

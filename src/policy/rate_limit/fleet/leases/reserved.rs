@@ -9,7 +9,10 @@ use crate::state::redis::Status;
 /// A request, as leases are asked about it.
 #[derive(Clone, Copy, Debug)]
 pub(in super::super::super) struct Wanted {
+    /// In the node's own table.
     pub(in super::super::super) key: KeyHash,
+    /// Among the leases: of whatever class the key is.
+    pub(in super::super::super) account: KeyHash,
     pub(in super::super::super) shared: KeyHash,
     pub(in super::super::super) cost: u32,
     pub(in super::super::super) terms: Terms,
@@ -31,8 +34,8 @@ impl Leases {
     }
 
     fn take_back(self: &Arc<Self>, wanted: &Wanted) {
-        let mut shard = self.shard(wanted.key);
-        let Some(entry) = shard.get_mut(&wanted.key) else { return };
+        let mut shard = self.shard(wanted.account);
+        let Some(entry) = shard.get_mut(&wanted.account) else { return };
         let (terms, now) = (entry.terms, Nanos::now());
         // They were taken by the terms of the request.
         entry.carry(wanted.terms, now);
@@ -43,7 +46,7 @@ impl Leases {
             Status::Late | Status::Ready => entry.account.give_back_surplus(&terms, now),
         };
         drop(shard);
-        self.ask(wanted.key, wanted.shared, terms, order);
+        self.ask(wanted.account, wanted.shared, terms, order);
     }
 }
 

@@ -15,7 +15,7 @@ const CLAIMS_MAX: usize = 64;
 impl Leases {
     /// Gives back what is idle, and forgets what says nothing any more.
     pub(in super::super) fn sweep(self: &Arc<Self>, now: Nanos) {
-        let (is_lost, losses) = (self.redis.status() == Status::Lost, self.redis.figures().losses);
+        let (is_lost, losses) = (self.redis.status() == Status::Lost, self.redis.lapses());
         let today = second(SystemTime::now());
         for shard in &self.shards {
             let mut orders = Vec::new();
@@ -54,7 +54,7 @@ impl Leases {
     /// All that is leased, to be given back before the process ends, or the limit goes.
     pub(in super::super) fn give_all_back(&self, now: Nanos) -> Vec<Question> {
         let node = self.node.get().and_then(Option::as_deref);
-        let (mut questions, losses) = (Vec::new(), self.redis.figures().losses);
+        let (mut questions, losses) = (Vec::new(), self.redis.lapses());
         for shard in &self.shards {
             for entry in lock(shard).values_mut() {
                 if let Some(order) = entry.account.give_back(true, now) {
