@@ -1,9 +1,9 @@
 //! A strict scanner of chunked bodies (RFC 9112 §7.1): it says where the body ends and changes nothing.
 
 /// Bytes of extensions in one chunk's line.
-const EXTENSION: u32 = 1024;
+const EXTENSION_BYTES: u32 = 1024;
 /// Bytes of extensions in a whole body: one-byte chunks with long extensions cost more than they carry.
-const EXTENSIONS: u32 = 16 * 1024;
+const EXTENSIONS_BYTES: u32 = 16 * 1024;
 /// Bytes of trailers.
 const TRAILERS: u32 = 8 * 1024;
 
@@ -33,7 +33,7 @@ pub struct Chunked {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Size,
-    Extension,
+    Extension(Extension),
     SizeFeed,
     Data,
     DataReturn,
@@ -44,6 +44,47 @@ enum State {
     TrailerFeed,
     EndFeed,
     Done,
+}
+
+/// Where in a chunk's extensions: `*( BWS ";" BWS name [ BWS "=" BWS ( token / quoted-string ) ] )` (RFC 9112 §7.1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extension {
+    /// A name is to come.
+    Begins,
+    Name,
+    /// White space behind a name, or a value.
+    AfterName,
+    AfterValue,
+    /// A value is to come.
+    Equals,
+    Token,
+    Quoted,
+    Escaped,
+}
+
+impl Extension {
+    /// The next byte; none where there cannot be such a one. A CR ends them where one may.
+    fn step(self, byte: u8) -> Option<Self> {
+        let is_token = super::bytes::is_token(byte);
+        Some(match (self, byte) {
+            (Self::Begins | Self::Equals | Self::AfterName | Self::AfterValue, b'\t' | b' ') => self,
+            (Self::Name, b'\t' | b' ') => Self::AfterName,
+            (Self::Token, b'\t' | b' ') => Self::AfterValue,
+            (Self::Begins | Self::Name, _) if is_token => Self::Name,
+            (Self::Equals | Self::Token, _) if is_token => Self::Token,
+            (Self::Name | Self::AfterName, b'=') => Self::Equals,
+            (Self::Name | Self::AfterName | Self::Token | Self::AfterValue, b';') => Self::Begins,
+            (Self::Equals, b'"') => Self::Quoted,
+            (Self::Quoted, b'"') => Self::AfterValue,
+            (Self::Quoted, b'\\') => Self::Escaped,
+            (Self::Quoted | Self::Escaped, b'\t' | 0x20..=0x7e | 0x80..) => Self::Quoted,
+            _ => return None,
+        })
+    }
+
+    fn may_end(self) -> bool {
+        matches!(self, Self::Name | Self::AfterName | Self::Token | Self::AfterValue)
+    }
 }
 
 impl Default for Chunked {
@@ -109,19 +150,19 @@ impl Chunked {
             (State::Size, b'\r') if self.line > 0 => Ok(State::SizeFeed),
             (State::Size, b';') if self.line > 0 => {
                 self.line = 0;
-                Ok(State::Extension)
+                Ok(State::Extension(Extension::Begins))
             }
             (State::Size, _) => Err(BadChunk("a chunk's size is not hexadecimal")),
-            (State::Extension, b'\r') => Ok(State::SizeFeed),
-            (State::Extension, b'\t' | 0x20..=0x7e | 0x80..) => {
+            (State::Extension(extension), b'\r') if extension.may_end() => Ok(State::SizeFeed),
+            (State::Extension(extension), _) => {
                 self.line += 1;
                 self.extensions += 1;
-                if self.line > EXTENSION || self.extensions > EXTENSIONS {
+                if self.line > EXTENSION_BYTES || self.extensions > EXTENSIONS_BYTES {
                     return Err(BadChunk::EXTENSIONS);
                 }
-                Ok(State::Extension)
+                let next = extension.step(byte).map(State::Extension);
+                next.ok_or(BadChunk("a chunk extension is not `;name` or `;name=value`"))
             }
-            (State::Extension, _) => Err(BadChunk("a chunk extension has control characters")),
             (State::SizeFeed, b'\n') => {
                 self.line = 0;
                 Ok(if self.size == 0 { State::TrailerStart } else { State::Data })

@@ -253,6 +253,7 @@ fn chunked_bodies_end_where_they_end() {
         (b"000a\r\n0123456789\r\n000\r\n\r\n", 25),
         (b"1\r\na\r\n0\r\nX: y\r\nZ:\r\n\r\nrest", 21),
         (b"2\r\n\r\n\r\n0\r\n\r\n", 12),
+        (b"1;a = \"\\\";\xff\" ;\tb\r\na\r\n0\r\n\r\n", 26),
     ];
     for (body, end) in rows {
         assert_eq!(scan(body), Ok((*end, true)), "{}", body.escape_ascii());
@@ -286,6 +287,19 @@ fn malformed_chunks_are_refused() {
         b"1\r\r",
         b"1;\x00\r\n",
         b"1;a\nb\r\n",
+        b"1;\r\na\r\n",
+        b"1; \r\na\r\n",
+        b"1;;a\r\na\r\n",
+        b"1;\xff\r\na\r\n",
+        b"1;a=\r\na\r\n",
+        b"1;a b\r\na\r\n",
+        b"1;a=b c\r\na\r\n",
+        b"1;=a\r\na\r\n",
+        b"1;\"a\"\r\na\r\n",
+        b"1;a=\"b\r\na\r\n",
+        b"1;a=\"b\\\"\r\na\r\n",
+        b"1;a=\"b\"c\r\na\r\n",
+        b"1;a=b\"c\"\r\na\r\n",
         b"0\r\n\n",
         b"0\r\n\r\r",
         b"0\r\nX\r\n",

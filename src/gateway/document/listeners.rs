@@ -12,7 +12,8 @@ pub struct Listener {
     /// `host:port`, `"[v6]:port"`, or `unix:/path`.
     pub address: Spanned<String>,
     /// Peers (CIDR or address; `unix:` for those of a Unix socket) whose `X-Forwarded-*`, `Forwarded` and `X-Request-Id`
-    /// are believed, read from the right.
+    /// are believed, read from the right. Where both are there `X-Forwarded-For` is: a proxy that writes `Forwarded` must remove what clients
+    /// send of the others, or a client names its own address.
     #[serde(default)]
     pub trusted_proxies: Vec<Spanned<String>>,
     /// `none`, or `{from: [10.0.0.0/8]}`: peers that must send a PROXY header (version 1 or 2) ahead of everything, TLS too. The

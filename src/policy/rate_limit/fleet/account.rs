@@ -256,7 +256,7 @@ impl Account {
             Some(told) if !told.is_old => left(told.debt).saturating_sub(self.alone),
             // What it has let pass since was its own part, whichever of its processes did.
             told => {
-                let (debt, then) = told.map_or((terms.assumed(), 0), |told| (told.debt, told.passed));
+                let (debt, then) = told.map_or_else(|| (terms.assumed(), 0), |told| (told.debt, told.passed));
                 let passed = terms.turn.and_then(|turn| turn.passed).map_or(0, |passed| passed.all);
                 left(debt).saturating_sub(passed.saturating_sub(then).max(self.alone))
             }
