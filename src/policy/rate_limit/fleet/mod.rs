@@ -25,7 +25,8 @@
 //! passes, and who gets no answer refuses.
 //!
 //! A store that comes back with less than it knew hears from each node what that was told; see `account.rs`. What nodes know outlives them and
-//! follows to another store (`claims.rs`), and of a quota each node says once what it has let pass before (`quota.lua`).
+//! follows to another store (`claims.rs`), and of a quota each node says what it has let pass in all, of which the store knows what is
+//! counted (`quota.lua`). A store that loses its memory without its connections is found out by `life.lua`.
 //!
 //! # Another limit
 //! `lease.lua` keeps with a bucket the limit by which it counts, `account.rs` knows by which terms it does: under others a bucket owes as large a
