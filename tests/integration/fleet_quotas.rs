@@ -75,6 +75,18 @@ impl Nodes {
     }
 }
 
+/// How many are counted in each period of each key.
+fn counts(redis: &Redis) -> Vec<u32> {
+    let keys = redis.ask(&["KEYS", "portcullis:q:*"]);
+    let values = keys.iter().flat_map(|key| redis.ask(&["HVALS", key]));
+    let counted = |value: String| {
+        let parts: Vec<_> = value.split(' ').map(str::parse::<u64>).collect::<Result<_, _>>().ok()?;
+        let [said, _, sum, _] = parts[..] else { return None };
+        u32::try_from(said.max(sum)).ok()
+    };
+    values.filter_map(counted).collect()
+}
+
 #[test]
 fn a_first_period_is_shorter_on_all_nodes_together_and_no_other_is() {
     let Some(mut redis) = Redis::start(&[]) else { return };
@@ -272,6 +284,14 @@ fn a_quota_that_becomes_the_fleet_s_or_moves_to_another_store_counts_what_its_no
     nodes.gateways[2].await_metric("portcullis_api_keys", &[], 1.0);
     let (passed, alone) = nodes.passed(30, 0);
     assert!((10.0 - alone..=10.0 + alone).contains(&passed), "{passed} of 10 more, {alone} decided alone");
+    // The first store knows of thirty, and hears of the others.
+    nodes.gateways.iter().for_each(|own| own.await_metric("portcullis_quota_unwritten", &[], 0.0));
+    let largest = text(&one, &shared.replace("40", "66"));
+    nodes.gateways.iter().for_each(|own| own.reload_whole(&largest));
+    nodes.gateways.iter().for_each(|own| own.await_metric("portcullis_fleet_nodes", &[], 3.0));
+    eventually("all of it to be told", || counts(&one).contains(&60).then_some(()));
+    let (passed, alone) = nodes.passed(30, 0);
+    assert!((6.0 - alone..=6.0 + alone).contains(&passed), "{passed} of 6 more, {alone} decided alone");
 }
 
 #[test]
@@ -336,11 +356,7 @@ fn what_a_node_let_pass_before_it_was_killed_or_by_itself_is_counted_without_a_r
     redis.go_on();
     of_store(&nodes, 2.0);
     let counted = |number: u32| {
-        eventually(&format!("{number} to be counted"), || {
-            let keys = redis.ask(&["KEYS", "portcullis:q:*"]);
-            let values = keys.iter().flat_map(|key| redis.ask(&["HVALS", key]));
-            values.into_iter().any(|said| said.starts_with(&format!("{number} "))).then_some(())
-        });
+        eventually(&format!("{number} to be counted"), || counts(&redis).contains(&number).then_some(()));
     };
     counted(30);
     let (passed, alone) = (only(&nodes, 1, 50, 0), alone(&nodes.gateways));

@@ -257,7 +257,7 @@ impl Account {
             // What it has let pass since was its own part, whichever of its processes did.
             told => {
                 let (debt, then) = told.map_or_else(|| (terms.assumed(), 0), |told| (told.debt, told.passed));
-                let passed = terms.turn.and_then(|turn| turn.passed).map_or(0, |passed| passed.all);
+                let passed = terms.turn.and_then(|turn| turn.passed).unwrap_or(0);
                 left(debt).saturating_sub(passed.saturating_sub(then).max(self.alone))
             }
         };

@@ -115,16 +115,16 @@ impl Leases {
         Claims { definition: self.definition.clone(), saved }
     }
 
-    /// Knows what leases of the same limit know that ask another store; once.
+    /// Knows what leases of the same limit know that ask another store.
     pub(super) fn follow(self: &Arc<Self>, live: &Live) {
         let same = live.find_or("leases of a name", &self.definition, Same::default);
-        if self.same.set(Arc::clone(&same)).is_err() {
-            return;
-        }
         let mut all = same.lock().unwrap_or_else(PoisonError::into_inner);
-        let others: Vec<_> = all.iter().filter_map(Weak::upgrade).collect();
         all.retain(|own| own.strong_count() > 0);
-        all.push(Arc::downgrade(self));
+        if self.same.set(Arc::clone(&same)).is_ok() {
+            all.push(Arc::downgrade(self));
+        }
+        let others: Vec<_> =
+            all.iter().filter_map(Weak::upgrade).filter(|other| !Arc::ptr_eq(other, self)).collect();
         drop(all);
         let now = Nanos::now();
         for other in others {
@@ -139,7 +139,7 @@ impl Leases {
         match shard.get_mut(&wanted.account) {
             Some(entry) if entry.passed() < passed(&wanted.terms) => {
                 entry.account.to_tell = true;
-                entry.count_by(wanted.terms, now);
+                entry.carry(wanted.terms, now);
             }
             None if has_room => {
                 let entry = Entry::of(Account::telling(now), wanted.shared, wanted.terms);
@@ -149,7 +149,7 @@ impl Leases {
         }
     }
 
-    /// Knows that too, `age` after it was saved, as far as there is room. What is known here already stays.
+    /// Knows that too, `age` after it was saved, as far as there is room. What is known here already stays, unless less was.
     pub(in super::super) fn restore(
         &self,
         claims: impl Iterator<Item = SavedClaim>,
@@ -169,10 +169,12 @@ impl Leases {
             let mut shard = self.shard(claim.key);
             let has_room = shard.len() < self.keys_max();
             match shard.get_mut(&claim.key) {
-                Some(entry) if entry.account.is_of_another() => {
+                Some(entry) if !entry.account.is_asked => {
                     let terms = entry.terms;
                     entry.carry(claim.terms(), now);
-                    entry.account.know(remembered, now);
+                    if entry.account.owes(now).is_none_or(|owes| owes < debt) {
+                        entry.account.know(remembered, now);
+                    }
                     entry.carry(terms, now);
                 }
                 None if has_room => {
@@ -206,7 +208,7 @@ impl Entry {
 }
 
 fn passed(terms: &Terms) -> u64 {
-    terms.turn.and_then(|turn| turn.passed).map_or(0, |passed| passed.all)
+    terms.turn.and_then(|turn| turn.passed).unwrap_or(0)
 }
 
 fn taken<'a, const LENGTH: usize>(from: &mut &'a [u8]) -> Option<&'a [u8; LENGTH]> {

@@ -20,6 +20,9 @@ said = bounded(((tonumber(said) or now) - now) * part)
 if not life then
   -- The key outlives all that anybody was told of it: it was lost, or nobody knows of any debt.
   life, debt, said = string.format('%.0f', now), known, known
+elseif life ~= ARGV[6] and tonumber(ARGV[6]) > tonumber(life) then
+  -- Another store has told it since: what is owed here is a part of that.
+  debt = math.max(debt, known)
 elseif life ~= ARGV[6] and ARGV[6] ~= '0' then
   -- All nodes know of the same debt, so it counts once; what was charged since comes on top of it.
   debt, said = bounded(debt + math.max(0, known - said)), math.max(said, known)

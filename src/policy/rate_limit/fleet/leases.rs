@@ -19,7 +19,6 @@ use tokio::sync::oneshot;
 pub use figures::LeaseFigures;
 pub(in super::super) use reserved::{Reserved, Wanted};
 
-use super::super::quota::Passed;
 use super::super::{KeyHash, Nanos, Taken};
 use super::account::{Account, Known, Order};
 use super::claims::Same;
@@ -61,8 +60,6 @@ pub(super) struct Entry {
     pub(super) shared: KeyHash,
     /// Those of the last request.
     pub(super) terms: Terms,
-    /// The store was asked about the quota before this node could say what it had let pass: since then it has counted that.
-    is_blind: bool,
     waiting: Vec<Waiting>,
 }
 
@@ -176,8 +173,7 @@ impl Leases {
             None if status == Status::Lost && terms.turn.is_none() => return Begun::Alone,
             None => shard.entry(key).or_insert_with(|| Entry::new(shared, terms)),
         };
-        entry.count_by(terms, now);
-        let terms = entry.terms;
+        entry.carry(terms, now);
         let known = entry.account.spend(&terms, cost, now);
         if status == Status::Lost {
             return match known {
@@ -215,8 +211,7 @@ impl Leases {
             return None;
         }
         let entry = shard.entry(key).or_insert_with(|| Entry::new(shared, terms));
-        entry.count_by(terms, now);
-        let terms = entry.terms;
+        entry.carry(terms, now);
         entry.account.used(now);
         let left = entry.account.charge(&terms, cost, terms.most_owed(), now);
         let order = if self.redis.status() == Status::Lost { None } else { entry.order(&terms, now) };
@@ -233,8 +228,7 @@ impl Leases {
             return;
         }
         let entry = shard.entry(key).or_insert_with(|| Entry::new(shared, terms));
-        entry.count_by(terms, now);
-        let terms = entry.terms;
+        entry.carry(terms, now);
         entry.account.used(now);
         entry.account.owe(cost, terms.most_owed());
         // One that is late hears it all the same, and says what others have spent.
@@ -248,7 +242,7 @@ impl Leases {
         let Wanted { account: key, cost, terms, .. } = wanted;
         match self.shard(*key).get_mut(key) {
             Some(entry) => {
-                entry.count_by(*terms, now);
+                entry.carry(*terms, now);
                 entry.account.spend_alone(terms, *cost, nodes)
             }
             None => terms.gcra.judged(false, terms.gcra.spent(terms.gcra.burst()), *cost),
@@ -264,7 +258,7 @@ impl Leases {
     pub(in super::super) fn with_owed(&self, wanted: &Wanted, now: Nanos, raise: impl FnOnce(u64)) {
         let mut shard = self.shard(wanted.account);
         let Some(entry) = shard.get_mut(&wanted.account) else { return };
-        entry.count_by(wanted.terms, now);
+        entry.carry(wanted.terms, now);
         if let Some(owes) = entry.account.owes(now) {
             raise(owes);
         }
@@ -288,27 +282,15 @@ impl fmt::Debug for Leases {
 
 impl Entry {
     fn new(shared: KeyHash, terms: Terms) -> Self {
-        let is_blind = terms.turn.is_some_and(|turn| turn.passed.is_none());
-        Self { is_blind, ..Self::of(Account::default(), shared, terms) }
+        Self::of(Account::default(), shared, terms)
     }
 
     /// With what is known of it; nobody has asked yet.
     pub(super) fn of(account: Account, shared: KeyHash, terms: Terms) -> Self {
-        Self { account, shared, terms, is_blind: false, waiting: Vec::new() }
+        Self { account, shared, terms, waiting: Vec::new() }
     }
 
-    /// Counts by a request's terms from now on.
-    pub(super) fn count_by(&mut self, mut terms: Terms, now: Nanos) {
-        if let Some(turn) = &mut terms.turn {
-            self.is_blind |= turn.passed.is_none();
-            turn.passed = turn.passed.map(|passed| match self.is_blind {
-                true => Passed { all: passed.before, ..passed },
-                false => passed,
-            });
-        }
-        self.carry(terms, now);
-    }
-
+    /// Counts by these terms from now on.
     pub(super) fn carry(&mut self, terms: Terms, now: Nanos) {
         let before = std::mem::replace(&mut self.terms, terms);
         self.account.carry(&before, &terms, now);

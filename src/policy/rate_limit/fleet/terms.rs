@@ -1,7 +1,6 @@
 //! By which terms a key is counted.
 
 use super::super::Gcra;
-use super::super::quota::Passed;
 
 /// By which terms a key is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +25,7 @@ pub(in super::super) struct Turn {
     /// This node knows of an earlier one.
     pub(in super::super) is_later: bool,
     /// How many requests of it this node has let pass so far; none where it cannot say.
-    pub(in super::super) passed: Option<Passed>,
+    pub(in super::super) passed: Option<u64>,
 }
 
 impl Terms {

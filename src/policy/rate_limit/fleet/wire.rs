@@ -48,7 +48,7 @@ pub(super) fn question(
         Some(turn) => {
             // A request that was let pass alone is charged, and told once.
             let charged = u64::try_from(order.charge).unwrap_or(0);
-            let passed = turn.passed.map(|passed| passed.all.saturating_sub(charged));
+            let passed = turn.passed.map(|passed| passed.saturating_sub(charged));
             about_quota(&key, terms, (&turn, node, passed), order, losses, answer)
         }
     }

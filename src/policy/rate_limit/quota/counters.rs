@@ -35,15 +35,6 @@ impl Known {
     }
 }
 
-/// How many requests this node has let pass in a period.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Passed {
-    /// All of them.
-    pub all: u64,
-    /// Without those that this process has counted for somebody else.
-    pub before: u64,
-}
-
 /// How many requests a period has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowance {
@@ -124,8 +115,6 @@ struct Span {
     guessed: bool,
     /// Counted here and not written. Less than nothing where more was written than has passed.
     unwritten: i64,
-    /// Counted here whether they were left or not.
-    charged: u64,
 }
 
 impl Tally {
@@ -278,12 +267,11 @@ impl Counter {
     }
 
     /// How many requests of a period this node has let pass; none where the store has not been asked yet.
-    pub fn passed(&self, period: Period) -> Option<Passed> {
+    pub fn passed(&self, period: Period) -> Option<u64> {
         let mut spans = self.lock();
         let span = spans.of(period);
         let known = span.known.filter(|_| !span.guessed)?;
-        let all = known.used.saturating_add_signed(span.unwritten).saturating_sub(known.copied);
-        Some(Passed { all, before: all.saturating_sub(span.charged) })
+        Some(known.own().saturating_add_signed(span.unwritten))
     }
 
     /// Whether an earlier period of the key in the plan is known here.
@@ -294,9 +282,7 @@ impl Counter {
     /// Counts so many, whether the period has them left or not.
     pub fn charge(&self, period: Period, number: i64) {
         let mut spans = self.lock();
-        let span = spans.of(period);
-        span.unwritten += number;
-        span.charged = span.charged.saturating_add_signed(number);
+        spans.of(period).unwritten += number;
         spans.later = spans.later.min(period.ends);
     }
 
@@ -382,7 +368,7 @@ impl Spans {
             Some(at) => at,
             None => {
                 self.list.retain(|span| span.unwritten != 0);
-                self.list.push(Span { period, known: None, guessed: false, unwritten: 0, charged: 0 });
+                self.list.push(Span { period, known: None, guessed: false, unwritten: 0 });
                 self.list.len() - 1
             }
         };
@@ -560,15 +546,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_process_has_counted_for_another_store_is_told_apart() {
+    fn what_was_let_pass_here_is_told_apart_from_what_a_copy_has() {
         let counter = Tally::new("free").counter("one");
         assert_eq!(counter.passed(TODAY), None, "nobody has said");
         counter.charge(TODAY, 2);
         counter.know(TODAY, Known { copied: 3, ..known(10, false) });
-        assert_eq!(counter.passed(TODAY), Some(Passed { all: 9, before: 7 }));
+        assert_eq!(counter.passed(TODAY), Some(9));
         counter.wrote(TODAY, 2, Known { copied: 3, ..known(12, false) });
-        counter.charge(TODAY, 1);
-        assert_eq!(counter.passed(TODAY), Some(Passed { all: 10, before: 7 }));
+        assert_eq!(counter.passed(TODAY), Some(9));
     }
 
     #[test]

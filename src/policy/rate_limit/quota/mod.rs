@@ -40,7 +40,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-pub use counters::{Allowance, Counted, Counter, Known, Passed, Tally, Usage};
+pub use counters::{Allowance, Counted, Counter, Known, Tally, Usage};
 pub use period::{Calendar, Per, Period, second};
 pub use records::{Used, Uses};
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Passed, Period, Quotas, Tally, Terms, records};
+use super::{Period, Quotas, Tally, Terms, records};
 use crate::state::{Access, Store, Unusable};
 
 /// So many keys of a plan are told of at the most.
@@ -33,7 +33,7 @@ impl Quotas {
         key: &str,
         period: Period,
         terms: &Terms,
-    ) -> Option<Passed> {
+    ) -> Option<u64> {
         let counter = tally.counter(key);
         if let Some(passed) = counter.passed(period) {
             return Some(passed);
@@ -50,10 +50,8 @@ impl Quotas {
         &self,
         plan: &str,
         period: Period,
-    ) -> Result<Vec<(Box<str>, Passed)>, Unusable> {
+    ) -> Result<Vec<(Box<str>, u64)>, Unusable> {
         let Some(mut store) = Store::open(&self.directory, Access::Look)? else { return Ok(Vec::new()) };
-        let read = records::passed(store.connection(), plan, period, KEYS_MAX);
-        let rows = read.map_err(|error| store.explain(&error))?;
-        Ok(rows.into_iter().map(|(key, all)| (key, Passed { all, before: all })).collect())
+        records::passed(store.connection(), plan, period, KEYS_MAX).map_err(|error| store.explain(&error))
     }
 }

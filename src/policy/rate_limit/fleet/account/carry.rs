@@ -53,11 +53,6 @@ impl Account {
         Self { to_tell: true, used: now, ..Self::default() }
     }
 
-    /// Whether this process was told nothing of it, and has spent nothing.
-    pub(in super::super) fn is_of_another(&self) -> bool {
-        self.told.is_none_or(|told| told.is_old) && (self.tokens, self.returned) == (0, 0) && !self.is_asked
-    }
-
     /// Knows what another process did.
     pub(in super::super) fn know(&mut self, remembered: Remembered, now: Nanos) {
         let Remembered { debt, life, counted, passed, owed } = remembered;

@@ -43,7 +43,7 @@ impl Leases {
             Ok(Some(said)) => {
                 entry.account.fill(order, said);
                 let passed = terms.turn.and_then(|turn| turn.passed);
-                entry.account.note_passed(passed.map_or(0, |passed| passed.all));
+                entry.account.note_passed(passed.unwrap_or(0));
                 None
             }
             // Not what the script gives: whoever says so is not believed.
