@@ -165,18 +165,19 @@ fn sentinels_and_their_master_are_spoken_to_in_tls_by_users_that_may_do_what_is_
     );
     let Some(master) = tls(&authority, &place, &["--aclfile", users.to_str().unwrap()]) else { return };
     let port = beside(master.address());
-    let watched = Place::new();
-    let file = watched.write(
-        "sentinel.conf",
-        format!(
-            "sentinel resolve-hostnames yes\nsentinel announce-hostnames yes\n\
-             sentinel monitor store localhost {port} 1\nsentinel auth-user store watch\nsentinel auth-pass store barley-33\n\
-             user default off\nuser ask on >poppy-91 +@connection +sentinel|get-master-addr-by-name\n"
-        ),
-    );
-    let first = [file.to_str().unwrap().to_owned(), "--sentinel".to_owned()];
-    let sentinel = Redis::start_in(watched, |address| {
-        first.iter().cloned().chain(options(&authority, &place, address)).collect()
+    let files = Place::new();
+    let sentinel = Redis::start_in(Place::new(), |address| {
+        // It writes to its file, so each attempt has its own.
+        let file = files.write(
+            &format!("sentinel-{}.conf", address.port()),
+            format!(
+                "sentinel resolve-hostnames yes\nsentinel announce-hostnames yes\n\
+                 sentinel monitor store localhost {port} 1\nsentinel auth-user store watch\nsentinel auth-pass store barley-33\n\
+                 user default off\nuser ask on >poppy-91 +@connection +sentinel|get-master-addr-by-name\n"
+            ),
+        );
+        let first = [file.to_str().unwrap().to_owned(), "--sentinel".to_owned()];
+        first.into_iter().chain(options(&authority, &place, address)).collect()
     })
     .unwrap();
     let secrets = Place::new();
