@@ -22,7 +22,7 @@ pub struct Claims {
     pub(in super::super) saved: Vec<SavedClaim>,
 }
 
-/// What was known of a key's bucket: 114 bytes.
+/// What was known of a key's bucket: 110 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SavedClaim {
     key: KeyHash,
@@ -33,14 +33,13 @@ pub struct SavedClaim {
     life: i64,
     /// Of a quota: its period, what was counted, and whether it was the key's first.
     counted: Option<(i64, i64, Count)>,
-    /// Of a quota: what this node had let pass by then, and what the store was not told yet.
+    /// Of a quota: what this node had let pass by then.
     passed: u64,
-    owed: u32,
 }
 
 impl SavedClaim {
     /// Its length in bytes.
-    pub const BYTES: usize = 2 * 16 + Gcra::BYTES + 8 + 8 + 1 + 3 * 8 + 8 + 4;
+    pub const BYTES: usize = 2 * 16 + Gcra::BYTES + 8 + 8 + 1 + 3 * 8 + 8;
 
     /// To be written, numbers with the lowest byte first.
     pub fn to_bytes(self) -> [u8; Self::BYTES] {
@@ -55,8 +54,7 @@ impl SavedClaim {
             .chain(self.life.to_le_bytes())
             .chain([kind])
             .chain(numbers.into_iter().flat_map(u64::to_le_bytes))
-            .chain(self.passed.to_le_bytes())
-            .chain(self.owed.to_le_bytes());
+            .chain(self.passed.to_le_bytes());
         let mut bytes = [0; Self::BYTES];
         bytes.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
         bytes
@@ -75,8 +73,8 @@ impl SavedClaim {
             1 | 2 => Some((begins, ends, Count { used, is_first: kind == 2 })),
             _ => return None,
         };
-        let (passed, owed) = (number(from)?, u32::from_le_bytes(*taken(from)?));
-        Some(Self { key, shared, gcra, debt, life, counted, passed, owed })
+        let passed = number(from)?;
+        Some(Self { key, shared, gcra, debt, life, counted, passed })
     }
 
     fn terms(&self) -> Terms {
@@ -91,13 +89,6 @@ impl SavedClaim {
     }
 }
 
-impl Claims {
-    /// The store has been told what it was not.
-    pub(super) fn settle(&mut self) {
-        self.saved.iter_mut().for_each(|claim| claim.owed = 0);
-    }
-}
-
 impl Leases {
     /// What is known of keys that owe something.
     pub(super) fn claims(&self, now: Nanos) -> Claims {
@@ -105,11 +96,11 @@ impl Leases {
         for shard in &self.shards {
             for (key, Entry { account, shared, terms, .. }) in &*lock(shard) {
                 let Some(remembered) = account.remembered(terms, now) else { continue };
-                let Remembered { debt, life, counted, passed, owed } = remembered;
+                let Remembered { debt, life, counted, passed } = remembered;
                 let counted =
                     terms.turn.zip(counted).map(|(turn, counted)| (turn.begins, turn.ends, counted));
                 let (key, shared, gcra) = (*key, *shared, terms.gcra);
-                saved.push(SavedClaim { key, shared, gcra, debt, life, counted, passed, owed });
+                saved.push(SavedClaim { key, shared, gcra, debt, life, counted, passed });
             }
         }
         Claims { definition: self.definition.clone(), saved }
@@ -160,12 +151,12 @@ impl Leases {
         for claim in claims {
             // A count does not come back with time; it ends with its period.
             let debt = if claim.counted.is_some() { claim.debt } else { claim.debt.saturating_sub(age) };
-            if (debt, claim.owed) == (0, 0) {
+            if debt == 0 {
                 continue;
             }
-            let SavedClaim { life, passed, owed, .. } = claim;
+            let SavedClaim { life, passed, .. } = claim;
             let counted = claim.counted.map(|(.., counted)| counted);
-            let remembered = Remembered { debt, life, counted, passed, owed };
+            let remembered = Remembered { debt, life, counted, passed };
             let mut shard = self.shard(claim.key);
             let has_room = shard.len() < self.keys_max();
             match shard.get_mut(&claim.key) {
@@ -233,7 +224,7 @@ mod tests {
     fn a_claim_is_read_as_it_was_written() {
         let gcra = Gcra::new(30, Duration::from_secs(60), 90);
         let (key, shared) = (KeyHash::from_bits(1, 2), KeyHash::from_bits(u64::MAX, 3));
-        let of_limit = SavedClaim { key, shared, gcra, debt: 5, life: -1, counted: None, passed: 6, owed: 7 };
+        let of_limit = SavedClaim { key, shared, gcra, debt: 5, life: -1, counted: None, passed: 6 };
         let count = Count { used: 9, is_first: true };
         let of_quota = SavedClaim { counted: Some((-86_400, 0, count)), ..of_limit };
         for claim in [of_limit, of_quota] {

@@ -66,6 +66,8 @@ use crate::state::redis::{self, Config, Endpoint, Question, Redis, Script, Statu
 /// How often a node is heard of, and after what time it has gone.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 const GONE: Duration = Duration::from_secs(5);
+/// After what time a process has that another of the same node has taken the place of.
+const REPLACED: Duration = Duration::from_millis(2_500);
 /// How often leases are looked through for what is idle.
 const SWEEP: Duration = Duration::from_millis(250);
 /// What leases of all nodes may be of a limit, in hundredths of a per cent.
@@ -171,7 +173,7 @@ impl Fleet {
         {
             log::warn!("fleet: how many nodes there are cannot be noted: {error}");
         }
-        let mut claims = self.claims();
+        let claims = self.claims();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         if self.shared.redis.status() != Status::Lost
             && let Ok(runtime) = runtime
@@ -181,7 +183,6 @@ impl Fleet {
             let last = self.shared.heard_of("leave", |_| {});
             let questions = questions.chain(std::iter::once(last)).collect();
             runtime.block_on(self.shared.redis.ask_at_last(questions, FAREWELL));
-            claims.iter_mut().for_each(Claims::settle);
         }
         claims
     }
@@ -282,6 +283,12 @@ impl Shared {
         }
     }
 
+    /// This process of this node, as the others hear of it.
+    fn member(&self) -> String {
+        let node = self.node.get().and_then(Option::as_ref).map_or(&*self.process, |node| node.name());
+        format!("{node}:{}", self.process)
+    }
+
     /// Notes how many nodes there are, where that is news.
     fn note(&self, nodes: u32) {
         let Some(node) = self.node.get().cloned().flatten() else { return };
@@ -301,7 +308,12 @@ impl Shared {
         Question {
             script: SCRIPT.get_or_init(|| Script::new(include_str!("nodes.lua"))),
             key: "nodes".to_owned(),
-            arguments: vec![self.process.clone(), GONE.as_millis().to_string(), word.to_owned()],
+            arguments: vec![
+                self.member(),
+                GONE.as_millis().to_string(),
+                word.to_owned(),
+                REPLACED.as_millis().to_string(),
+            ],
             answer: Box::new(move |answer| {
                 if let Some(nodes) = answer.ok().and_then(|numbers| u32::try_from(*numbers.first()?).ok()) {
                     told(nodes);
@@ -328,7 +340,9 @@ async fn attend(shared: Weak<Shared>) {
         {
             let Some(own) = shared.upgrade() else { return };
             let is = own.redis.status();
-            if is != Status::Lost && (was == Status::Lost || turn.is_multiple_of(turns)) {
+            // Who it is stands before the first word of it.
+            let is_known = own.node.get().is_some();
+            if is_known && is != Status::Lost && (was == Status::Lost || turn.is_multiple_of(turns)) {
                 let weak = Weak::clone(&shared);
                 own.redis.ask(own.since_when());
                 own.redis.ask(own.heard_of("stay", move |nodes| {

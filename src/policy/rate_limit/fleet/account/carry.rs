@@ -14,9 +14,8 @@ pub(in super::super) struct Remembered {
     pub(in super::super) life: i64,
     /// Of a quota: what was counted.
     pub(in super::super) counted: Option<Count>,
-    /// Of a quota: what this node had let pass by then, and what the store was not told yet.
+    /// Of a quota: what this node had let pass by then.
     pub(in super::super) passed: u64,
-    pub(in super::super) owed: u32,
 }
 
 impl Account {
@@ -27,25 +26,26 @@ impl Account {
         }
     }
 
-    /// What the bucket owes when what is leased has been given back; of a limit, with what is owed charged. None where that is nothing.
+    /// What the bucket owes when what is leased has been given back, and of a limit what is owed has been charged: of a quota this node says
+    /// by itself what it has let pass. None where that is nothing.
     pub(in super::super) fn remembered(&self, terms: &Terms, now: Nanos) -> Option<Remembered> {
         let life = self.told.map_or(0, |told| told.life);
         let (back, owed) = (self.tokens.saturating_add(self.returned), self.owed);
-        let (debt, counted, owed) = match terms.turn {
+        let (debt, counted) = match terms.turn {
             None => {
                 let debt = self.owes(now).unwrap_or(0).saturating_sub(terms.gcra.time(back));
-                (terms.gcra.owing(debt, terms.gcra.time(owed)), None, 0)
+                (terms.gcra.owing(debt, terms.gcra.time(owed)), None)
             }
             Some(turn) => {
                 let none = Count { used: 0, is_first: !turn.is_later };
                 let told = self.told.and_then(|told| told.counted).unwrap_or(none);
                 let counted = Count { used: told.used.saturating_sub(back.into()), ..told };
-                (terms.gcra.spent(counted.spent(turn.offset)), Some(counted), owed)
+                (terms.gcra.spent(counted.spent(turn.offset)), Some(counted))
             }
         };
         let passed = self.told.map_or(0, |told| told.passed);
-        let is_nothing = (debt, owed) == (0, 0) || (self.told.is_none() && self.owed == 0);
-        (!is_nothing).then_some(Remembered { debt, life, counted, passed, owed })
+        let is_nothing = debt == 0 || (self.told.is_none() && (owed == 0 || counted.is_some()));
+        (!is_nothing).then_some(Remembered { debt, life, counted, passed })
     }
 
     /// One that has something to tell.
@@ -55,9 +55,8 @@ impl Account {
 
     /// Knows what another process did.
     pub(in super::super) fn know(&mut self, remembered: Remembered, now: Nanos) {
-        let Remembered { debt, life, counted, passed, owed } = remembered;
+        let Remembered { debt, life, counted, passed } = remembered;
         self.told = Some(Told { debt, at: now, life, losses: UNSAID, counted, passed, is_old: true });
-        self.owed = self.owed.saturating_add(owed);
         self.used = now;
     }
 
