@@ -271,10 +271,7 @@ fn a_quota_that_becomes_the_fleet_s_or_moves_to_another_store_counts_what_its_no
     std::fs::create_dir(place.path("state")).unwrap();
     let store = rusqlite::Connection::open(nodes.gateways[0].place.path("state/portcullis.db")).unwrap();
     let copy = place.path("state/portcullis.db");
-    eventually("all to be written", || {
-        let counted = store.query_row("SELECT used - copied FROM quota_uses", [], |row| row.get(0));
-        (counted == Ok(25_u32)).then_some(())
-    });
+    nodes.gateways.iter().for_each(|own| own.await_metric("portcullis_quota_unwritten", &[], 0.0));
     store.execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
     std::fs::set_permissions(&copy, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let larger = text(&two, &shared.replace("40", "60"));

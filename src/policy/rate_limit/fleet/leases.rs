@@ -243,7 +243,7 @@ impl Leases {
         match self.shard(*key).get_mut(key) {
             Some(entry) => {
                 entry.carry(*terms, now);
-                entry.account.spend_alone(terms, *cost, nodes)
+                entry.account.spend_alone(&entry.terms, *cost, nodes)
             }
             None => terms.gcra.judged(false, terms.gcra.spent(terms.gcra.burst()), *cost),
         }
@@ -290,8 +290,11 @@ impl Entry {
         Self { account, shared, terms, waiting: Vec::new() }
     }
 
-    /// Counts by these terms from now on.
-    pub(super) fn carry(&mut self, terms: Terms, now: Nanos) {
+    /// Counts by these terms from now on. What this node had let pass is not forgotten where it cannot be said again.
+    pub(super) fn carry(&mut self, mut terms: Terms, now: Nanos) {
+        if let (Some(turn), Some(known)) = (&mut terms.turn, self.terms.turn) {
+            turn.passed = turn.passed.or(known.passed);
+        }
         let before = std::mem::replace(&mut self.terms, terms);
         self.account.carry(&before, &terms, now);
     }
