@@ -22,7 +22,7 @@ use crate::server::{
     BackOffice, Closed, Counts, Loaded, Options, Refused, Server, Unserved, left, privileges,
 };
 use crate::state::Live;
-use crate::upstream::RetryOn;
+use crate::upstream::{RetryOn, Waiting};
 
 /// The gateway in force, for whoever tells of it.
 type Current = Arc<Mutex<Arc<Gateway>>>;
@@ -291,6 +291,9 @@ fn poll(metrics: &Metrics, counts: &Arc<Counts>, current: &Current, live: &Arc<L
         }
         for expiry in counts.expiries() {
             tell(Polled::CertificateNotAfter, &[&expiry.listener, &expiry.name], seconds(expiry.not_after));
+        }
+        if let Some(live) = live.upgrade() {
+            tell(Polled::AnswerBytesWaiting, &[], size(Waiting::of(&live).bytes()));
         }
         if let Some(keys) = live.upgrade().and_then(|live| Keys::figures(&live)) {
             tell(Polled::ApiKeys, &[], size(keys.keys));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::failures::Failure;
 use crate::framing::response::Asked;
 use crate::proxy_protocol::Header;
-use crate::upstream::{DialError, Link, Member, Upstream};
+use crate::upstream::{Backlog, DialError, Link, Member, Upstream};
 
 /// One attempt to have a request answered: what the phases and the connection tell each other.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ pub(super) struct Attempt {
     reused: AtomicBool,
     /// Whether the connection must not serve another request.
     spent: AtomicBool,
+    /// What waits of the answer.
+    pub(super) backlog: Backlog,
     /// Nanoseconds spent waiting for the server's answer.
     waited: AtomicU64,
     /// For how long the server says it will keep the connection.
@@ -58,6 +60,7 @@ pub(super) struct Start {
 impl Attempt {
     pub(super) fn new(start: Start, now: Instant) -> Arc<Self> {
         Arc::new(Self {
+            backlog: start.upstream.backlog(),
             upstream: start.upstream,
             server: start.server,
             address: start.address,

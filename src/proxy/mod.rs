@@ -322,6 +322,9 @@ impl ProxyHttp for Gate {
         end: bool,
         ctx: &mut Ctx,
     ) -> Result<Option<Duration>> {
+        if let Some(attempt) = ctx.attempt() {
+            attempt.backlog.take();
+        }
         if end && let Some(stage) = &mut ctx.stage {
             stage.note_answered();
         }

@@ -210,7 +210,15 @@ impl Wire {
                 continue;
             }
             let before = buf.filled().len();
-            ready!(Pin::new(link).poll_read(cx, buf))?;
+            let room = self.attempt.backlog.room();
+            if buf.remaining() > room {
+                let mut piece = ReadBuf::new(buf.initialize_unfilled_to(room));
+                ready!(Pin::new(link).poll_read(cx, &mut piece))?;
+                let length = piece.filled().len();
+                buf.advance(length);
+            } else {
+                ready!(Pin::new(link).poll_read(cx, buf))?;
+            }
             let came = buf.filled().get(before..).unwrap_or_default();
             if came.is_empty() {
                 return Poll::Ready(Ok(()));
@@ -263,6 +271,7 @@ impl AsyncRead for Wire {
         match this.poll_admitted(cx, buf) {
             Poll::Ready(Ok(())) => {
                 this.note_wait(); // The end of the stream, if nothing came.
+                this.attempt.backlog.add(buf.filled().len() - before);
                 if buf.filled().len() > before && this.attempt.is_tunnel() {
                     this.active = Instant::now();
                 }

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
@@ -13,7 +13,9 @@ use super::conn::Conn;
 use super::ledger::{Flood, Ledger};
 use super::unheard::{Refused, Unheard};
 use crate::config::units::Rate;
-use crate::framing::frames::{GOAWAY, HEADERS, PREFACE, RST_STREAM, Scanner, Unfinished};
+use crate::framing::frames::{
+    CONTINUATION, END_HEADERS, GOAWAY, HEADERS, PREFACE, RST_STREAM, Scanner, Unfinished,
+};
 
 /// What is found out about a connection that h2 owns. Everything here is told and asked by the one task that drives it.
 #[derive(Debug, Default)]
@@ -24,6 +26,8 @@ pub(super) struct Findings {
     streams: Mutex<Unheard>,
     /// Bytes that have arrived, of which only the first matter.
     arrived: AtomicU64,
+    /// Whether a head has begun to arrive and has no end yet.
+    head: AtomicBool,
 }
 
 impl Findings {
@@ -58,6 +62,11 @@ impl Findings {
         self.arrived.load(Ordering::Relaxed) > 0
     }
 
+    /// Whether what has arrived ends within a head.
+    pub(super) fn is_within_head(&self) -> bool {
+        self.head.load(Ordering::Relaxed)
+    }
+
     fn streams(&self) -> MutexGuard<'_, Unheard> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -70,6 +79,8 @@ pub(super) struct Counted {
     arriving: Scanner,
     leaving: Scanner,
     ledger: Ledger,
+    /// Whether a head has come without its end.
+    open: bool,
     findings: Arc<Findings>,
     woken: bool,
 }
@@ -82,6 +93,7 @@ impl Counted {
             arriving: Scanner::after(PREFACE),
             leaving: Scanner::after(0),
             ledger: Ledger::new(rate),
+            open: false,
             findings: Arc::default(),
             woken: false,
         }
@@ -118,15 +130,21 @@ impl AsyncRead for Counted {
         if this.arriving.unfinished() == Unfinished::Preface {
             this.findings.arrived.fetch_add(u64::try_from(arrived.len()).unwrap_or(1), Ordering::Relaxed);
         }
-        let (ledger, findings) = (&mut this.ledger, &this.findings);
+        let (ledger, findings, open) = (&mut this.ledger, &this.findings, &mut this.open);
         this.arriving.scan(arrived, |frame| {
             if frame.kind == HEADERS {
                 findings.streams().arrives(frame);
+            }
+            if matches!(frame.kind, HEADERS | CONTINUATION) {
+                *open = !frame.has(END_HEADERS);
             }
             if let Some(flood) = ledger.arrives(frame) {
                 let _ = findings.flood.set(flood);
             }
         });
+        let within =
+            this.open || matches!(this.arriving.unfinished(), Unfinished::Payload(HEADERS | CONTINUATION));
+        this.findings.head.store(within, Ordering::Relaxed);
         if this.poll_flooded(cx) {
             buf.set_filled(before);
             return Poll::Pending;

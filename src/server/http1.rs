@@ -274,7 +274,8 @@ async fn read_head<A>(
     }
 }
 
-fn unfinished_head() -> Refusal {
+/// The connection was ended by the client before its request was whole.
+pub(super) fn unfinished_head() -> Refusal {
     let message = "the connection was ended within a request's head";
     Refusal::new(Kind::AmbiguousRequest, "head_unfinished", message)
 }

@@ -31,6 +31,10 @@ const TOLD: usize = 32;
 /// How long an idle connection may take to end after GOAWAY: a dead peer never answers.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// What h2 may hold of a stream's answer while the connection takes no more, in bytes: as much as a client's window is at first. By itself
+/// it would be 400 KiB.
+const SEND_BUFFER: usize = 64 << 10;
+
 /// Serves a connection to its end.
 pub(super) async fn serve<A>(worker: &Arc<Worker<A>>, endpoint: &Arc<Endpoint>, mut conn: Box<Conn>)
 where
@@ -48,6 +52,7 @@ where
     });
     let mut options = h2::server::Builder::new();
     options.max_header_list_size(u32::try_from(settings.header_bytes).unwrap_or(u32::MAX).min(64 << 10));
+    options.max_send_buffer_size(SEND_BUFFER);
     options.data_frame_budget(256 * SMALL_DATA);
     options.max_concurrent_streams(settings.http2_streams);
     // What we reset for a fault of the client's is counted by its rate ([`Counted`]), not over the life of a connection, which may be long.
@@ -79,7 +84,10 @@ where
         let accepted = tokio::select! {
             biased;
             flood = findings.flood() => {
-                h2.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+                h2.abrupt_shutdown(match flood {
+                    Flood::Unsettled => h2::Reason::PROTOCOL_ERROR,
+                    _ => h2::Reason::ENHANCE_YOUR_CALM,
+                });
                 flooded(&worker.snapshots.load(), &connection, flood);
                 // GOAWAY leaves, and nothing is accepted any more.
                 let _ = timeout(FAREWELL, async { while let Some(Ok(_)) = h2.accept().await {} }).await;
@@ -221,8 +229,11 @@ fn has_ended(gateway: Arc<Gateway>, connection: &Connection, findings: &Findings
     if connection.fate.is_late_head() {
         return refused(&gateway, connection, http1::late_head());
     }
-    let Some(code) = findings.goaway() else { return };
-    let (reason, kind, message) = match h2::Reason::from(code) {
+    let code = findings.goaway().map_or(h2::Reason::NO_ERROR, h2::Reason::from);
+    let (reason, kind, message) = match code {
+        h2::Reason::NO_ERROR if findings.is_within_head() => {
+            return refused(&gateway, connection, http1::unfinished_head());
+        }
         h2::Reason::NO_ERROR => return,
         h2::Reason::ENHANCE_YOUR_CALM => (
             // h2 counts by itself, which no key moves.
@@ -258,6 +269,14 @@ fn has_ended(gateway: Arc<Gateway>, connection: &Connection, findings: &Findings
 /// The record of a connection that was ended: no request of it is known to be at fault, and none was answered.
 fn flooded(gateway: &Arc<Gateway>, connection: &Connection, flood: Flood) {
     let message = match flood {
+        Flood::Unsettled => {
+            let message = "the connection was ended by GOAWAY: its first frame is not SETTINGS";
+            return refused(
+                gateway,
+                connection,
+                Refusal::new(Kind::AmbiguousRequest, flood.reason(), message),
+            );
+        }
         Flood::RefusedStreams => {
             "the connection was ended by GOAWAY: streams above `server.limits.http2_streams` at ten times the rate of \
              `server.limits.http2_resets`"

@@ -17,6 +17,7 @@ const WINDOW_UPDATE: u8 = 8;
 const PRIORITY_UPDATE: u8 = 16;
 
 const END_STREAM: u8 = 0x1;
+const ACK: u8 = 0x1;
 
 /// A piece of a header block that is shorter, with more to follow, was cut to be many.
 const FRAGMENT: usize = 1024;
@@ -26,7 +27,7 @@ const EARNED: u32 = 1 << 16;
 /// means no harm: so many times the rate.
 const REFUSED: u32 = 10;
 
-/// What there was too much of.
+/// What a connection is ended for: what there was too much of, or the first thing that was missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flood {
     /// Streams reset by the client, or by us for a fault of the client's (MadeYouReset).
@@ -41,6 +42,8 @@ pub(super) enum Flood {
     Empty,
     /// Types of frames that mean nothing to us (RFC 9113 §5.5).
     Unknown,
+    /// Anything before SETTINGS (RFC 9113 §3.4).
+    Unsettled,
 }
 
 impl Flood {
@@ -55,6 +58,7 @@ impl Flood {
             Self::Priorities => "http2_priorities",
             Self::Empty => "http2_empty_frames",
             Self::Unknown => "http2_unknown_frames",
+            Self::Unsettled => "http2_preface",
         }
     }
 }
@@ -62,6 +66,8 @@ impl Flood {
 /// What each kind of frame may still cost.
 #[derive(Debug)]
 pub(super) struct Ledger {
+    /// Whether the client has begun as it must.
+    settled: bool,
     resets: Bucket,
     refused: Bucket,
     pings: Bucket,
@@ -76,6 +82,7 @@ impl Ledger {
     pub(super) fn new(rate: Rate) -> Self {
         let bucket = || Bucket::new(rate.per / rate.count, rate.per);
         Self {
+            settled: false,
             resets: bucket(),
             refused: Bucket::new(rate.per / rate.count / REFUSED, rate.per),
             pings: bucket(),
@@ -89,6 +96,9 @@ impl Ledger {
 
     /// A frame of the client's; what there is too much of, if anything.
     pub(super) fn arrives(&mut self, frame: Frame<'_>) -> Option<Flood> {
+        if !std::mem::replace(&mut self.settled, true) && (frame.kind != SETTINGS || frame.has(ACK)) {
+            return Some(Flood::Unsettled);
+        }
         match frame.kind {
             DATA if frame.length > 0 || frame.has(END_STREAM) => None,
             HEADERS if frame.length > 0 || frame.has(END_HEADERS) => {
@@ -183,9 +193,26 @@ mod tests {
         Frame { length: 4, kind: RST_STREAM, flags: 0, stream: 1, payload: code }
     }
 
+    /// That of a client that has begun as it must.
+    fn begun() -> Ledger {
+        let mut ledger = Ledger::new(RATE);
+        assert_eq!(ledger.arrives(head(SETTINGS, 0, 0)), None);
+        ledger
+    }
+
+    #[test]
+    fn settings_come_first() {
+        for first in
+            [head(SETTINGS, ACK, 0), head(PING, 0, 8), head(HEADERS, END_HEADERS, 30), head(99, 0, 0)]
+        {
+            assert_eq!(Ledger::new(RATE).arrives(first), Some(Flood::Unsettled), "{first:?}");
+            assert_eq!(begun().arrives(first), None, "{first:?}");
+        }
+    }
+
     /// How many pass before the flood, and what it is.
     fn until(mut next: impl FnMut(&mut Ledger) -> Option<Flood>) -> (usize, Flood) {
-        let mut ledger = Ledger::new(RATE);
+        let mut ledger = begun();
         (0..100_000).find_map(|n| next(&mut ledger).map(|flood| (n, flood))).unwrap()
     }
 
@@ -209,7 +236,8 @@ mod tests {
         ] {
             // A slow machine may earn one in between.
             let (passed, found) = until(|ledger| ledger.arrives(frame));
-            assert!((200..220).contains(&passed) && found == flood, "{frame:?}: {passed} {found:?}");
+            let expected = if flood == Flood::Settings { 199..219 } else { 200..220 };
+            assert!(expected.contains(&passed) && found == flood, "{frame:?}: {passed} {found:?}");
         }
     }
 
@@ -219,7 +247,7 @@ mod tests {
         assert!((200..220).contains(&passed) && flood == Flood::Resets);
         let (passed, flood) = until(|ledger| ledger.leaves(reset(&[0, 0, 0, 7])));
         assert!((2000..2200).contains(&passed) && flood == Flood::RefusedStreams);
-        let mut ledger = Ledger::new(RATE);
+        let mut ledger = begun();
         for code in [&[0, 0, 0, 0], &[0, 0, 0, 2], &[0, 0, 0, 8]] {
             assert!((0..10_000).all(|_| ledger.leaves(reset(code)).is_none()), "{code:?}");
         }
@@ -227,7 +255,7 @@ mod tests {
 
     #[test]
     fn what_ordinary_traffic_brings_along_is_no_flood() {
-        let mut ledger = Ledger::new(RATE);
+        let mut ledger = begun();
         for _ in 0..20_000 {
             let request = [head(HEADERS, END_HEADERS, 30), head(PRIORITY, 0, 5), head(WINDOW_UPDATE, 0, 4)];
             assert!(request.into_iter().all(|frame| ledger.arrives(frame).is_none()));
@@ -252,7 +280,7 @@ mod tests {
 
     #[test]
     fn what_is_earned_is_bounded() {
-        let mut ledger = Ledger::new(RATE);
+        let mut ledger = begun();
         for _ in 0..100_000 {
             ledger.leaves(head(DATA, 0, 16_384));
         }

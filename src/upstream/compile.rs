@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::address::{Address, is_name};
+use super::backlog::Waiting;
 use super::balance::Turns;
 use super::config::{Config, Health, Host, Server, Timeouts};
 use super::health::{Check, Vitality};
@@ -66,6 +67,7 @@ impl Upstream {
             keep_alive: config.keep_alive,
             retrying: Retrying::new(&config.retries, ledger(&name, live)),
             pool: idle(&name, tls.as_deref(), proxy, live),
+            waiting: Waiting::of(live),
             tls,
             proxy,
             name,

@@ -1,6 +1,7 @@
 //! Upstreams: pools of servers, their health, names, timeouts and retries. Knows nothing of Pingora.
 
 mod address;
+mod backlog;
 mod balance;
 mod compile;
 mod config;
@@ -15,6 +16,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use backlog::{Backlog, Waiting};
 pub use config::{
     Balance, Config, Health, Host, KeepAlive, Retries, RetryOn, SendProxy, Server, Timeouts, Tls,
     UpstreamProtocol,
@@ -39,6 +41,7 @@ pub struct Upstream {
     keep_alive: KeepAlive,
     retrying: retry::Retrying,
     pool: Arc<pool::Pool>,
+    waiting: Arc<Waiting>,
 }
 
 /// How long things may take, none of them zero.
@@ -135,6 +138,11 @@ impl Upstream {
     /// Connections kept idle at the moment, in the whole process.
     pub fn idle(&self) -> usize {
         self.pool.count()
+    }
+
+    /// What will wait of an answer.
+    pub fn backlog(&self) -> Backlog {
+        Backlog::new(&self.waiting)
     }
 
     /// Chooses a healthy server by turns: one not yet tried, if there is one. None when none is healthy.

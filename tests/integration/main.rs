@@ -73,6 +73,7 @@ mod sockets;
 mod streaming;
 mod telemetry;
 mod tls;
+mod unread_answers;
 mod untaken_bodies;
 mod upgrade;
 mod upstream;

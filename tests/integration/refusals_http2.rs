@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::harness::frames::{
-    CONTINUATION, DATA, END_HEADERS, END_STREAM, Ending, Frame, Frames, GOAWAY, HEADERS, RST_STREAM,
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, Ending, Frame, Frames, GOAWAY, HEADERS, PING, RST_STREAM,
     SETTINGS, WINDOW_UPDATE,
 };
 use crate::harness::{Authority, Connection, Origin, Place, Running, eventually};
@@ -181,6 +181,54 @@ fn what_is_no_preface_has_a_record_and_half_of_one_too() {
     // Who leaves without a word, or within the preface, is no news.
     drop(Frames::connect_with(gateway.listener(1), &authority, b""));
     drop(Frames::connect_with(gateway.listener(1), &authority, b"PRI"));
+    gateway.await_metric("portcullis_connections", &[("listener", "127.0.0.2:0")], 0.0);
+    assert_eq!(gateway.place.read("access.log").lines().count(), 3);
+}
+
+#[test]
+fn a_client_that_does_not_begin_with_settings_is_ended_and_has_a_record() {
+    let (authority, gateway) = start("", HELLO);
+    let firsts = [
+        Frame::get(1, "/hello"),
+        Frame::new(PING, 0, 0, [0; 8]),
+        Frame::new(SETTINGS, 1, 0, []),
+        Frame::new(0xb7, 0, 0, [1, 2, 3]),
+    ];
+    for (n, first) in firsts.iter().enumerate() {
+        let mut peer =
+            Frames::connect_with(gateway.listener(1), &authority, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        let after = [Frame::new(SETTINGS, 0, 0, []), Frame::get(3, "/hello")];
+        peer.send_all(&[std::slice::from_ref(first), &after].concat()).unwrap();
+        assert_eq!(peer.end(Duration::from_secs(10)), Some(1), "PROTOCOL_ERROR");
+        let lines = told(&gateway, "http2_preface", n + 1);
+        assert_eq!((lines.len(), &lines[n]["status"]), (n + 1, &Value::Null));
+    }
+    counted(&gateway, "http2_preface", 4);
+    assert_eq!(gateway.place.read("access.log").lines().count(), 4, "nothing was served");
+}
+
+#[test]
+fn a_head_that_ends_with_its_connection_has_a_record() {
+    let (authority, gateway) = start("", HELLO);
+    let cut = |bytes: &[u8]| {
+        let mut peer = open(&authority, &gateway);
+        peer.finish(bytes);
+        peer.end(Duration::from_secs(10));
+    };
+    let head = Frame::get(1, "/hello").bytes();
+    // Within HEADERS; behind one that is to be continued; within what continues it.
+    cut(&head[..12]);
+    let mut pieces = Frame::new(HEADERS, END_STREAM, 1, &head[9..12]).bytes();
+    cut(&pieces);
+    pieces.extend(&Frame::new(CONTINUATION, END_HEADERS, 1, &head[12..]).bytes()[..11]);
+    cut(&pieces);
+    let lines = told(&gateway, "head_unfinished", 3);
+    assert!(lines.iter().all(|line| line["status"] == Value::Null), "{lines:?}");
+    counted(&gateway, "head_unfinished", 3);
+    // Nothing is begun, or no head is: who leaves so is no news.
+    cut(&[]);
+    cut(&head[..5]);
+    cut(&Frame::new(PING, 0, 0, [0; 8]).bytes()[..12]);
     gateway.await_metric("portcullis_connections", &[("listener", "127.0.0.2:0")], 0.0);
     assert_eq!(gateway.place.read("access.log").lines().count(), 3);
 }

@@ -15,6 +15,8 @@ pub enum Polled {
     Retries,
     /// `portcullis_certificate_not_after_seconds{listener,name}`: seconds since 1970
     CertificateNotAfter,
+    /// `portcullis_answer_bytes_waiting`
+    AnswerBytesWaiting,
     /// `portcullis_api_keys`
     ApiKeys,
     /// `portcullis_api_key_bytes`
@@ -142,6 +144,11 @@ impl Polled {
             Self::ApiKeyBytes => Definition {
                 name: "portcullis_api_key_bytes",
                 help: "Bytes of memory that API keys take.",
+                labels: &[],
+            },
+            Self::AnswerBytesWaiting => Definition {
+                name: "portcullis_answer_bytes_waiting",
+                help: "Bytes of answers that were read in pieces above 4 KiB and wait for clients to take them.",
                 labels: &[],
             },
             Self::ApiKeysStale => Definition {

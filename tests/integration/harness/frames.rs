@@ -133,6 +133,12 @@ impl Frames {
         self.stream.write_all(&frame.bytes())
     }
 
+    /// Sends these bytes, whatever they are, and closes this side.
+    pub(crate) fn finish(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+        self.stream.shutdown().unwrap();
+    }
+
     /// Sends all of them at once, as far as they are taken.
     pub(crate) fn send_all(&mut self, frames: &[Frame]) -> io::Result<()> {
         self.stream.write_all(&frames.iter().flat_map(Frame::bytes).collect::<Vec<_>>())
