@@ -3,7 +3,7 @@
 /// Fields by which proxies tell of a client, of its connection or certificate, or which host and path were meant, but for those that
 /// begin with `x-`. (`proxy` would become CGI's `HTTP_PROXY`, where some programs look for one: httpoxy.) What only says where a client
 /// is (`cf-ipcountry`, `cloudfront-viewer-country`) or by which edge it came (`x-azure-fdid`) passes: nobody is known by it.
-const FORWARDING: [&str; 11] = [
+const FORWARDING: [&str; 13] = [
     "cf-pseudo-ipv4",
     "cf-visitor",
     "client-cert",
@@ -14,7 +14,9 @@ const FORWARDING: [&str; 11] = [
     "forwarded",
     "forwarded-for",
     "front-end-https",
+    "path-info",
     "proxy",
+    "script-name",
 ];
 
 /// What they begin with, and those that tell of client certificates (RFC 9440 is `client-cert`, above).
@@ -28,7 +30,7 @@ const FORWARDING_STARTS: [&str; 6] = [
 ];
 
 /// The same behind `x-`. Rack takes from `x-sendfile-type` and `x-accel-mapping` which of its files a proxy serves (CVE-2025-61780).
-const X_FORWARDING: [&str; 34] = [
+const X_FORWARDING: [&str; 35] = [
     "accel-mapping",
     "arr-clientcert",
     "arr-ssl",
@@ -60,6 +62,7 @@ const X_FORWARDING: [&str; 34] = [
     "request-id",
     "rewrite-url",
     "scheme",
+    "script-name",
     "sendfile-type",
     "url-scheme",
     "verified-client",
@@ -81,17 +84,25 @@ const X_FORWARDING_STARTS: [&str; 10] = [
 
 /// What the fields end with by which one proxy or another tells a client's address: `fly-client-ip`, `do-connecting-ip`, `ali-cdn-real-ip`,
 /// `x-sucuri-clientip`, `x-vercel-forwarded-for`, `appengine-user-ip` …
-const FORWARDING_ENDS: [&str; 6] =
-    ["-client-ip", "-clientip", "-connecting-ip", "-forwarded-for", "-real-ip", "appengine-user-ip"];
+const FORWARDING_ENDS: [&str; 7] = [
+    "-client-ip",
+    "-clientip",
+    "-connecting-ip",
+    "-forwarded-for",
+    "-real-ip",
+    "-src-ip",
+    "appengine-user-ip",
+];
 
 /// The beginnings of fields by which proxies and gateways tell upstreams who somebody is: Apache and Authelia (`remote-`), Kubernetes
-/// (`x-remote-`), oauth2-proxy (`x-auth-request-`; its `x-forwarded-user` goes with the rest of these), Kong (`x-consumer-`,
+/// (`x-remote-`, `impersonate-`), oauth2-proxy (`x-auth-request-`; its `x-forwarded-user` goes with the rest of these), Kong (`x-consumer-`,
 /// `x-credential-`, `x-anonymous-consumer`, `x-authenticated-`), APISIX (`x-userinfo`), WSO2, Istio and Pomerium, Google's, Amazon's, Azure's
 /// and Cloudflare's proxies, authentik, Vouch, Grafana, Tailscale, Shibboleth and mod_auth_openidc. No client has a word in them, and no
 /// trusted proxy either: who it is this gateway finds out. `x-user`, `x-user-id` and the like are an application's as often as a
 /// gateway's: they go where the configuration tells in them who it is (`Gateway::told_fields`).
-const IDENTITY: [&str; 31] = [
+const IDENTITY: [&str; 34] = [
     "cf-access-",
+    "impersonate-",
     "iv-user",
     "oidc-access-token",
     "oidc-claim-",
@@ -116,9 +127,11 @@ const IDENTITY: [&str; 31] = [
     "x-jwt-payload",
     "x-ms-client-principal",
     "x-ms-token-aad-",
+    "x-oidc-",
     "x-pomerium-claim-",
     "x-pomerium-jwt-assertion",
     "x-remote-",
+    "x-token-subject",
     "x-userinfo",
     "x-vouch-",
     "x-webauth-",
@@ -179,10 +192,13 @@ fn is_of_identity(name: &str) -> bool {
     // A few bytes tell all others.
     let may_be = match name.as_bytes() {
         [b'x', b'-', third, ..] => {
-            matches!(third, b'a' | b'c' | b'e' | b'g' | b'j' | b'm' | b'p' | b'r' | b'u' | b'v' | b'w')
+            matches!(
+                third,
+                b'a' | b'c' | b'e' | b'g' | b'j' | b'm' | b'o' | b'p' | b'r' | b't' | b'u' | b'v' | b'w'
+            )
         }
         [b'c', b'f', ..]
-        | [b'i', b'v', ..]
+        | [b'i', b'm' | b'v', ..]
         | [b'o', b'i', ..]
         | [b'r', b'e', b'm', ..]
         | [b's', b'h', ..]

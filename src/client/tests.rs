@@ -356,6 +356,14 @@ fn fields_of_identity_are_taken_and_those_of_applications_stay() {
         "x-ms-token-aad-id-token",
         "x-endpoint-api-userinfo",
         "x-appengine-user-email",
+        "impersonate-user",
+        "Impersonate-Extra-scopes",
+        "x-oidc-sub",
+        "x-token-subject",
+        "path-info",
+        "script-name",
+        "x-script-name",
+        "x-cdn-src-ip",
     ] {
         assert!(!left(name), "{name}");
     }
@@ -373,6 +381,11 @@ fn fields_of_identity_are_taken_and_those_of_applications_stay() {
         "x-csrf-token",
         "x-requested-with",
         "x-access-token",
+        "x-id-token",
+        "x-token",
+        "x-operation-id",
+        "if-match",
+        "import-id",
         "x-correlation-id",
         "cf-ray",
         "traceparent",
