@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use http::{HeaderMap, HeaderName, header};
 
-use super::Trusted;
+use super::{ProxiesWrite, Trusted};
 
 pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -23,7 +23,12 @@ pub(super) struct Hop {
 
 /// Calls `visit` with each believed element, the nearest first. The last one visited is the client.
 pub(super) fn walk(headers: &HeaderMap, trusted: &Trusted, mut visit: impl FnMut(Hop)) {
-    let (name, read): (_, fn(&str) -> Option<Hop>) = match headers.contains_key(&X_FORWARDED_FOR) {
+    let of_their_own = match trusted.write {
+        ProxiesWrite::Any => headers.contains_key(&X_FORWARDED_FOR),
+        ProxiesWrite::XForwarded => true,
+        ProxiesWrite::Forwarded => false,
+    };
+    let (name, read): (_, fn(&str) -> Option<Hop>) = match of_their_own {
         true => (&X_FORWARDED_FOR, |element| address(element).map(|address| Hop { address, https: None })),
         false => (&header::FORWARDED, forwarded_element),
     };
@@ -46,7 +51,10 @@ pub(super) fn walk(headers: &HeaderMap, trusted: &Trusted, mut visit: impl FnMut
 }
 
 /// What the nearest proxy says of the scheme its client used: the last word of the last `X-Forwarded-Proto`.
-pub(super) fn proto(headers: &HeaderMap) -> Option<bool> {
+pub(super) fn proto(headers: &HeaderMap, trusted: &Trusted) -> Option<bool> {
+    if trusted.write == ProxiesWrite::Forwarded {
+        return None;
+    }
     let line = headers.get_all(&X_FORWARDED_PROTO).iter().next_back()?.to_str().ok()?;
     scheme(line.rsplit(',').next().unwrap_or_default().trim())
 }

@@ -10,6 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use http::HeaderMap;
 use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 pub(crate) use fields::is_protected;
 pub use fields::{Upgrade, forward, remove_twins, request_id, strip_hop_by_hop};
@@ -28,11 +30,25 @@ pub struct Client {
     pub https: bool,
 }
 
+/// What trusted proxies write of their clients. What they do not write is a client's own word, and is not believed.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum ProxiesWrite {
+    /// Nobody says: `X-Forwarded-For` is believed where there is one, else `Forwarded`.
+    #[default]
+    Any,
+    /// `X-Forwarded-For` and `X-Forwarded-Proto`: what is in `Forwarded` is not believed.
+    XForwarded,
+    /// `Forwarded` (RFC 7239): what is in `X-Forwarded-*` is not believed.
+    Forwarded,
+}
+
 /// Peers of a listener: those that it believes (`trusted_proxies`), or that must send a PROXY header (`proxy_protocol.from`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trusted {
     networks: Vec<IpNet>,
     unix: bool,
+    write: ProxiesWrite,
 }
 
 impl Trusted {
@@ -55,6 +71,12 @@ impl Trusted {
         }
         own.networks = IpNet::aggregate(&own.networks);
         sound.then_some(own)
+    }
+
+    /// The same peers, who are known to write this.
+    #[must_use]
+    pub fn writing(self, write: ProxiesWrite) -> Self {
+        Self { write, ..self }
     }
 
     /// Whether everybody whom this entry (well-formed, of a list like that of `trusted_proxies`) stands for is one of them.
@@ -118,8 +140,8 @@ pub fn subscriber(address: IpAddr) -> IpAddr {
 /// Whose request it is. `peer` is none on a Unix socket; `tls` says whether the connection is.
 ///
 /// Only a trusted peer's fields are read, from the right, past trusted hops, to the first address that is not trusted (or
-/// the last there is). What is malformed ends the way: the last good hop is the client. `X-Forwarded-For` is read where
-/// there is one, else `Forwarded` (RFC 7239); a trusted proxy that writes the one must remove the other.
+/// the last there is). What is malformed ends the way: the last good hop is the client. Unless it is said what proxies write
+/// ([`ProxiesWrite`]), `X-Forwarded-For` is read where there is one, else `Forwarded` (RFC 7239).
 pub fn determine(peer: Option<SocketAddr>, tls: bool, headers: &HeaderMap, trusted: &Trusted) -> Client {
     let direct = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.ip().to_canonical());
     if !trusted.trusts_peer(peer) {
@@ -131,6 +153,6 @@ pub fn determine(peer: Option<SocketAddr>, tls: bool, headers: &HeaderMap, trust
         address = hop.address;
         https = hop.https.or(https);
     });
-    let https = forwarded::proto(headers).or(https).unwrap_or(tls);
+    let https = forwarded::proto(headers, trusted).or(https).unwrap_or(tls);
     Client { address, peer_trusted: true, https }
 }

@@ -10,7 +10,7 @@ use super::certificates::{self, Certificate};
 use super::client_trust::ClientTrust;
 use super::document::{Listener as ListenerConfig, MinVersion, ProxyProtocol, RedirectToHttps};
 use crate::canonical::Authority;
-use crate::client::Trusted;
+use crate::client::{ProxiesWrite, Trusted};
 use crate::config::{Build, OrNone, Site, Spanned};
 
 /// Where to listen.
@@ -128,7 +128,13 @@ fn listener(
         let path = format!("{}.redirect_to_https", config.path);
         build.errors.push(&config.site, path, "port 0 cannot be redirected to", "write `true` or a port");
     }
-    let trusted = Trusted::compile(&config.trusted_proxies, build);
+    let write = &config.proxies_write;
+    if write.value != ProxiesWrite::Any && config.trusted_proxies.is_empty() {
+        let cure = "name the proxies in `trusted_proxies`, or remove `proxies_write`";
+        build.errors.push(&write.site, &*write.path, "no proxy is trusted: nothing is believed", cure);
+    }
+    let trusted =
+        Trusted::compile(&config.trusted_proxies, build).map(|trusted| trusted.writing(write.value));
     let proxied = match &config.proxy_protocol {
         OrNone::None => None,
         OrNone::Some(written) => Some(proxied(written, config, &address, build)?),

@@ -103,6 +103,38 @@ fn a_trusted_proxy_is_believed_from_the_right() {
 }
 
 #[test]
+fn what_trusted_proxies_do_not_write_is_not_believed() {
+    let origin = Origin::echo();
+    let both = "X-Forwarded-For: 203.0.113.7\r\nX-Forwarded-Proto: https\r\n\
+                Forwarded: for=198.51.100.9;proto=http, for=198.51.100.8;proto=https\r\n";
+    let rfc = "Forwarded: for=198.51.100.8;proto=https\r\n";
+    let x = "X-Forwarded-For: 203.0.113.7\r\nX-Forwarded-Proto: https\r\n";
+    let proto = "X-Forwarded-Proto: https\r\n";
+    for (write, fields, client, scheme) in [
+        ("any", both, "203.0.113.7", "https"),
+        ("any", rfc, "198.51.100.8", "https"),
+        ("x_forwarded", both, "203.0.113.7", "https"),
+        ("x_forwarded", rfc, "127.0.0.1", "http"),
+        ("x_forwarded", proto, "127.0.0.1", "https"),
+        ("forwarded", both, "198.51.100.8", "https"),
+        ("forwarded", rfc, "198.51.100.8", "https"),
+        ("forwarded", x, "127.0.0.1", "http"),
+        ("forwarded", proto, "127.0.0.1", "http"),
+    ] {
+        let trusted = format!("127.0.0.0/8]\n    proxies_write: {write} #");
+        let gateway = behind(&origin, &trusted);
+        let request = format!("GET / HTTP/1.1\r\nHost: example.com\r\n{fields}\r\n");
+        let head = gateway.send(request).expect(200).text();
+        assert!(values(&head, "x-forwarded-for")[0].starts_with(client), "{write}, {fields}: {head}");
+        assert_eq!(values(&head, "x-forwarded-proto"), [scheme], "{write}, {fields}: {head}");
+        assert!(
+            values(&head, "forwarded")[0].contains(&format!("for={client}")),
+            "{write}, {fields}: {head}"
+        );
+    }
+}
+
+#[test]
 fn the_request_id_goes_to_client_upstream_and_log() {
     let origin = Origin::echo();
     let gateway = behind(&origin, "");

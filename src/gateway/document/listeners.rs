@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::client::ProxiesWrite;
 use crate::config::{OrNone, Spanned};
 
 /// Where clients connect.
@@ -12,10 +13,14 @@ pub struct Listener {
     /// `host:port`, `"[v6]:port"`, or `unix:/path`.
     pub address: Spanned<String>,
     /// Peers (CIDR or address; `unix:` for those of a Unix socket) whose `X-Forwarded-*`, `Forwarded` and `X-Request-Id`
-    /// are believed, read from the right. Where both are there `X-Forwarded-For` is: a proxy that writes `Forwarded` must remove what clients
-    /// send of the others, or a client names its own address.
+    /// are believed, read from the right.
     #[serde(default)]
     pub trusted_proxies: Vec<Spanned<String>>,
+    /// Which fields the `trusted_proxies` write: `x_forwarded`, `forwarded` (RFC 7239), or `any`, where nobody says. A proxy that writes the
+    /// one may pass the other as a client sent it: with `any`, `X-Forwarded-For` is believed where there is one, so that behind a proxy
+    /// that writes `Forwarded` alone a client would name its own address.
+    #[serde(default)]
+    pub proxies_write: Spanned<ProxiesWrite>,
     /// `none`, or `{from: [10.0.0.0/8]}`: peers that must send a PROXY header (version 1 or 2) ahead of everything, TLS too. The
     /// address it gives is the client's in every respect, also where `trusted_proxies` are judged. Other peers are clients of
     /// their own, and a header of theirs is refused.
