@@ -17,6 +17,8 @@ pub struct Diagnostic {
     pub cure: String,
     /// Whether cause and cure are sentences of our own, with nothing of the configuration in them.
     pub(super) own: (bool, bool),
+    /// The path of the key whose absence is what is wrong, where that is it: one that could not be read is absent as well.
+    lacks: Option<String>,
 }
 
 /// All that is wrong with a configuration so far, and what is only worth a warning.
@@ -36,6 +38,22 @@ impl Errors {
         cure: impl Into<Cow<'static, str>>,
     ) {
         add(&mut self.errors, site, path.into(), cause.into(), cure.into());
+    }
+
+    /// Notes an error that is one because the key `lacks` is not there: where that is there and cannot be read, nothing is said.
+    pub fn push_lacking(
+        &mut self,
+        lacks: String,
+        site: &Site,
+        path: impl Into<String>,
+        cause: impl Into<Cow<'static, str>>,
+        cure: impl Into<Cow<'static, str>>,
+    ) {
+        let before = self.errors.len();
+        self.push(site, path, cause, cure);
+        if let Some(new) = self.errors.get_mut(before) {
+            new.lacks = Some(lacks);
+        }
     }
 
     /// Notes something that loads but is worth saying.
@@ -74,6 +92,7 @@ impl Errors {
         // What is only absent may be so because it could not be understood.
         let apart = |error: &Diagnostic| {
             error.site.line > 0
+                && error.lacks.as_ref().is_none_or(|lacked| !known.iter().any(|path| below(path, lacked)))
                 && !known.iter().any(|path| below(path, &error.path) || below(&error.path, path))
         };
         self.errors.extend(other.errors.into_iter().filter(apart));
@@ -105,6 +124,6 @@ fn add(
         let is_own = |text: &Cow<'static, str>| matches!(text, Cow::Borrowed(_));
         let own = (is_own(&cause), is_own(&cure));
         let (cause, cure) = (cause.into_owned(), cure.into_owned());
-        to.push(Diagnostic { site: site.clone(), path, cause, cure, own });
+        to.push(Diagnostic { site: site.clone(), path, cause, cure, own, lacks: None });
     }
 }

@@ -263,7 +263,7 @@ impl Told {
         }
         let count = self.refusals.entry(refused).or_default();
         count.requests += 1;
-        count.clients.count(client);
+        count.clients.count(client::subscriber(client));
     }
 
     /// In order: what is busiest of a key, in windows that begin with the same moment for all.
@@ -278,6 +278,11 @@ impl Told {
         }
         self.spool.write(request)
     }
+}
+
+/// A subscriber as it is shown: an address, or a network of IPv6.
+fn network(subscriber: IpAddr) -> String {
+    format!("{subscriber}{}", if subscriber.is_ipv6() { "/64" } else { "" })
 }
 
 /// A request's key as limits make it, and how it is shown.
@@ -303,10 +308,9 @@ fn key_of<'a>(
         }
     }
     let text = move || {
-        let network = if subscriber.is_ipv6() { "/64" } else { "" };
         let of = |part: &Part| match part.of(line) {
             Some(value) => shown(value),
-            None => format!("{subscriber}{network}"),
+            None => network(subscriber),
         };
         shown(&parts.iter().map(of).collect::<Vec<_>>().join(" "))
     };

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::propose::{Proposal, nearest_rank, share_of};
 use super::sample::Sample;
-use super::{Count, Limits, Place, Refused, Told, shown};
+use super::{Count, Limits, Place, Refused, Told, network, shown};
 use crate::cli::keys::time;
 use crate::config::units::{Rate, Time};
 use crate::policy::rate_limit::Config;
@@ -152,7 +152,7 @@ fn refusal(refused: &Refused, count: &Count, out: &mut dyn Write) -> io::Result<
             0 => String::new(),
             uncertain => format!(", or {uncertain} fewer"),
         };
-        writeln!(out, "  {:>9}  {client}{or_fewer}", seen.seen)?;
+        writeln!(out, "  {:>9}  {}{or_fewer}", seen.seen, network(client))?;
     }
     Ok(())
 }
@@ -203,7 +203,7 @@ pub(super) fn as_json(asked: &Limits, per: Duration, told: &Told, proposal: Opti
     let keys = told.keys.number();
     let refusals = told.refusals.iter().map(|(refused, count)| {
         let client = |(client, seen): (IpAddr, super::sample::Count)| {
-            json!({"client": client, "requests": seen.seen, "uncertain": seen.uncertain})
+            json!({"client": network(client), "requests": seen.seen, "uncertain": seen.uncertain})
         };
         let clients: Vec<_> = count.clients.first(NAMED).into_iter().map(client).collect();
         json!({

@@ -170,6 +170,26 @@ fn keys_are_as_limits_make_them() {
 }
 
 #[test]
+fn clients_that_were_refused_are_subscribers() {
+    let mut log = Written::new();
+    let refused = ",\"error\":{\"policy\":\"rate_limits.trial\",\"reason\":\"rate\"}";
+    for number in 0..5 {
+        log.line(number, &format!("2001:db8::{number}"), refused);
+        log.line(number, "192.0.2.1", refused);
+    }
+    let told = log.json(&[]);
+    let refusal = &told["refusals"][0];
+    assert_eq!((&refusal["requests"], &refusal["clients"]), (&10.into(), &2.into()), "{told}");
+    let mut most: Vec<_> =
+        refusal["most"].as_array().unwrap().iter().map(|client| client["client"].as_str()).collect();
+    most.sort_unstable();
+    assert_eq!(most, [Some("192.0.2.1"), Some("2001:db8::/64")]);
+    let told = log.told("{}", &[]).unwrap();
+    assert!(told.contains("refused 10 requests of 2 clients (rate)"), "{told}");
+    assert!(told.contains("  2001:db8::/64\n"), "{told}");
+}
+
+#[test]
 fn what_a_log_says_cannot_speak_to_a_terminal() {
     let mut log = Written::new();
     let long = "k".repeat(8 << 10);

@@ -175,7 +175,8 @@ impl RateLimit {
         let path = format!("{}.scope", config.path);
         if config.limit.is_none() {
             let cause = "`scope: fleet` is about a `limit`, and there is none";
-            build.errors.push(&config.site, path, cause, "add `limit: 50/1s`, or remove it");
+            let limit = format!("{}.limit", config.path);
+            build.errors.push_lacking(limit, &config.site, path, cause, "add `limit: 50/1s`, or remove it");
             return None;
         }
         if let Some(concurrent) = &config.concurrent {

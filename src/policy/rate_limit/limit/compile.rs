@@ -109,14 +109,11 @@ fn only_with_limit(config: &Spanned<Config>, build: &mut Build) {
         ("count", config.count.as_ref().map(|at| &at.site)),
         ("penalty", config.penalty.as_ref().map(|at| &at.site)),
     ];
-    // One that cannot be read has been complained about.
-    let limit = format!("{}.limit", config.path);
-    let is_there = config.limit.is_some() || build.errors.errors().iter().any(|error| error.path == limit);
     for (word, site) in of_limit.into_iter().filter_map(|(word, site)| Some((word, site?))) {
-        if !is_there {
+        if config.limit.is_none() {
             let cause = format!("`{word}` is about a `limit`, and there is none");
-            let path = format!("{}.{word}", config.path);
-            build.errors.push(site, path, cause, "add `limit: 50/1s`, or remove it");
+            let [limit, path] = ["limit", word].map(|key| format!("{}.{key}", config.path));
+            build.errors.push_lacking(limit, site, path, cause, "add `limit: 50/1s`, or remove it");
         }
     }
 }
@@ -150,7 +147,9 @@ fn queue(config: &Spanned<Config>, build: &mut Build) -> Option<Queue> {
     let written = config.queue.as_ref()?;
     if config.concurrent.is_none() {
         let cause = "a `queue` is for requests above `concurrent`, and there is none";
-        build.errors.push(&written.site, &*written.path, cause, "add `concurrent: 8`, or remove it");
+        let concurrent = format!("{}.concurrent", config.path);
+        let cure = "add `concurrent: 8`, or remove it";
+        build.errors.push_lacking(concurrent, &written.site, &*written.path, cause, cure);
     }
     let QueueConfig { length, wait: Spanned { value: Time(wait), site, path } } = &written.value;
     if wait.is_zero() || *wait > PATIENCE {
