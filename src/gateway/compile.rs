@@ -114,7 +114,7 @@ pub(super) fn compile(
         plans: Arc::new(plans),
         fleet: shelf.fleet,
         edge_access,
-        edge_limits: Limits::new(&edge_limits, Vec::new()).map(Arc::new),
+        edge_limits: Limits::new(&edge_limits, Vec::new(), false).map(Arc::new),
         replies: Arc::new(replies?),
         routes: Arc::new(routes),
         entries: entries.into_iter().map(Arc::new).collect(),

@@ -263,20 +263,35 @@ impl Passage {
         if authenticated.is_ok() {
             self.announce_plan(&gateway, &entry.facts);
         }
-        if let Some(limits) = &entry.limits {
-            let identity = self.record.identity.as_deref();
-            let key = self.effects.key.clone();
-            let facts = facts(request, Some(&entry.facts.name), identity);
-            let facts = Facts { api_key: key.as_deref(), ..facts };
-            if authenticated.is_ok() {
-                limits.check(Place::Identity, &facts, &mut self.effects).await?;
-            } else if identity.is_some() {
-                limits.check_refused(Place::Identity, &facts, &mut self.effects).await?;
-            }
-        }
+        let is_spent = authenticated.is_ok() && self.is_plan_spent(&gateway, &entry.facts);
+        self.late_limits(entry, request, authenticated.is_ok() && !is_spent).await?;
         authenticated?;
         self.plan(&gateway, &entry.facts).await?;
+        if is_spent {
+            // It had another token by then.
+            self.late_limits(entry, request, true).await?;
+        }
         Ok(HeadAdmitted { route })
+    }
+
+    /// Asks the limits behind authentication; of a request that is refused all the same, those that count such.
+    async fn late_limits(
+        &mut self,
+        entry: &Route,
+        request: &Request<'_>,
+        passes: bool,
+    ) -> Result<(), Refusal> {
+        let Some(limits) = &entry.limits else { return Ok(()) };
+        let (identity, key) = (self.record.identity.clone(), self.effects.key.clone());
+        let facts = facts(request, Some(&entry.facts.name), identity.as_deref());
+        let facts = Facts { api_key: key.as_deref(), ..facts };
+        if passes {
+            limits.check(Place::Identity, &facts, &mut self.effects).await
+        } else if identity.is_some() {
+            limits.check_refused(Place::Identity, &facts, &mut self.effects).await
+        } else {
+            Ok(())
+        }
     }
 
     /// The plan of the key is told, whatever refuses the request from here on.
@@ -285,6 +300,14 @@ impl Passage {
         if let (Some(id), Ok(Some(plan))) = (key.key_id.as_deref(), gateway.plans.of(&key)) {
             plan.announce(id, &route.name, self.record.started_at, &mut self.effects);
         }
+    }
+
+    /// Whether the plan will refuse the request: then no limit is asked that it would spend, which may be one that others share.
+    fn is_plan_spent(&self, gateway: &Gateway, route: &RouteFacts) -> bool {
+        let Some(key) = &self.effects.key else { return false };
+        let id = key.key_id.as_deref().unwrap_or_default();
+        let plan = gateway.plans.of(key).ok().flatten();
+        plan.is_some_and(|plan| plan.is_spent(id, &route.name, self.record.started_at))
     }
 
     /// The plan of the key that has opened the route.

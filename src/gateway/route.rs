@@ -96,6 +96,7 @@ impl Route {
         let access = config.access.as_ref().unwrap_or(&defaults.access).as_option();
         let cors = config.cors.as_ref().unwrap_or(&defaults.cors).as_option();
         let limits = limits::of_route(config, document, edge_limits, auth.as_ref(), shelf, build);
+        let limits = Limits::new(edge_limits, limits, auth.is_some());
         Self {
             facts: super::compile::facts(index, config),
             auth,
@@ -107,7 +108,7 @@ impl Route {
                 .into_iter()
                 .filter_map(|n| find(n, &shelf.headers, policies.headers.keys(), "policies.headers", build))
                 .collect(),
-            limits: Limits::new(edge_limits, limits),
+            limits,
             upgrade: upgrade(config, build),
             tolerated: config.path_oddities.iter().copied().collect(),
             action: action(config, document, shelf, build),

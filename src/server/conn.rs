@@ -265,8 +265,9 @@ impl AsyncRead for Conn {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let read = self.poll_read_fenced(cx, buf);
-        // Whoever waits for the client has nothing more to say for now: what was held back for coalescing leaves.
-        if read.is_pending()
+        // Whoever waits for the client has nothing more to say for now: what was held back for coalescing leaves. Behind the client's end
+        // nobody waits for it any more.
+        if (read.is_pending() || self.ended)
             && !self.output.is_empty()
             && let Poll::Ready(Err(error)) = self.poll_drain(cx)
         {
@@ -279,7 +280,7 @@ impl AsyncRead for Conn {
 impl AsyncWrite for Conn {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        if this.output.len() + buf.len() <= COALESCED {
+        if !this.ended && this.output.len() + buf.len() <= COALESCED {
             this.output.extend_from_slice(buf);
             return Poll::Ready(Ok(buf.len()));
         }

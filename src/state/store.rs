@@ -124,8 +124,17 @@ impl Store {
             cure: "make `server.state` a directory that the gateway's user can write to",
         };
         match access {
-            Access::Look if fs::symlink_metadata(&path).is_err() => return Ok(None),
-            Access::Look => {}
+            Access::Look => match fs::symlink_metadata(&path) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                // A directory that one may not look into is no empty one.
+                Err(error) => {
+                    return Err(Unusable {
+                        cause: format!("`{}` cannot be looked for: {error}", path.display()),
+                        cure: "look as root, or as the gateway's user",
+                    });
+                }
+            },
             Access::Serve | Access::Change => make(directory, &path).map_err(unmade)?,
         }
         let real = directory.canonicalize().map_err(unmade)?.join(FILE);
@@ -327,6 +336,17 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[test]
+    fn what_cannot_be_looked_for_is_not_taken_for_missing() {
+        let place = tempfile::tempdir().unwrap();
+        assert!(Store::open(&place.path().join("none"), Access::Look).unwrap().is_none());
+        // As root reads everything: a directory that is none.
+        let file = place.path().join("file");
+        fs::write(&file, "").unwrap();
+        let unusable = Store::open(&file, Access::Look).unwrap_err();
+        assert!(unusable.cause.contains("cannot be looked for: Not a directory"), "{unusable}");
+    }
 
     fn names(directory: &Path) -> Vec<String> {
         let entries = fs::read_dir(directory).unwrap();

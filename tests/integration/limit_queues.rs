@@ -129,6 +129,22 @@ fn a_client_that_closes_its_own_direction_alone_leaves_too_and_is_told_nothing()
 }
 
 #[test]
+fn shadowed_it_would_refuse_whom_the_queue_has_no_place_for() {
+    let (origin, go) = Origin::waiting();
+    let gateway = Running::with(&config(&origin).replace("concurrent: 1,", "mode: shadow, concurrent: 1,"));
+    let mut all: Vec<_> = ["/held", "/waits", "/refused"].map(|path| (open(&gateway, path), path)).into();
+    let labels = [("policy", "rate_limits.one"), ("reason", "concurrent")];
+    in_flight(&gateway, 3.0);
+    all.iter().for_each(|_| go.send(()).unwrap());
+    for (connection, _) in &mut all {
+        connection.response().expect(200);
+    }
+    gateway.await_metric("portcullis_would_refuse_total", &labels, 1.0);
+    let would = all.iter().filter(|(_, path)| !gateway.access_of(path)["would"].is_null()).count();
+    assert_eq!(would, 1);
+}
+
+#[test]
 fn what_is_sent_while_a_request_waits_is_not_lost() {
     let (origin, go) = Origin::waiting();
     let gateway = Running::with(&config(&origin));

@@ -308,6 +308,38 @@ fn what_refuses_a_key_before_its_plan_tells_of_the_plan_too() {
 }
 
 #[test]
+fn who_is_refused_by_a_limit_of_his_own_spends_nothing_that_others_share() {
+    let limits = "policies:\n  rate_limits:
+    all: {key: route, limit: 10/1h}
+    group: {key: plan, limit: 10/1h}
+    own: {key: api_key, limit: 2/1h}\n";
+    let plans = "    slow: {throttle: {rate: 2/1h}}
+    few: {throttle: none, quota: {limit: 2, per: MONTH}}
+    free: {throttle: none}\n";
+    let route = |name: &str, limits: &str| {
+        format!(
+            "  - {{name: {name}, match: {{path: /{name}}}, auth: partners, rate_limits: [{limits}], respond: {{}}}}\n"
+        )
+    };
+    let routes = ["all", "group", "all, own"].iter().zip(["a", "b", "c"]);
+    let text = with_plans(plans).replace("policies:\n", limits)
+        + &routes.map(|(limits, name)| route(name, limits)).collect::<String>();
+    let gateway = Running::with(&text);
+    let all = [("/a", "slow"), ("/b", "slow"), ("/a", "few"), ("/b", "few"), ("/c", "free")];
+    for (path, plan) in all {
+        let [(_, own), (_, other)] = [(); 2].map(|()| create(&gateway.place, &["--plan", plan]));
+        keys_are_known(&gateway);
+        let passed = |key: &str, number: usize| {
+            statuses(&gateway, number, path, key).iter().filter(|status| **status == 200).count()
+        };
+        // Whose credential is refused spends nothing of it either.
+        gateway.send(request(path, "nobody's")).expect(401);
+        assert_eq!(passed(&own, 20), 2, "{path} {plan}");
+        assert_eq!(passed(&other, 20), 2, "{path} {plan}: another has spent it");
+    }
+}
+
+#[test]
 fn counts_are_exact_through_reloads_and_a_restart() {
     let plan = |limit: u32| {
         with_plans(&format!("    free: {{quota: {{limit: {limit}, per: MONTH, flush: 60s}}}}\n"))

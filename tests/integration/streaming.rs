@@ -1,9 +1,10 @@
 //! Streams pass as they come, and large bodies do not pass through memory.
 
+use std::net::{Shutdown, TcpStream};
 use std::sync::Mutex;
 use std::sync::mpsc::{Sender, channel};
 
-use crate::harness::{Authority, Connection, Origin, Place, Running, try_handshake};
+use crate::harness::{Authority, Connection, Origin, Place, Running, eventually, try_handshake};
 
 /// Bytes of a large body: 1 GiB where `PORTCULLIS_TEST_BYTES` says so, less by default, since debug builds are slow.
 fn large() -> u64 {
@@ -58,6 +59,39 @@ fn server_sent_events_pass_one_by_one() {
     drop(tell);
     connection.read_until(b"0\r\n\r\n").unwrap();
     connection.get("/echo").expect(200);
+}
+
+#[test]
+fn pieces_pass_one_by_one_to_who_has_closed_its_side_and_who_is_gone_is_found_out() {
+    let (tell, origin) = events();
+    let place = Place::new();
+    let text = Place::with_base(&format!(
+        "policies: {{rate_limits: {{one: {{key: host, concurrent: 1}}}}}}\nupstreams: {{o: {{servers: ['{}']}}}}\nroutes: [{{name: o, rate_limits: [one], upstream: o}}]\n",
+        origin.address()
+    ));
+    let gateway = place.start_whole(&text);
+    let request = "GET /events HTTP/1.1\r\nHost: a.example\r\n\r\n";
+    let event = |n: usize| format!("data: {n}\n\n");
+    let tcp = TcpStream::connect(gateway.address()).unwrap();
+    let mut connection = Connection::over_tcp(tcp.try_clone().unwrap());
+    connection.write(request);
+    connection.read_head().unwrap();
+    tell.send(event(0)).unwrap();
+    connection.read_until(event(0).as_bytes()).unwrap();
+    tcp.shutdown(Shutdown::Write).unwrap();
+    for n in 1..10 {
+        tell.send(event(n)).unwrap();
+        connection.read_until(event(n).as_bytes()).unwrap();
+    }
+    let labels = [("policy", "rate_limits.one")];
+    let under_way = || gateway.metrics().of("portcullis_rate_limit_under_way", &labels);
+    assert_eq!(under_way(), 1.0);
+    // The answer goes on, and its client does not.
+    drop((connection, tcp));
+    eventually("the slot to be free", || {
+        tell.send(event(10)).unwrap();
+        (under_way() == 0.0).then_some(())
+    });
 }
 
 #[test]

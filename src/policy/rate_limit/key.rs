@@ -128,6 +128,11 @@ impl Key {
         self.parts.contains(&Part::AuthFailures)
     }
 
+    /// Whether all clients have one bucket, or one for each route and host.
+    pub(super) fn is_shared(&self) -> bool {
+        self.parts.iter().all(|part| matches!(part, Part::Route | Part::Host))
+    }
+
     /// Whether its first part is the route's name.
     pub(super) fn is_by_route(&self) -> bool {
         self.parts.first() == Some(&Part::Route)

@@ -79,6 +79,16 @@ pub(super) struct Concurrent {
     pub(super) slots: Arc<Slots>,
 }
 
+impl Concurrent {
+    /// How many may be under way before one is refused: shadowed, nobody waits, and who would have waited is under way meanwhile.
+    pub(super) fn room(&self, mode: Mode) -> u32 {
+        match (mode, self.queue) {
+            (Mode::Shadow, Some(queue)) => self.most.saturating_add(queue.length),
+            _ => self.most,
+        }
+    }
+}
+
 /// Who waits for his turn.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Queue {
@@ -115,6 +125,13 @@ impl RateLimit {
     /// Whether it counts by route, first of all: then the values in `overrides` are names of routes.
     pub fn is_by_route(&self) -> bool {
         self.key.is_by_route()
+    }
+
+    /// Whether it is asked behind authentication: by who asks, or by what all share, which nobody is to spend who is refused all the same,
+    /// where the route `asks` who it is. What counts ends, or what is under way, counts those too that authentication refuses.
+    pub(super) fn is_late(&self, asks: bool) -> bool {
+        let is_plain = self.concurrent.is_none() && !self.counts_ends();
+        self.reach() == Reach::Identity || asks && is_plain && self.key.is_shared()
     }
 
     /// Whether a request that passes this limit always passes the other: the same key, no more at once and no faster.

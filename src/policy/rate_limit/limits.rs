@@ -1,7 +1,9 @@
 //! The limits of a route, and those of the edge: asked together, in one order.
 //!
 //! All that are asked at one place are looked at first, and tokens are taken only if none refuses: a request that is refused
-//! there has spent nothing of the others. What it has spent at an earlier place (the edge, before authentication) stays spent.
+//! there has spent nothing of the others. What it has spent at an earlier place (the edge, before authentication) stays spent; limits of a
+//! route that all share (by route or host alone) are therefore asked behind authentication, with those by identity, and not where
+//! the plan of the key is known to refuse.
 //! Between looking and taking another request may take the last token: then this one is refused, and what it had taken
 //! from the others is gone.
 
@@ -15,7 +17,7 @@ use door::Door;
 
 use super::Nanos;
 use super::headers::Telling;
-use super::key::{Facts, Reach};
+use super::key::Facts;
 use super::limit::RateLimit;
 use super::standing::{Rank, Standing, Ticket, Told};
 use crate::policy::Effects;
@@ -28,7 +30,7 @@ pub struct Limits {
     all: Box<[Arc<RateLimit>]>,
     /// The first so many are the edge's.
     edge: usize,
-    /// Those behind these know who asks.
+    /// Those behind these know who asks, or belong to all.
     identity: usize,
     telling: Telling,
 }
@@ -45,13 +47,13 @@ pub enum Place {
 }
 
 impl Limits {
-    /// The edge's and the route's, [`LIMITS_MAX`](super::LIMITS_MAX) of each at the most. None where there are none.
-    pub fn new(edge: &[Arc<RateLimit>], route: Vec<Arc<RateLimit>>) -> Option<Self> {
+    /// The edge's and the route's, [`LIMITS_MAX`](super::LIMITS_MAX) of each at the most, and whether the route asks who it is. None where there
+    /// are none.
+    pub fn new(edge: &[Arc<RateLimit>], route: Vec<Arc<RateLimit>>, asks: bool) -> Option<Self> {
         if edge.is_empty() && route.is_empty() {
             return None;
         }
-        let (late, early): (Vec<_>, Vec<_>) =
-            route.into_iter().partition(|limit| limit.reach() == Reach::Identity);
+        let (late, early): (Vec<_>, Vec<_>) = route.into_iter().partition(|limit| limit.is_late(asks));
         let identity = edge.len() + early.len();
         let all: Box<[_]> = edge.iter().cloned().chain(early).chain(late).collect();
         let telling = Telling::of(all.iter().map(|limit| &**limit));

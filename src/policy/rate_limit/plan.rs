@@ -19,7 +19,7 @@ use super::plan_quota::Quota;
 use super::plan_standing::{PlanStanding, QuotaTold};
 use super::quota::{Counted, NotWritten, Period, Usage, second};
 use super::table::{Limits, Table};
-use super::{Figures, Gcra, HashKey, Kept, Nanos};
+use super::{Figures, Gcra, HashKey, Kept, KeyHash, Nanos};
 use crate::config::{OrNone, Site};
 use crate::identity::Identity;
 use crate::policy::{Effects, Mode, Outcome, Step, Verdict};
@@ -190,6 +190,18 @@ impl Plan {
         checked
     }
 
+    /// Whether it is known here that it would refuse: then nothing is to be spent that others share. Nothing is counted.
+    pub fn is_spent(&self, key: &str, route: &str, now: SystemTime) -> bool {
+        let is_late = |throttle: &Throttle| {
+            // What is left over the fleet its store knows.
+            let own = hashed(key, self.table.hash(), throttle.class);
+            throttle.fleet.is_none()
+                && !self.table.look_in_force(own, &throttle.gcra, 1, Nanos::now()).passed()
+        };
+        self.mode == Mode::Enforce
+            && (self.throttle_on(route).is_some_and(is_late) || self.spent_quota(key, now).is_some())
+    }
+
     /// A request has come with a key that is in it: so its client is told what the plan says, also where something else refuses the
     /// request before the plan is asked.
     pub fn announce(self: &Arc<Self>, key: &str, route: &str, now: SystemTime, effects: &mut Effects) {
@@ -224,15 +236,10 @@ impl Plan {
         let Some(Throttle { gcra, count, fleet, class, site }) = self.throttle_on(route) else {
             return Ok(());
         };
-        let hashed = |by: &HashKey, class| {
-            let mut hasher = by.hasher();
-            hasher.part(key.as_bytes());
-            hasher.finish(class)
-        };
-        let own = hashed(self.table.hash(), *class);
+        let own = hashed(key, self.table.hash(), *class);
         let taken = match fleet {
             Some(fleet) => {
-                let wanted = fleet.wanted(own, hashed(fleet.hash(), 0), 1, *count, gcra);
+                let wanted = fleet.wanted(own, hashed(key, fleet.hash(), 0), 1, *count, gcra);
                 let granted = fleet.reserve(wanted, &self.table, &mut effects.limits.waited).await;
                 granted.spend(Nanos::now())
             }
@@ -370,6 +377,12 @@ impl Plan {
             site: Some(site.clone()),
         }
     }
+}
+
+fn hashed(key: &str, by: &HashKey, class: u8) -> KeyHash {
+    let mut hasher = by.hasher();
+    hasher.part(key.as_bytes());
+    hasher.finish(class)
 }
 
 /// RFC 3339, whole seconds.

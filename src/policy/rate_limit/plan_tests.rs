@@ -134,7 +134,7 @@ fn of_throttle_quota_and_limits_the_most_binding_is_told() {
     let config = load_text("t.yaml", "{key: client, limit: 1/1h}", &|_| None, &mut build).unwrap();
     let limit = Arc::new(RateLimit::compile("few", &config, &Live::default(), &mut build).unwrap());
     limit.put_in_force();
-    let limits = Limits::new(&[], vec![limit]).unwrap();
+    let limits = Limits::new(&[], vec![limit], false).unwrap();
     let mut fields = HeaderMap::new();
     limits.tell(&effects.limits, &mut fields);
     let policies = fields["ratelimit-policy"].to_str().unwrap();

@@ -99,7 +99,7 @@ fn hammer(limit: &RateLimit, asking: &Asking) {
 }
 
 fn one(limit: &Arc<RateLimit>) -> Limits {
-    Limits::new(&[], vec![Arc::clone(limit)]).unwrap()
+    Limits::new(&[], vec![Arc::clone(limit)], false).unwrap()
 }
 
 /// How many of so many requests pass.
@@ -359,7 +359,7 @@ fn what_authentication_refuses_takes_no_slot_and_no_token_of_limits_that_count_e
     let named = |name: &str, text: &str| named(name, text, &live);
     let all = named("all", "{key: identity, limit: 3/1h, concurrent: 1}");
     let some = named("some", "{key: identity, limit: 3/1h, concurrent: 1, count: {status: [403]}}");
-    let limits = Limits::new(&[], vec![Arc::clone(&all), Arc::clone(&some)]).unwrap();
+    let limits = Limits::new(&[], vec![Arc::clone(&all), Arc::clone(&some)], false).unwrap();
     let asking = Asking::of("192.0.2.1").known(who("a", identity::Method::Jwt, Some("i"), "auth.p"));
     let (facts, mut effects) = (asking.facts(), Effects::default());
     let checked = limits.check_refused(Place::Identity, &facts, &mut effects).now_or_never();
@@ -395,7 +395,7 @@ fn what_another_limit_of_the_same_place_refuses_counts_by_its_status_but_no_own_
             if !counted_first {
                 pair.reverse();
             }
-            let limits = Limits::new(&[], pair).unwrap();
+            let limits = Limits::new(&[], pair, false).unwrap();
             let asking = Asking::of("192.0.2.1");
             let _under_way = ask(&limits, &asking).unwrap();
             let refused = || {
@@ -437,7 +437,7 @@ fn a_refused_request_holds_no_slot_and_has_spent_no_token() {
     let text = |name: &str, rest: &str| limit_of(&format!("{{key: {{header: {name}}}, {rest}}}"), &live);
     let (slots, wide, tight) =
         (text("x-s", "concurrent: 1"), text("x-w", "limit: 3/1h"), text("x-t", "limit: 1/1h"));
-    let limits = Limits::new(&[], vec![Arc::clone(&slots), wide, tight]).unwrap();
+    let limits = Limits::new(&[], vec![Arc::clone(&slots), wide, tight], false).unwrap();
     let asking = Asking::of("192.0.2.1").with("x-s", "a").with("x-w", "a");
     assert_eq!(passes(&limits, &asking.clone().with("x-t", "1"), 9), 1);
     assert_eq!(slots.under_way(), Some(0));
@@ -466,7 +466,7 @@ fn what_is_told_is_what_binds_most() {
         named("trial", "{key: client, limit: 1/1h, mode: shadow}"),
         named("old", "{key: client, limit: 8/1h, headers: legacy}"),
     ];
-    let limits = Limits::new(&edge, route).unwrap();
+    let limits = Limits::new(&edge, route, false).unwrap();
     let told = |effects: &Effects| {
         let mut fields = HeaderMap::new();
         limits.tell(&effects.limits, &mut fields);
@@ -586,7 +586,7 @@ fn a_key_that_is_cooled_off_is_refused_though_it_has_tokens() {
     let live = Live::default();
     let tight = limit_of(&format!("{{key: client, limit: 10/1s, {penalty}}}"), &live);
     let wide = named("wide", "{key: client, limit: 100/1h}", &live);
-    let limits = Limits::new(&[], vec![Arc::clone(&wide), Arc::clone(&tight)]).unwrap();
+    let limits = Limits::new(&[], vec![Arc::clone(&wide), Arc::clone(&tight)], false).unwrap();
     let asking = Asking::of("192.0.2.1");
     hammer(&tight, &asking);
     let (refusal, effects) = *ask(&limits, &asking).unwrap_err();

@@ -99,7 +99,7 @@ impl<'a> Door<'a> {
         for index in 0..self.limits.len() {
             let Some((limit, asked)) = self.pair(index) else { continue };
             let Some(concurrent) = &limit.concurrent else { continue };
-            let held = concurrent.slots.take(asked.key, concurrent.most);
+            let held = concurrent.slots.take(asked.key, concurrent.room(limit.mode));
             self.held(index, (limit, concurrent), held, effects)?;
         }
         Ok(())
@@ -154,7 +154,7 @@ impl<'a> Door<'a> {
         for index in 0..self.limits.len() {
             let Some((limit, asked)) = self.pair(index) else { continue };
             let Some(concurrent) = &limit.concurrent else { continue };
-            let mut held = concurrent.slots.take(asked.key, concurrent.most);
+            let mut held = concurrent.slots.take(asked.key, concurrent.room(limit.mode));
             if let (Err(_), Some(queue), true) = (&held, concurrent.queue, limit.waits()) {
                 let _waiting = effects.turn.as_ref().map(|turn| turn.waits(has_left(limit)));
                 let waited =

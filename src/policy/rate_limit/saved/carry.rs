@@ -74,6 +74,8 @@ pub(super) struct Found {
     pub(super) buckets: u64,
     /// Whether it was written later than now, as this machine's clock says.
     pub(super) early: bool,
+    /// When the process began that wrote it, in nanoseconds since 1970.
+    pub(super) began: u64,
 }
 
 /// Writes what all these tables owe at this moment, the smallest first, and those of limits that are not in force last: where there are
@@ -164,6 +166,7 @@ fn read(
     let mut reader = Reader::begin(from)?;
     let age = since_1970(moment).checked_sub(reader.taken());
     found.early = age.is_none();
+    found.began = reader.began();
     // A clock that was set back: no time has passed, as far as one can know.
     let age = Duration::from_nanos(age.unwrap_or_default());
     let mut heir: Option<Heir> = None;

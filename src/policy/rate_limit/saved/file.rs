@@ -38,7 +38,8 @@ const ABANDONED: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub struct LimitsFile {
     directory: PathBuf,
-    /// When it was read, as the process began: who has never served has nothing to write.
+    /// When it was read, as the process began: who has never served has nothing to write. Later than when the process began whose file it
+    /// read, though clocks may say otherwise: that one was there before.
     began: OnceLock<SystemTime>,
     /// What is of limits that are not in force.
     retired: Arc<Retired>,
@@ -54,7 +55,11 @@ impl LimitsFile {
     /// Fills these tables, whose limits are in force, and what the fleet's node knows, with what was written. Called once, before the first
     /// request; takes ten seconds at the most. What cannot be used is told and not used.
     pub fn read(&self, tables: &[Kept], fleet: Option<&Fleet>) {
-        let moment = *self.began.get_or_init(SystemTime::now);
+        self.read_at(SystemTime::now(), tables, fleet);
+    }
+
+    fn read_at(&self, moment: SystemTime, tables: &[Kept], fleet: Option<&Fleet>) {
+        let mut began = moment;
         tidy(&self.directory);
         let path = self.directory.join(FILE);
         let named = path.display();
@@ -62,7 +67,10 @@ impl LimitsFile {
         let heirs = Heirs { tables, adopt: &|head| self.retired.adopt(head), leases: &leases };
         match read(&path, &heirs, moment, Instant::now() + PATIENCE) {
             Ok(None) => {}
-            Ok(Some((Found { tables, retired, buckets, early }, unusable))) => {
+            Ok(Some((Found { tables, retired, buckets, early, began: before }, unusable))) => {
+                let after =
+                    SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(before.saturating_add(1)));
+                began = began.max(after.unwrap_or(began));
                 if buckets > 0 {
                     log::info!("limits: {buckets} buckets of {tables} limits are taken over from `{named}`");
                 }
@@ -80,6 +88,7 @@ impl LimitsFile {
             }
             Err(error) => log::warn!("limits: `{named}` is not used: {error}; no key owes anything"),
         }
+        let _ = self.began.set(began);
         self.retired.look_after();
     }
 

@@ -69,6 +69,7 @@ fn given(tables: &[Kept], seconds: u64) -> Vec<u8> {
 /// What is found in it, and why there is no more.
 fn found(tables: &[Kept], bytes: &[u8], seconds: u64) -> (Found, Option<String>) {
     let (found, unusable) = take(&heirs(tables), &mut &*bytes, at(seconds), Instant::now() + HOUR);
+    let found = Found { began: 0, ..found };
     (found, unusable.map(|unusable| unusable.to_string()))
 }
 
@@ -83,7 +84,7 @@ fn what_keys_owe_outlives_a_process_and_is_less_by_the_time_between() {
     // 10 an hour are one in 360 seconds; a clock that was set back brings none, and nobody owes anything in a thousand years.
     for (seconds, brought, early) in [(0, 0_u64, false), (720, 2, false), (9_999_999, 99, false)] {
         let after = table("few", 2, limit, &[]);
-        let whole = Found { tables: 1, retired: 0, buckets: 12, early };
+        let whole = Found { tables: 1, retired: 0, buckets: 12, early, began: 0 };
         assert_eq!(found(std::slice::from_ref(&after), &bytes, 1_000_000 + seconds), (whole, None));
         for spent in 1..=12_u64 {
             let expected = (10 + brought).saturating_sub(spent).min(10);
@@ -163,7 +164,7 @@ fn values_whose_limit_is_gone_meanwhile_have_what_they_had_left_when_it_comes_ba
     let after = table("few", 4, all, &[("silver", hourly(5)), ("gold", gold)]);
     assert_eq!(
         found(std::slice::from_ref(&after), &bytes, 1080),
-        (Found { tables: 1, retired: 0, buckets: 2, early: false }, None)
+        (Found { tables: 1, retired: 0, buckets: 2, early: false, began: 0 }, None)
     );
     assert_eq!(left(&after, "a", None, &all), 7);
     assert_eq!(left(&after, "b", Some("gold"), &gold), 70);
@@ -181,7 +182,10 @@ fn what_is_gone_is_forgotten_and_what_is_new_begins_empty() {
     let bytes = given(&before, 9);
     let after = [table("new", 4, limit, &[]), table("two", 5, limit, &[])];
     let (found, unusable) = found(&after, &bytes, 9);
-    assert_eq!((found, unusable), (Found { tables: 1, retired: 0, buckets: 1, early: false }, None));
+    assert_eq!(
+        (found, unusable),
+        (Found { tables: 1, retired: 0, buckets: 1, early: false, began: 0 }, None)
+    );
     let left: Vec<_> = after.iter().map(|kept| left(kept, "a", None, &limit)).collect();
     assert_eq!(left, [10, 1]);
 }
@@ -235,7 +239,10 @@ fn only_what_owes_something_is_written_and_no_more_than_may_be() {
     assert_eq!(give(writing(&tables), &mut bytes, at(9), some).unwrap(), Given { buckets, all: false });
     assert!(bytes.len() <= 70_000, "{} bytes", bytes.len());
     let after = [table("large", 3, limit, &[]), table("small", 4, limit, &[])];
-    assert_eq!(found(&after, &bytes, 9), (Found { tables: 2, retired: 0, buckets, early: false }, None));
+    assert_eq!(
+        found(&after, &bytes, 9),
+        (Found { tables: 2, retired: 0, buckets, early: false, began: 0 }, None)
+    );
     assert_eq!(left(&after[1], "a", None, &limit), 1, "the smaller first");
     let late = Bounds { until: Instant::now(), ..generous() };
     let mut bytes = Vec::new();
@@ -256,7 +263,7 @@ fn a_table_whose_description_is_too_long_is_left_out() {
     let after = table("few", 3, limit, &[]);
     assert_eq!(
         found(std::slice::from_ref(&after), &bytes, 9),
-        (Found { tables: 1, retired: 0, buckets: 1, early: false }, None)
+        (Found { tables: 1, retired: 0, buckets: 1, early: false, began: 0 }, None)
     );
 }
 

@@ -101,6 +101,27 @@ fn what_a_process_that_began_later_has_written_stays() {
 }
 
 #[test]
+fn a_clock_that_was_ahead_once_is_forgotten_at_the_next_end() {
+    let place = tempfile::tempdir().unwrap();
+    let begin = |secret, moment| {
+        let (file, table) = (new(place.path()), table(secret));
+        file.read_at(moment, std::slice::from_ref(&table), None);
+        (file, table)
+    };
+    let now = SystemTime::now();
+    let (ahead, own) = begin(1, now + Duration::from_secs(7 * 86_400));
+    spend(&own, 4);
+    ahead.write(vec![own], Vec::new());
+    // The clock is right again, or was set back: each end keeps what its process knows.
+    for (secret, back) in [(2, 0), (3, 0), (4, 7200)] {
+        let (file, own) = begin(secret, now - Duration::from_secs(back));
+        spend(&own, 1);
+        file.write(vec![own], Vec::new());
+    }
+    assert_eq!(begun(place.path()), 10 - 4 - 3);
+}
+
+#[test]
 fn who_has_no_limits_keeps_none() {
     let (place, path) = ended();
     let file = new(place.path());
