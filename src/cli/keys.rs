@@ -292,7 +292,7 @@ fn run(asked: &Keys, place: &Place, out: &mut dyn Write, err: &mut dyn Write) ->
                     cure.to_owned(),
                 )));
             }
-            let mut store = open(place)?;
+            let mut store = open(place, err)?;
             let made =
                 api_key::create(&mut store, &description, now).map_err(|why| Failed::new(why.to_string()))?;
             tell(&made, json, out)?;
@@ -304,15 +304,19 @@ fn run(asked: &Keys, place: &Place, out: &mut dyn Write, err: &mut dyn Write) ->
                 Failed::usage((cause, "write such as `24h`, `30m` or `0s`".to_owned()))
             })?;
             let overlap = i64::try_from(overlap.0.as_secs()).unwrap_or(i64::MAX);
-            let mut store = open(place)?;
-            let made = api_key::rotate(&mut store, &asked.id, overlap, now)
+            if now.saturating_add(overlap) >= i64::from(u32::MAX) {
+                let cause = format!("an overlap of `{}` has no end", asked.overlap);
+                return Err(Failed::usage((cause, "write a shorter one: the last year is 2105".to_owned())));
+            }
+            let mut store = open(place, err)?;
+            let (made, until) = api_key::rotate(&mut store, &asked.id, overlap, now)
                 .map_err(|why| Failed::new(format!("`{}`: {why}", asked.id)))?;
             tell(&made, json, out)?;
-            let until = time(now.saturating_add(overlap));
+            let until = time(until);
             writeln!(err, "keep the new key now: it is not shown again; the old one is good until {until}")?;
         }
         Verb::Revoke(asked) => {
-            let mut store = open(place)?;
+            let mut store = open(place, err)?;
             let changed = api_key::revoke(&mut store, &asked.id, now)
                 .map_err(|why| Failed::new(format!("`{}`: {why}", asked.id)))?;
             if json {
@@ -328,7 +332,7 @@ fn run(asked: &Keys, place: &Place, out: &mut dyn Write, err: &mut dyn Write) ->
             let known = place.known.as_ref().unwrap_or(&none);
             let plan = plan.clone().map(|plan| describe::plan_in(plan, known)).transpose();
             let plan = plan.map_err(Failed::usage)?;
-            let mut store = open(place)?;
+            let mut store = open(place, err)?;
             let changed = api_key::set_plan(&mut store, id, plan.as_deref())
                 .map_err(|why| Failed::new(format!("`{id}`: {why}")))?;
             let said =
@@ -346,7 +350,7 @@ fn run(asked: &Keys, place: &Place, out: &mut dyn Write, err: &mut dyn Write) ->
             let known = place.known()?;
             // Opened as who started this: the state's owner may not be able to.
             let mut source = import::Source::open(&asked.from).map_err(Failed::new)?;
-            let mut store = open(place)?;
+            let mut store = open(place, err)?;
             let keys = source.keys(known, now);
             let taken = api_key::import(&mut store, keys, now);
             let number = taken.map_err(|(_, why)| {
@@ -462,8 +466,13 @@ fn as_json(listed: &Listed, now: i64) -> serde_json::Value {
     })
 }
 
-fn open(place: &Place) -> Result<Store, Failed> {
+/// To be changed. One that was not there is made, which is told: where a gateway has keys, they are gone with the file in which they were.
+fn open(place: &Place, err: &mut dyn Write) -> Result<Store, Failed> {
     step_down(&place.directory, place.user.as_ref())?;
+    let path = Store::path_in(&place.directory);
+    if std::fs::symlink_metadata(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        writeln!(err, "`{}` is not there and is made anew: it holds no keys so far", path.display())?;
+    }
     let store = Store::open(&place.directory, Access::Change)?;
     store.ok_or_else(|| Failed::new("the store cannot be opened"))
 }

@@ -81,6 +81,7 @@ fn serve(
         None => watched(build),
     };
     let limits = asked.to.is_none().then(|| Arc::new(LimitsFile::new(&live)));
+    let counted = Arc::clone(&counts);
     let options = Options {
         settle: settle(&gateway, &live, limits.clone(), files.clone()),
         gateway,
@@ -125,7 +126,8 @@ fn serve(
     }
     Quotas::flush(&live, PATIENCE);
     if let Some(limits) = limits {
-        limits.write(in_force(&current).kept_limits(), claims);
+        let draining = counted.draining.get().copied();
+        limits.write(in_force(&current).kept_limits(), claims, draining);
     }
     in_force(&current).telling().flush(FLUSH);
     match served {

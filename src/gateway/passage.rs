@@ -416,8 +416,10 @@ impl Passage {
             for rules in &route.headers {
                 rules.response(&self.record, fields);
             }
-            if let (Some(cors), false) = (&route.cors, self.preflight) {
-                cors.apply(self.origin.as_ref(), told, fields);
+            match &route.cors {
+                Some(cors) if !self.preflight => cors.apply(self.origin.as_ref(), told, fields),
+                Some(cors) if self.refused.is_some() => cors.apply_to_refused_preflight(fields),
+                _ => {}
             }
         }
         for (name, value) in &self.effects.answers {

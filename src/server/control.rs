@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep};
@@ -383,6 +383,7 @@ impl Control {
     async fn drain(&mut self, commands: &mut mpsc::UnboundedReceiver<Command>) {
         self.parts.status.set_ready(false);
         let patience = self.parts.gateway.settings.drain;
+        let _ = self.parts.counts.draining.set(SystemTime::now());
         log::info!("draining: {} connections open, at most {patience:?}", self.parts.counts.open());
         let gone = std::mem::take(&mut self.listening).into_values().collect();
         self.retire(gone).await;

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::SystemTime;
 
 use super::admission::Taken;
 
@@ -121,6 +122,8 @@ pub struct Counts {
     pub generation: AtomicU64,
     /// Whether the last reload was refused, so that what is written is not what is served.
     pub stale: AtomicBool,
+    /// Since when the process takes no new connections; unset while it does.
+    pub draining: OnceLock<SystemTime>,
 }
 
 impl Counts {

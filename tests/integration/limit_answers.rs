@@ -94,6 +94,7 @@ fn a_page_of_another_origin_may_read_what_it_was_told() {
     let refused = ask(&gateway, "OPTIONS", "/few", preflight);
     refused.expect(429);
     assert!(refused.header("retry-after").is_some() && refused.header("ratelimit").is_some(), "{refused:?}");
+    assert_eq!(refused.all("vary"), "Origin, Access-Control-Request-Method, Access-Control-Request-Headers");
     for name in ["allow-origin", "allow-methods", "expose-headers"] {
         assert_eq!(refused.header(&format!("access-control-{name}")), None);
     }

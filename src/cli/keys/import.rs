@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::describe::{Known, Words};
 use crate::config::unreadable;
 use crate::policy::auth::api_key::Foreign;
+use crate::policy::auth::json_object;
 
 /// A line.
 const LINE_BYTES_MAX: u64 = 64 << 10;
@@ -219,10 +220,7 @@ fn quoted_cell(mut rest: &str) -> Result<(String, Option<&str>), String> {
 }
 
 fn of_json(line: &str) -> Result<Fields, String> {
-    // The words of serde may show what they are about.
-    let Ok(Value::Object(object)) = serde_json::from_str(line) else {
-        return Err("the line is no JSON object".to_owned());
-    };
+    let object = json_object(line.as_bytes()).map_err(|why| format!("the line is no JSON object: {why}"))?;
     let mut fields = Fields::default();
     for (name, value) in object {
         if !NAMES.contains(&&*name) && name != ROUTES {
@@ -297,6 +295,10 @@ mod tests {
             (format!("{{\"key\":\"{KEY}\"}}"), "t:1: the key has no name"),
             (format!("{{\"{KEY}\":\"key\"}}"), "t:1: a field is none of"),
             (format!("{{\"key\":\"{KEY}\""), "t:1: the line is no JSON object"),
+            (
+                format!("{{\"key\":\"{KEY}\",\"name\":\"one\",\"owner\":\"low\",\"owner\":\"high\"}}"),
+                "t:1: the line is no JSON object: a name stands twice",
+            ),
             (format!("{{\"key\":\"{KEY}\",\"name\":7}}"), "t:1: `name` is no text"),
             (format!("{{\"key\":\"{}\"}}", "x".repeat(70_000)), "t:1: the line is longer than 64 KiB"),
         ] {

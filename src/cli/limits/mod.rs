@@ -147,8 +147,8 @@ fn run(asked: &Limits, place: &Place, out: &mut dyn Write) -> Result<(), Failed>
     let (shortest, longest) = WINDOWS;
     let per = Time::parse(&asked.per).map(|Time(per)| per).filter(|per| (shortest..=longest).contains(per));
     let per = per.ok_or_else(|| usage("`--per` is no duration from `1s` to `31d`", "write such as `1m`"))?;
-    if !(asked.percentile > 0.0 && asked.percentile < 100.0) {
-        return Err(usage("`--percentile` is not between 0 and 100", "write such as `99.9`"));
+    if !(asked.percentile > 0.0 && asked.percentile <= 100.0) {
+        return Err(usage("`--percentile` is not above 0 and at most 100", "write such as `99.9`"));
     }
     if asked.key.iter().enumerate().any(|(at, part)| asked.key.iter().take(at).any(|other| other == part)) {
         return Err(usage("a part of `--key` stands there twice", "name each part once"));

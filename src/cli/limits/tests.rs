@@ -97,6 +97,8 @@ fn a_limit_is_proposed_that_refuses_few_and_replayed() {
     assert!((930..=950).contains(&refused), "{proposal}");
     assert_eq!(told["refusals"][0]["requests"], 500);
     assert_eq!(told["refusals"][0]["most"][0]["client"], "192.0.2.7");
+    let none = log.json(&["--percentile", "100"]);
+    assert_eq!(none["proposal"]["refusedRequests"], 0, "{none}");
     let minute = log.json(&["--per", "1m", "--percentile", "99"]);
     assert_eq!((&minute["proposal"]["limit"], &minute["busiest"]["max"]), (&"14/1m".into(), &1000.into()));
 }
@@ -231,7 +233,8 @@ fn what_cannot_be_read_is_said_so() {
         &["--per", "1ms"][..],
         &["--per", "often"],
         &["--percentile", "0"],
-        &["--percentile", "100"],
+        &["--percentile", "100.1"],
+        &["--percentile", "nan"],
         &["--key", "route,client,route"],
         &["--log", "-", "--log", "-"],
     ] {

@@ -34,6 +34,7 @@ use challenge::Challenge;
 pub use config::{ClaimCondition, Config, RouteAuth, Rules};
 pub use credential::{Place, Presented};
 pub use figures::Figure;
+pub use jwt::json::object as json_object;
 pub use jwt::proof_algorithms;
 pub use keys_elsewhere::{Kept, KeyPlaces};
 pub use requirement::{Decision, Quantity, Refused, Requirement, Tokens, WELL_KNOWN};

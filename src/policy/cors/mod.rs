@@ -277,6 +277,11 @@ impl Cors {
         fields
     }
 
+    /// Says on a preflight that something else has refused what the refusal depends on: nobody may read it.
+    pub fn apply_to_refused_preflight(&self, response: &mut impl Fields) {
+        response.set(header::VARY, self.preflight_vary());
+    }
+
     fn preflight_vary(&self) -> HeaderValue {
         HeaderValue::from_static(match self.origins.any() {
             true => "Access-Control-Request-Method, Access-Control-Request-Headers",

@@ -105,6 +105,26 @@ impl Slots {
         }
     }
 
+    /// So many may be under way from now on: whose turn it is by that has it.
+    pub(super) fn put_in_force(self: &Arc<Self>, most: u32) {
+        for shard in &self.shards {
+            let mut turns = Vec::new();
+            for (key, entry) in lock(shard).iter_mut() {
+                entry.waiting.iter_mut().for_each(|waiting| waiting.most = most);
+                while entry.taken < most
+                    && let Some(next) = entry.waiting.pop_front()
+                {
+                    entry.taken += 1;
+                    turns.push((next.give, Slot { slots: Some(Arc::clone(self)), key: *key }));
+                }
+            }
+            // Who has gone meanwhile lets the slot go, back to the shard, which must not be held by then.
+            for (give, slot) in turns {
+                let _ = give.send(slot);
+            }
+        }
+    }
+
     /// Slots that are taken, of all keys.
     pub(super) fn taken(&self) -> u64 {
         self.shards
@@ -242,6 +262,28 @@ mod tests {
         held.pop();
         drop(waiter.await.unwrap().unwrap());
         assert_eq!(slots.taken(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn more_slots_after_a_reload_are_for_those_who_wait() {
+        let slots = Arc::new(Slots::default());
+        let (held, _) = slots.take(key(1), 1).unwrap();
+        let wait = |slots: &Arc<Slots>| {
+            let slots = Arc::clone(slots);
+            tokio::spawn(async move { slots.wait(key(1), 1, 3, LONG).await })
+        };
+        let (one, gone, two) = (wait(&slots), wait(&slots), wait(&slots));
+        tokio::task::yield_now().await;
+        gone.abort();
+        let _ = gone.await;
+        slots.put_in_force(2);
+        let first = one.await.unwrap().unwrap();
+        tokio::task::yield_now().await;
+        assert!(slots.taken() == 2 && !two.is_finished());
+        drop(held);
+        drop((first, two.await.unwrap().unwrap()));
+        assert_eq!(slots.taken(), 0);
+        assert!(slots.shards.iter().all(|shard| lock(shard).is_empty()), "an entry without a request");
     }
 
     #[tokio::test(start_paused = true)]

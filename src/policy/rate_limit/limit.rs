@@ -158,6 +158,9 @@ impl RateLimit {
     /// Its limits are in force from now on: buckets that another configuration has filled are brought under them. Those of a `limit` that
     /// is left out beside `concurrent` stay, for when it comes back.
     pub fn put_in_force(&self) {
+        if let Some(concurrent) = &self.concurrent {
+            concurrent.slots.put_in_force(concurrent.room(self.mode));
+        }
         if let Some(allowance) = &self.allowance {
             let limits = allowance.tiers.iter().map(|tier| (tier.class.id, tier.gcra)).collect();
             self.table.put_in_force(&limits, self.bytes);

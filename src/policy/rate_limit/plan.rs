@@ -237,12 +237,15 @@ impl Plan {
             return Ok(());
         };
         let own = hashed(key, self.table.hash(), *class);
+        // Where the quota is known to refuse, the throttle is looked at and not spent.
+        let is_spent = self.mode == Mode::Enforce && self.spent_quota(key, now).is_some();
         let taken = match fleet {
             Some(fleet) => {
                 let wanted = fleet.wanted(own, hashed(key, fleet.hash(), 0), 1, *count, gcra);
                 let granted = fleet.reserve(wanted, &self.table, &mut effects.limits.waited).await;
-                granted.spend(Nanos::now())
+                if is_spent { *granted.taken() } else { granted.spend(Nanos::now()) }
             }
+            None if is_spent => self.table.look_in_force(own, gcra, 1, Nanos::now()),
             None => self.table.take_in_force(own, gcra, 1, Nanos::now()),
         };
         standing.throttle = Some(taken);

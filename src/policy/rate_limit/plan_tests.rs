@@ -203,6 +203,15 @@ fn a_throttle_that_refuses_tells_of_a_quota_that_is_used_up_too() {
 }
 
 #[test]
+fn what_a_quota_refuses_takes_nothing_from_the_throttle() {
+    let live = Live::default();
+    let text =
+        |limit: u32| format!("throttle: {{rate: 1/1h, burst: 3}}\nquota: {{limit: {limit}, per: DAY}}");
+    assert_eq!(passes(&plan_in(&live, &text(2)), "one", "a", MONDAY, 9), 2);
+    assert_eq!(passes(&plan_in(&live, &text(9)), "one", "a", MONDAY, 9), 1);
+}
+
+#[test]
 fn explain_counts_nothing() {
     let plan = plan("quota: {limit: 1, per: DAY}");
     for _ in 0..3 {
@@ -220,12 +229,12 @@ fn a_reload_keeps_counts_and_buckets() {
     let live = Live::default();
     let text =
         |limit: u32| format!("throttle: {{rate: 1/1h, burst: 3}}\nquota: {{limit: {limit}, per: DAY}}");
-    let first = plan_in(&live, &text(2));
-    assert_eq!(passes(&first, "one", "a", MONDAY, 3), 2);
+    let first = plan_in(&live, &text(3));
+    assert_eq!(passes(&first, "one", "a", MONDAY, 3), 3);
     let second = plan_in(&live, &text(9));
     assert_eq!(passes(&second, "one", "a", MONDAY, 3), 0, "three tokens are spent");
     let third = plan_in(&live, "quota: {limit: 4, per: DAY}");
-    assert_eq!(passes(&third, "one", "a", MONDAY, 9), 2);
+    assert_eq!(passes(&third, "one", "a", MONDAY, 9), 1);
     assert_eq!(passes(&plan_in(&live, "throttle: none"), "one", "a", MONDAY, 9), 9);
     let again = plan_in(&live, &text(9));
     assert_eq!(passes(&again, "one", "a", MONDAY, 3), 0, "as they were before nobody was throttled");

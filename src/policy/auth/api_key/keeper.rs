@@ -214,7 +214,16 @@ impl Keeper {
 
     /// Another file, or none that was open: all is read anew.
     fn reopen(&mut self, keys: &Keys) -> Result<(), Unusable> {
+        let before = keys.table.len();
         let (store, seen) = keys.read_all(&self.directory, Access::Serve)?;
+        let now = keys.table.len();
+        if now < before {
+            let path = Store::path_in(&self.directory);
+            log::warn!(
+                "API keys: `{}` is another file: of {before} keys that were known {now} are left",
+                path.display()
+            );
+        }
         (self.store, self.seen, self.version) = (store, seen, None);
         Ok(())
     }

@@ -253,14 +253,15 @@ impl<'t> Insert<'t> {
     }
 }
 
-/// Gives an id a new key; what was its key is good for `overlap` seconds more, as are those before it at the most.
+/// Gives an id a new key; what was its key is good for `overlap` seconds more, as are those before it at the most, and none for longer than
+/// the id. Until when, in seconds since 1970.
 ///
 /// # Errors
 /// See [`Unchanged`]; nothing was changed then.
-pub fn rotate(store: &mut Store, id: &str, overlap: i64, now: i64) -> Result<Made, Unchanged> {
+pub fn rotate(store: &mut Store, id: &str, overlap: i64, now: i64) -> Result<(Made, i64), Unchanged> {
     let key = text::new_key(id)?;
     let hash = text::hash(key.as_bytes());
-    change(store, |transaction, number| {
+    let until = change(store, |transaction, number| {
         let found = transaction
             .query_row("SELECT expires, revoked FROM api_keys WHERE id = ?1", [id], |row| {
                 Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<i64>>(1)?))
@@ -272,7 +273,8 @@ pub fn rotate(store: &mut Store, id: &str, overlap: i64, now: i64) -> Result<Mad
             Some((Some(expires), None)) if expires <= now => return Err(Unchanged::Expired.into()),
             Some((_, None)) => {}
         }
-        let until = now.saturating_add(overlap);
+        let ends = found.and_then(|(expires, _)| expires).unwrap_or(i64::MAX);
+        let until = now.saturating_add(overlap).min(ends);
         // Gateways forget what has ended at their next start; until then it has ended there too.
         transaction.execute("DELETE FROM api_key_hashes WHERE key = ?1 AND until <= ?2", params![id, now])?;
         transaction.execute(
@@ -281,9 +283,9 @@ pub fn rotate(store: &mut Store, id: &str, overlap: i64, now: i64) -> Result<Mad
         )?;
         transaction.execute("INSERT INTO api_key_hashes (hash, key) VALUES (?1, ?2)", params![hash, id])?;
         transaction.execute("UPDATE api_keys SET change = ?2 WHERE id = ?1", params![id, number])?;
-        Ok(())
+        Ok(until)
     })?;
-    Ok(Made { id: id.to_owned(), key })
+    Ok((Made { id: id.to_owned(), key }, until))
 }
 
 /// Ends a key, and old ones of its id. False where it was revoked already.
@@ -535,7 +537,8 @@ mod tests {
     fn rotation_keeps_the_id_and_the_old_key_for_a_while() {
         let (_place, mut store) = store();
         let old = create(&mut store, &description("one"), 100).unwrap();
-        let new = rotate(&mut store, &old.id, 50, 200).unwrap();
+        let (new, until) = rotate(&mut store, &old.id, 50, 200).unwrap();
+        assert_eq!(until, 250);
         assert_eq!(new.id, old.id);
         assert_ne!(*new.key, *old.key);
         let until = |store: &mut Store, key: &str| {
@@ -547,7 +550,7 @@ mod tests {
         assert_eq!(listed(&mut store, 249)[0].overlap, Some(250));
         assert_eq!(listed(&mut store, 250)[0].overlap, None);
         // A second rotation ends no old key later than it would have ended, and maybe sooner.
-        let third = rotate(&mut store, &old.id, 10, 220).unwrap();
+        let (third, _) = rotate(&mut store, &old.id, 10, 220).unwrap();
         assert_eq!(until(&mut store, &old.key), Some(Some(230)));
         assert_eq!(until(&mut store, &new.key), Some(Some(230)));
         rotate(&mut store, &old.id, 1000, 225).unwrap();

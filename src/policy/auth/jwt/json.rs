@@ -13,7 +13,7 @@ use serde_json::{Map, Number, Value};
 ///
 /// # Errors
 /// What is wrong, without what stands there.
-pub(in crate::policy::auth) fn object(text: &[u8]) -> Result<Map<String, Value>, &'static str> {
+pub fn object(text: &[u8]) -> Result<Map<String, Value>, &'static str> {
     let mut reader = serde_json::Deserializer::from_slice(text);
     let value = Strict { room: ROOM }.deserialize(&mut reader).map_err(|error| {
         if error.is_data() { "a name stands twice, or a number is out of range" } else { "it is not JSON" }

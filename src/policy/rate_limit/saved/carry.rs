@@ -138,9 +138,11 @@ pub(super) fn give(
     Ok(Given { buckets: writer.end()?, all })
 }
 
-/// Whether what was written is of a process that began later than this one.
-pub(super) fn is_successors(from: &mut dyn Read, began: SystemTime) -> bool {
-    Reader::begin(from).is_ok_and(|reader| reader.began() > since_1970(began))
+/// Whether what was written is of a process that began later than this one, and since this one has been draining.
+pub(super) fn is_successors(from: &mut dyn Read, began: SystemTime, draining: SystemTime) -> bool {
+    let is_later =
+        |reader: &Reader<'_>| reader.began() > since_1970(began) && reader.taken() >= since_1970(draining);
+    Reader::begin(from).is_ok_and(|reader| is_later(&reader))
 }
 
 /// Gives these heirs what was written, aged by what the clock says. Keeps what was good where the stream is not, and says why.

@@ -6,7 +6,8 @@
 //! what is forgotten within one fill of a bucket anyway.
 //!
 //! Where two processes overlap, as in an upgrade, each writes the whole file when it ends, unless a process that began later has done so
-//! already: that one knows what came last. The successor
+//! while this one was draining: that one knows what came last. One that began later and ended while this one went on serving was an upgrade
+//! that was given up. The successor
 //! has read what was there when it began, from before its predecessor: what keys have spent with that one is not known to it. So
 //! who uses both at once has two bursts; nobody who keeps to the limit is refused by that.
 //!
@@ -100,12 +101,12 @@ impl LimitsFile {
 
     /// Writes what these tables owe, and those of limits that are not in force any more, and what is known of the fleet's buckets. Does
     /// nothing in a process that has read nothing. Takes fifteen seconds at the most: what has not been written by then is told, and the
-    /// file stays as it was.
-    pub fn write(&self, tables: Vec<Kept>, claims: Vec<Claims>) {
+    /// file stays as it was. Since `draining` the process has taken no new connections, if it did drain.
+    pub fn write(&self, tables: Vec<Kept>, claims: Vec<Claims>, draining: Option<SystemTime>) {
         let Some(began) = self.began.get().copied() else { return };
         let path = self.directory.join(FILE);
-        if is_successors(&path, began) {
-            log::info!("limits: `{}` is of a process that began later, and stays as it is", path.display());
+        if is_successors(&path, began, draining.unwrap_or_else(SystemTime::now)) {
+            log::info!("limits: `{}` is of this one's successor, and stays as it is", path.display());
             return;
         }
         let retired = self.retired.owing();
@@ -139,9 +140,9 @@ impl LimitsFile {
     }
 }
 
-/// Whether the file is of a process that began later than this one. What cannot be read is nobody's.
-fn is_successors(path: &Path, began: SystemTime) -> bool {
-    private::open(path, FILE_BYTES_MAX).is_ok_and(|mut file| carry::is_successors(&mut file, began))
+/// Whether the file is of a process that took this one's place. What cannot be read is nobody's.
+fn is_successors(path: &Path, began: SystemTime, draining: SystemTime) -> bool {
+    private::open(path, FILE_BYTES_MAX).is_ok_and(|mut file| carry::is_successors(&mut file, began, draining))
 }
 
 /// What was found, and why that is not all of it. None where there is no file.

@@ -45,7 +45,7 @@ fn ended() -> (tempfile::TempDir, PathBuf) {
     let (file, table) = (new(place.path()), table(1));
     file.read(std::slice::from_ref(&table), None);
     assert_eq!(spend(&table, 4), 6);
-    file.write(vec![table], Vec::new());
+    file.write(vec![table], Vec::new(), None);
     let path = place.path().join(FILE);
     (place, path)
 }
@@ -72,7 +72,7 @@ fn what_a_process_has_written_the_next_one_reads_and_nobody_else() {
 fn who_has_not_served_writes_nothing() {
     let (place, path) = ended();
     let before = fs::read(&path).unwrap();
-    new(place.path()).write(vec![table(3)], Vec::new());
+    new(place.path()).write(vec![table(3)], Vec::new(), None);
     assert_eq!(fs::read(&path).unwrap(), before);
 }
 
@@ -87,17 +87,34 @@ fn what_a_process_that_began_later_has_written_stays() {
     let ((first, own), (second, other)) = (begin(1), begin(2));
     spend(&own, 1);
     assert_eq!(spend(&other, 9), 1);
-    second.write(vec![other], Vec::new());
-    first.write(vec![own], Vec::new());
-    first.write(Vec::new(), Vec::new());
+    let draining = Some(SystemTime::now());
+    second.write(vec![other], Vec::new(), draining);
+    first.write(vec![own], Vec::new(), draining);
+    first.write(Vec::new(), Vec::new(), draining);
     assert_eq!(begun(place.path()), 1, "a process that drains for longer than its successor serves");
     // The other way round the later one has the last word.
     let ((first, own), (second, other)) = (begin(3), begin(4));
     spend(&own, 0);
     assert_eq!(spend(&other, 1), 0);
-    first.write(vec![own], Vec::new());
-    second.write(vec![other], Vec::new());
+    first.write(vec![own], Vec::new(), None);
+    second.write(vec![other], Vec::new(), None);
     assert_eq!(begun(place.path()), 0);
+}
+
+#[test]
+fn an_upgrade_that_is_given_up_leaves_the_word_to_who_goes_on() {
+    let place = tempfile::tempdir().unwrap();
+    let begin = |secret| {
+        let (file, table) = (new(place.path()), table(secret));
+        file.read(std::slice::from_ref(&table), None);
+        (file, table)
+    };
+    let ((first, own), (second, other)) = (begin(1), begin(2));
+    spend(&other, 1);
+    second.write(vec![other], Vec::new(), Some(SystemTime::now()));
+    spend(&own, 7);
+    first.write(vec![own], Vec::new(), Some(SystemTime::now()));
+    assert_eq!(begun(place.path()), 3);
 }
 
 #[test]
@@ -111,12 +128,12 @@ fn a_clock_that_was_ahead_once_is_forgotten_at_the_next_end() {
     let now = SystemTime::now();
     let (ahead, own) = begin(1, now + Duration::from_secs(7 * 86_400));
     spend(&own, 4);
-    ahead.write(vec![own], Vec::new());
+    ahead.write(vec![own], Vec::new(), None);
     // The clock is right again, or was set back: each end keeps what its process knows.
     for (secret, back) in [(2, 0), (3, 0), (4, 7200)] {
         let (file, own) = begin(secret, now - Duration::from_secs(back));
         spend(&own, 1);
-        file.write(vec![own], Vec::new());
+        file.write(vec![own], Vec::new(), None);
     }
     assert_eq!(begun(place.path()), 10 - 4 - 3);
 }
@@ -127,9 +144,9 @@ fn who_has_no_limits_keeps_none() {
     let file = new(place.path());
     file.read(&[], None);
     assert!(path.exists());
-    file.write(Vec::new(), Vec::new());
+    file.write(Vec::new(), Vec::new(), None);
     assert!(!path.exists());
-    file.write(Vec::new(), Vec::new());
+    file.write(Vec::new(), Vec::new(), None);
 }
 
 /// What stands where the file should be.
@@ -191,11 +208,11 @@ fn a_file_that_cannot_be_written_stays_as_it_was() {
     let (file, table) = (new(place.path()), table(3));
     file.read(std::slice::from_ref(&table), None);
     assert_eq!(spend(&table, 2), 4);
-    file.write(vec![table.clone()], Vec::new());
+    file.write(vec![table.clone()], Vec::new(), None);
     assert_eq!(fs::read(&path).unwrap(), before);
     // Nor does it matter where the directory is gone.
     drop(place);
-    file.write(vec![table], Vec::new());
+    file.write(vec![table], Vec::new(), None);
 }
 
 #[test]

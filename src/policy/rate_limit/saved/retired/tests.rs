@@ -37,7 +37,7 @@ impl Process {
     }
 
     fn end(self) {
-        self.file.write(self.tables, Vec::new());
+        self.file.write(self.tables, Vec::new(), None);
     }
 }
 
@@ -183,7 +183,7 @@ fn who_is_cooled_off_stays_so_while_the_limit_is_gone() {
     }
     let cooled_off = |kept: &Kept| kept.0.cooled_off(key(kept), Nanos::now());
     assert!(cooled_off(&kept).is_some());
-    file.write(vec![kept], Vec::new());
+    file.write(vec![kept], Vec::new(), None);
     for _ in 0..2 {
         Process::begin(place.path(), &[]).end();
     }
