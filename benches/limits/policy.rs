@@ -81,9 +81,9 @@ pub(super) fn decisions(size: u64) {
         println!("| {name} | {:.0} | {:.0} |", timed(few), timed(many));
     };
     let tenant = |number: u64| tenants.get(usize::try_from(number % TENANTS).unwrap()).unwrap();
-    let one = Limits::new(&[], vec![limit("client", by_client)]).unwrap();
+    let one = Limits::new(&[], vec![limit("client", by_client)], false).unwrap();
     row("one limit, by client", &|number| assert!(asked(&one, client(number), tenant(number))));
-    let two = Limits::new(&[], vec![limit("client", by_client), limit("tenant", by_tenant)]).unwrap();
+    let two = Limits::new(&[], vec![limit("client", by_client), limit("tenant", by_tenant)], false).unwrap();
     row("two limits of a route, by client and by a field", &|number| {
         assert!(asked(&two, client(number), tenant(number)));
     });
@@ -109,7 +109,7 @@ pub(super) fn restart(size: u64) {
     let text = format!("{{key: client, limit: 1/1h, burst: 8, memory: {memory}MiB}}");
     let (place, fields) = (tempfile::tempdir().unwrap(), HeaderMap::new());
     let before = limit("few", &text);
-    let limits = Limits::new(&[], vec![Arc::clone(&before)]).unwrap();
+    let limits = Limits::new(&[], vec![Arc::clone(&before)], false).unwrap();
     for number in 0..size {
         assert!(asked(&limits, client(number), &fields));
     }
@@ -118,7 +118,7 @@ pub(super) fn restart(size: u64) {
     let file = begin();
     file.read(&kept(&before), None);
     let began = Instant::now();
-    file.write(kept(&before), Vec::new());
+    file.write(kept(&before), Vec::new(), None);
     let written = began.elapsed();
     let length = std::fs::metadata(place.path().join("rate-limits.bin")).unwrap().len();
     let after = limit("few", &text);
