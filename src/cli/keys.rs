@@ -180,6 +180,8 @@ impl From<io::Error> for Failed {
 /// What of the configuration matters here.
 struct Place {
     directory: PathBuf,
+    /// Whether somebody has named it here (`--state`).
+    is_named: bool,
     user: Option<Account>,
     /// What keys may be for; none where the configuration does not load.
     known: Option<Known>,
@@ -190,7 +192,7 @@ impl Place {
     /// somebody mends a route. None when `build.errors` says why.
     fn find(asked: &Common, build: &mut Build, err: &mut dyn Write) -> Option<Self> {
         if let Some(directory) = &asked.state {
-            return Some(Self { directory: directory.clone(), user: None, known: None });
+            return Some(Self { directory: directory.clone(), is_named: true, user: None, known: None });
         }
         let known = asked.file.compile(build, |document, _| {
             Some(Known {
@@ -213,7 +215,7 @@ impl Place {
                 build.errors.render(&build.sources)
             );
         }
-        Some(Self { directory: state_directory(&document, &own), user, known })
+        Some(Self { directory: state_directory(&document, &own), is_named: false, user, known })
     }
 
     /// The routes and plans that a key may be for.
@@ -308,7 +310,7 @@ fn run(asked: &Keys, place: &Place, out: &mut dyn Write, err: &mut dyn Write) ->
                 let cause = format!("an overlap of `{}` has no end", asked.overlap);
                 return Err(Failed::usage((cause, "write a shorter one: the last year is 2105".to_owned())));
             }
-            let mut store = open(place, err)?;
+            let mut store = existing(place)?;
             let (made, until) = api_key::rotate(&mut store, &asked.id, overlap, now)
                 .map_err(|why| Failed::new(format!("`{}`: {why}", asked.id)))?;
             tell(&made, json, out)?;
@@ -316,7 +318,7 @@ fn run(asked: &Keys, place: &Place, out: &mut dyn Write, err: &mut dyn Write) ->
             writeln!(err, "keep the new key now: it is not shown again; the old one is good until {until}")?;
         }
         Verb::Revoke(asked) => {
-            let mut store = open(place, err)?;
+            let mut store = existing(place)?;
             let changed = api_key::revoke(&mut store, &asked.id, now)
                 .map_err(|why| Failed::new(format!("`{}`: {why}", asked.id)))?;
             if json {
@@ -332,7 +334,7 @@ fn run(asked: &Keys, place: &Place, out: &mut dyn Write, err: &mut dyn Write) ->
             let known = place.known.as_ref().unwrap_or(&none);
             let plan = plan.clone().map(|plan| describe::plan_in(plan, known)).transpose();
             let plan = plan.map_err(Failed::usage)?;
-            let mut store = open(place, err)?;
+            let mut store = existing(place)?;
             let changed = api_key::set_plan(&mut store, id, plan.as_deref())
                 .map_err(|why| Failed::new(format!("`{id}`: {why}")))?;
             let said =
@@ -386,6 +388,7 @@ fn tell(made: &Made, json: bool, out: &mut dyn Write) -> io::Result<()> {
 
 fn list(place: &Place, json: bool, now: i64, out: &mut dyn Write) -> Result<(), Failed> {
     step_down(&place.directory, place.user.as_ref())?;
+    let path = Store::path_in(&place.directory);
     let mut first = true;
     let mut each = |listed: Listed| -> Result<(), Failed> {
         if json {
@@ -427,6 +430,7 @@ fn list(place: &Place, json: bool, now: i64, out: &mut dyn Write) -> Result<(), 
     match (json, first) {
         (true, true) => writeln!(out, "[]")?,
         (true, false) => writeln!(out, "\n]")?,
+        (false, true) if is_missing(&path) => writeln!(out, "no keys: `{}` is not there", path.display())?,
         (false, true) => writeln!(out, "no keys")?,
         (false, false) => {}
     }
@@ -470,9 +474,35 @@ fn as_json(listed: &Listed, now: i64) -> serde_json::Value {
 fn open(place: &Place, err: &mut dyn Write) -> Result<Store, Failed> {
     step_down(&place.directory, place.user.as_ref())?;
     let path = Store::path_in(&place.directory);
-    if std::fs::symlink_metadata(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-        writeln!(err, "`{}` is not there and is made anew: it holds no keys so far", path.display())?;
+    if is_missing(&path) {
+        if place.is_named && is_missing(&place.directory) {
+            let cure = "make it, or see how it is spelt: `server.state` of the configuration is what a gateway reads";
+            let cause = format!("the directory `{}` is not there", place.directory.display());
+            return Err(Failed::with_cure(cause, cure));
+        }
+        writeln!(err, "`{}` is not there and is made: it holds no keys so far", path.display())?;
     }
+    changed(place)
+}
+
+/// One that holds a key already.
+fn existing(place: &Place) -> Result<Store, Failed> {
+    step_down(&place.directory, place.user.as_ref())?;
+    let path = Store::path_in(&place.directory);
+    if is_missing(&path) {
+        return Err(Failed::new(format!(
+            "`{}` is not there: no key is kept in this directory",
+            path.display()
+        )));
+    }
+    changed(place)
+}
+
+fn is_missing(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
+fn changed(place: &Place) -> Result<Store, Failed> {
     let store = Store::open(&place.directory, Access::Change)?;
     store.ok_or_else(|| Failed::new("the store cannot be opened"))
 }

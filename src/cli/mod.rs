@@ -55,7 +55,7 @@ enum Command {
     Keys(keys::Keys),
     /// Show the usage plans, and how many keys are in each
     Plans(plans::Plans),
-    /// Show what keys have used of their quotas; gateways that run are a second behind
+    /// Show what keys have used of their quotas; what gateways that run have counted since they last wrote (`flush`) is not in it
     Usage(usage::Usage),
     /// Show from access logs how often keys ask and what limits refuse, and propose a limit
     Limits(limits::Limits),

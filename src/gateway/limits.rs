@@ -166,7 +166,7 @@ fn identities_are_known(
 }
 
 /// Whether the route asks nobody who it is.
-fn is_public(config: &RouteConfig, document: &Document) -> bool {
+pub(super) fn is_public(config: &RouteConfig, document: &Document) -> bool {
     let written = config.auth.as_ref().or(document.defaults.auth.as_ref()).map(|auth| &auth.value);
     matches!(written, Some(RouteAuth::None))
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::compile::name_is_sound;
 use super::document::Document;
+use super::limits;
 use crate::config::{Build, OrNone};
 use crate::policy::auth::api_key::{self, Keys};
 use crate::policy::rate_limit::config::{Headers, KeyPart};
@@ -34,11 +35,16 @@ pub(super) fn compile(
         .collect()
 }
 
-/// A throttle of a route's own is for a route that there is.
+/// A throttle of a route's own is for a route that there is, and that takes keys.
 pub(super) fn routes_exist(document: &Document, build: &mut Build) {
     for (route, own) in document.policies.plans.values().flat_map(|plan| &plan.routes) {
         let names = document.routes.iter().map(|known| known.name.as_str());
-        if names.clone().any(|known| known == route) {
+        if let Some(known) = document.routes.iter().find(|known| known.name.value == *route) {
+            if limits::is_public(known, document) {
+                let cause = format!("the route `{route}` asks nobody for a key: no plan holds there");
+                let cure = "give the route an `auth`, or bound it by a limit that it names";
+                build.errors.warn(&own.site, &*own.path, cause, cure);
+            }
             continue;
         }
         let nearest = names.min_by_key(|known| strsim::damerau_levenshtein(known, route));

@@ -76,10 +76,17 @@ impl Words {
     }
 }
 
+/// Whether a character does something to the line in which it is shown: controls, and what turns the direction of text (UAX #9 §2).
+fn disturbs(c: char) -> bool {
+    let turns =
+        matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    turns || c.is_control()
+}
+
 fn text(what: &str, text: Option<String>) -> Result<String, Told> {
     match text.as_deref().map(str::trim) {
         None | Some("") => Err((format!("the key has no {what}"), format!("give it a {what}"))),
-        Some(text) if text.len() > TEXT_BYTES_MAX || text.chars().any(char::is_control) => {
+        Some(text) if text.len() > TEXT_BYTES_MAX || text.chars().any(disturbs) => {
             let cause =
                 format!("the {what} is longer than {TEXT_BYTES_MAX} bytes, or has control characters");
             Err((cause, format!("choose another {what}")))
@@ -220,6 +227,10 @@ mod tests {
             (
                 Words { owner: Some("a\nb".into()), ..words() },
                 "the owner is longer than 128 bytes, or has control",
+            ),
+            (
+                Words { name: Some("nimda\u{202e}".into()), ..words() },
+                "the name is longer than 128 bytes, or has control",
             ),
             (Words { name: Some("x".repeat(129)), ..words() }, "the name is longer"),
             (Words { plan: Some("a b".into()), ..words() }, "`a b` cannot be a plan's name; use 1 to 64"),

@@ -144,6 +144,9 @@ impl Endpoint {
         let is_tls = found.as_ref().is_some_and(|(_, tls, _)| *tls);
         let authorities = authorities(config, is_tls, found.is_some(), build);
         let (way, is_tls, database) = found.filter(|_| build.errors.errors().len() == errors_before)?;
+        if !is_tls {
+            way.shows(config.password.as_ref(), build);
+        }
         let (authorities, fingerprint) = authorities.unwrap_or_default();
         let authorities = is_tls.then(|| pem(&authorities));
         let definition = format!("{way:?} {} {database} {is_tls} {fingerprint} {prefix}", login.definition());
@@ -162,6 +165,25 @@ impl Endpoint {
     /// What keys begin with.
     pub fn prefix(&self) -> &str {
         &self.prefix
+    }
+}
+
+impl Way {
+    /// Warns where the password can be read on its way.
+    fn shows(&self, password: Option<&Spanned<Secret>>, build: &mut Build) {
+        let addresses = match self {
+            Self::Server(address) => std::slice::from_ref(address),
+            Self::Sentinels { addresses, .. } | Self::Cluster(addresses) => addresses,
+        };
+        let is_far = |address: &&Address| match address.host.parse::<std::net::IpAddr>() {
+            Ok(ip) => !ip.is_loopback(),
+            Err(_) => !address.host.eq_ignore_ascii_case("localhost"),
+        };
+        if let (Some(password), Some(far)) = (password, addresses.iter().find(is_far)) {
+            let cause = format!("the password goes to `{}` in the clear", far.host);
+            let cure = "write `rediss://`, or see that nobody listens on the way";
+            build.errors.warn(&password.site, &*password.path, cause, cure);
+        }
     }
 }
 
