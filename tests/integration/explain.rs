@@ -52,6 +52,18 @@ fn says(arguments: &[&str], code: i32, expected: &str) {
 }
 
 #[test]
+fn who_passes_as_nobody_is_said_to() {
+    let place = Place::new();
+    let text = "policies: {auth: {keys: {api_key: {header: x-api-key}}}}
+routes: [{name: open, auth: {any_of: [keys], anonymous: true}, respond: {}}]\n";
+    place.write("e.yaml", Place::with_base(text));
+    let output = place.portcullis(&["explain", "--config", "e.yaml", "http://a.example/"]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    let line = said.lines().find(|line| line.contains("auth.keys")).unwrap_or_else(|| panic!("{said}"));
+    assert!(line.contains("nothing is presented, and the route takes who is `anonymous`"), "{said}");
+}
+
+#[test]
 fn a_forwarded_request_with_a_shadowed_policy() {
     let url = "http://API.example.com/x/../orders/%37?a=b";
     says(

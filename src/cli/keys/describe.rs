@@ -85,7 +85,7 @@ fn disturbs(c: char) -> bool {
 
 fn text(what: &str, text: Option<String>) -> Result<String, Told> {
     match text.as_deref().map(str::trim) {
-        None | Some("") => Err((format!("the key has no {what}"), format!("give it a {what}"))),
+        None | Some("") => Err((format!("the key has no {what}"), format!("say its {what}"))),
         Some(text) if text.len() > TEXT_BYTES_MAX || text.chars().any(disturbs) => {
             let cause =
                 format!("the {what} is longer than {TEXT_BYTES_MAX} bytes, or has control characters");
@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(description.expires, Some(NOW + 86_400));
         let list = |text: &str| vec![text.to_owned()];
         for (wrong, expected) in [
-            (Words { name: None, ..words() }, "the key has no name; give it a name"),
+            (Words { name: None, ..words() }, "the key has no name; say its name"),
             (Words { owner: Some(" ".into()), ..words() }, "the key has no owner"),
             (
                 Words { owner: Some("a\nb".into()), ..words() },

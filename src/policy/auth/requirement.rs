@@ -351,6 +351,14 @@ impl Requirement {
                 has_failed: false,
             })?;
         }
+        if let (None, true, Some(by)) = (&known, self.anonymous, by) {
+            effects.note(|| Step {
+                name: Arc::clone(by.name()),
+                outcome: "pass".into(),
+                detail: "nothing is presented, and the route takes who is `anonymous`".into(),
+                site: Some(self.site.clone()),
+            });
+        }
         Ok(known.map_or(Decision::Anonymous, |(identity, _)| Decision::Known(identity)))
     }
 

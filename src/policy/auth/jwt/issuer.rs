@@ -323,7 +323,7 @@ impl Issuer {
 
     /// These are its keys, known to be so at this time.
     pub(super) fn put(&self, set: Arc<KeySet>, confirmed: u64) {
-        self.left_out.store(set.complaints().len(), Ordering::Relaxed);
+        self.left_out.store(set.left_out(), Ordering::Relaxed);
         self.current.store(Some(set));
         self.confirm(confirmed);
     }

@@ -17,6 +17,8 @@ const UNNAMED_MAX: usize = 4;
 pub struct KeySet {
     keys: Box<[Key]>,
     generation: u64,
+    /// How many were left out; of those that are too many one is a complaint.
+    left_out: usize,
     complaints: Box<[Complaint]>,
 }
 
@@ -52,9 +54,12 @@ impl KeySet {
         };
         let mut complaints = Vec::new();
         let mut found: Vec<(usize, Key)> = Vec::new();
-        for (index, jwk) in list.iter().enumerate() {
+        // One complaint stands for all that are too many: a set may be a megabyte of them.
+        for (index, jwk) in list.iter().enumerate().take(KEYS_MAX + 1) {
             let parsed = match jwk.as_object() {
-                _ if index >= KEYS_MAX => Err("there are more than 64 keys"),
+                _ if index >= KEYS_MAX => {
+                    Err("there are more than 64 keys, and those behind it are left out too")
+                }
                 None => Err("it is no object"),
                 Some(jwk) => Key::parse(jwk),
             };
@@ -82,7 +87,8 @@ impl KeySet {
         }
         complaints.sort_by_key(|complaint| complaint.index);
         let keys = found.into_iter().filter(|(index, _)| !ambiguous.contains(index)).map(|(_, key)| key);
-        Ok(Self::of(keys.collect(), complaints))
+        let more = list.len().saturating_sub(KEYS_MAX + 1);
+        Ok(Self { left_out: complaints.len() + more, ..Self::of(keys.collect(), complaints) })
     }
 
     /// A secret, which verifies HMAC and nothing else.
@@ -97,7 +103,12 @@ impl KeySet {
         for (to, from) in generation.iter_mut().zip(sha256(&prints.concat())) {
             *to = from;
         }
-        Self { keys: keys.into(), generation: u64::from_be_bytes(generation), complaints: complaints.into() }
+        Self {
+            keys: keys.into(),
+            generation: u64::from_be_bytes(generation),
+            left_out: complaints.len(),
+            complaints: complaints.into(),
+        }
     }
 
     /// Equal for sets of the same keys, whenever and wherever they were read; else different.
@@ -105,7 +116,12 @@ impl KeySet {
         self.generation
     }
 
-    /// What was left out.
+    /// How many were left out.
+    pub fn left_out(&self) -> usize {
+        self.left_out
+    }
+
+    /// What was left out, and why: of those that are too many the first alone.
     pub fn complaints(&self) -> &[Complaint] {
         &self.complaints
     }
@@ -308,7 +324,8 @@ mod tests {
         let key = SigningKey::new("ES256", "k");
         let many: Vec<_> = (0..200).map(|n| with(&key.jwk(), &json!({"kid": format!("k{n}")}))).collect();
         let set = set(&many);
-        assert_eq!((set.len(), set.complaints().len()), (KEYS_MAX, 200 - KEYS_MAX));
+        assert_eq!((set.len(), set.left_out(), set.complaints().len()), (KEYS_MAX, 200 - KEYS_MAX, 1));
+        assert!(set.complaints()[0].cause.starts_with("there are more than 64 keys"));
         // A token that names no key costs so many verifications at most.
         assert_eq!(set.candidates(None, Algorithm::ES256).count(), UNNAMED_MAX);
         assert_eq!(set.candidates(Some("k7"), Algorithm::ES256).count(), 1);
