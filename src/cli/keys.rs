@@ -310,7 +310,7 @@ fn run(asked: &Keys, place: &Place, out: &mut dyn Write, err: &mut dyn Write) ->
                 let cause = format!("an overlap of `{}` has no end", asked.overlap);
                 return Err(Failed::usage((cause, "write a shorter one: the last year is 2105".to_owned())));
             }
-            let mut store = existing(place)?;
+            let mut store = existing(place, &asked.id)?;
             let (made, until) = api_key::rotate(&mut store, &asked.id, overlap, now)
                 .map_err(|why| Failed::new(format!("`{}`: {why}", asked.id)))?;
             tell(&made, json, out)?;
@@ -318,7 +318,7 @@ fn run(asked: &Keys, place: &Place, out: &mut dyn Write, err: &mut dyn Write) ->
             writeln!(err, "keep the new key now: it is not shown again; the old one is good until {until}")?;
         }
         Verb::Revoke(asked) => {
-            let mut store = existing(place)?;
+            let mut store = existing(place, &asked.id)?;
             let changed = api_key::revoke(&mut store, &asked.id, now)
                 .map_err(|why| Failed::new(format!("`{}`: {why}", asked.id)))?;
             if json {
@@ -334,7 +334,7 @@ fn run(asked: &Keys, place: &Place, out: &mut dyn Write, err: &mut dyn Write) ->
             let known = place.known.as_ref().unwrap_or(&none);
             let plan = plan.clone().map(|plan| describe::plan_in(plan, known)).transpose();
             let plan = plan.map_err(Failed::usage)?;
-            let mut store = existing(place)?;
+            let mut store = existing(place, id)?;
             let changed = api_key::set_plan(&mut store, id, plan.as_deref())
                 .map_err(|why| Failed::new(format!("`{id}`: {why}")))?;
             let said =
@@ -485,8 +485,8 @@ fn open(place: &Place, err: &mut dyn Write) -> Result<Store, Failed> {
     changed(place)
 }
 
-/// One that holds a key already.
-fn existing(place: &Place) -> Result<Store, Failed> {
+/// One that may hold a key of this id: none is made for it.
+fn existing(place: &Place, id: &str) -> Result<Store, Failed> {
     step_down(&place.directory, place.user.as_ref())?;
     let path = Store::path_in(&place.directory);
     if is_missing(&path) {
