@@ -490,10 +490,8 @@ fn existing(place: &Place, id: &str) -> Result<Store, Failed> {
     step_down(&place.directory, place.user.as_ref())?;
     let path = Store::path_in(&place.directory);
     if is_missing(&path) {
-        return Err(Failed::new(format!(
-            "`{}` is not there: no key is kept in this directory",
-            path.display()
-        )));
+        let cause = format!("`{id}`: there is no key of this id: `{}` is not there", path.display());
+        return Err(Failed::new(cause));
     }
     changed(place)
 }
