@@ -91,7 +91,9 @@ pub(super) fn decisions(size: u64) {
     let of_plan = |plan: &Arc<Plan>, number: u64| {
         let mut effects = Effects::default();
         let mut key = itoa::Buffer::new();
-        let checked = plan.check(key.format(number), "r", now, &mut effects).now_or_never().unwrap();
+        let id = key.format(number);
+        let is_spent = plan.is_spent(id, "r", now);
+        let checked = plan.check(id, "r", now, is_spent, &mut effects).now_or_never().unwrap();
         black_box(&effects);
         assert!(checked.is_ok());
     };

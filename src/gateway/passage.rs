@@ -266,7 +266,7 @@ impl Passage {
         let is_spent = authenticated.is_ok() && self.is_plan_spent(&gateway, &entry.facts);
         self.late_limits(entry, request, authenticated.is_ok() && !is_spent).await?;
         authenticated?;
-        self.plan(&gateway, &entry.facts).await?;
+        self.plan(&gateway, &entry.facts, is_spent).await?;
         if is_spent {
             // It had another token by then.
             self.late_limits(entry, request, true).await?;
@@ -311,12 +311,14 @@ impl Passage {
     }
 
     /// The plan of the key that has opened the route.
-    async fn plan(&mut self, gateway: &Gateway, route: &RouteFacts) -> Result<(), Refusal> {
+    async fn plan(&mut self, gateway: &Gateway, route: &RouteFacts, is_spent: bool) -> Result<(), Refusal> {
         let Some(key) = self.effects.key.clone() else { return Ok(()) };
         let id = key.key_id.as_deref().unwrap_or_default();
         match gateway.plans.of(&key) {
             Ok(None) => Ok(()),
-            Ok(Some(plan)) => plan.check(id, &route.name, self.record.started_at, &mut self.effects).await,
+            Ok(Some(plan)) => {
+                plan.check(id, &route.name, self.record.started_at, is_spent, &mut self.effects).await
+            }
             Err(UnknownPlan) => {
                 let plan = key.plan.as_deref().unwrap_or_default();
                 let message = format!("the key `{id}` is in the plan `{plan}`, and there is no such plan");

@@ -169,7 +169,8 @@ impl Plan {
     }
 
     /// Asks the plan about a request that this key, by its id, has opened a route for; everything else has been asked before. What
-    /// it notes is left in `effects`. Waits for the store where the quota says so, never longer than its `wait`.
+    /// it notes is left in `effects`. Waits for the store where the quota says so, never longer than its `wait`. `is_spent` is what
+    /// [`Plan::is_spent`] has said of the request.
     ///
     /// # Errors
     /// The refusal of its throttle or its quota.
@@ -178,11 +179,14 @@ impl Plan {
         key: &str,
         route: &str,
         now: SystemTime,
+        is_spent: bool,
         effects: &mut Effects,
     ) -> Result<(), Refusal> {
         let announced = effects.limits.plan.take();
         let mut standing = announced.unwrap_or_else(|| Box::new(self.standing(key, route, now)));
-        let mut checked = self.check_throttle(key, (route, now), &mut standing, effects).await;
+        // Where the quota is known to refuse, the throttle is looked at and not spent.
+        let looks = is_spent && self.spent_quota(key, now).is_some();
+        let mut checked = self.check_throttle(key, (route, now), looks, &mut standing, effects).await;
         if let (Ok(()), Some(quota)) = (&checked, &self.quota) {
             checked = self.check_quota(quota, key, now, &mut standing, effects).await;
         }
@@ -230,6 +234,7 @@ impl Plan {
         &self,
         key: &str,
         (route, now): (&str, SystemTime),
+        looks: bool,
         standing: &mut PlanStanding,
         effects: &mut Effects,
     ) -> Result<(), Refusal> {
@@ -237,15 +242,13 @@ impl Plan {
             return Ok(());
         };
         let own = hashed(key, self.table.hash(), *class);
-        // Where the quota is known to refuse, the throttle is looked at and not spent.
-        let is_spent = self.mode == Mode::Enforce && self.spent_quota(key, now).is_some();
         let taken = match fleet {
             Some(fleet) => {
                 let wanted = fleet.wanted(own, hashed(key, fleet.hash(), 0), 1, *count, gcra);
                 let granted = fleet.reserve(wanted, &self.table, &mut effects.limits.waited).await;
-                if is_spent { *granted.taken() } else { granted.spend(Nanos::now()) }
+                if looks { *granted.taken() } else { granted.spend(Nanos::now()) }
             }
-            None if is_spent => self.table.look_in_force(own, gcra, 1, Nanos::now()),
+            None if looks => self.table.look_in_force(own, gcra, 1, Nanos::now()),
             None => self.table.take_in_force(own, gcra, 1, Nanos::now()),
         };
         standing.throttle = Some(taken);

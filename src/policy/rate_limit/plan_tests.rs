@@ -38,7 +38,10 @@ fn plan(text: &str) -> Arc<Plan> {
 
 fn ask(plan: &Arc<Plan>, key: &str, route: &str, now: u64) -> (Result<(), Refusal>, Effects) {
     let mut effects = Effects::default();
-    let asked = plan.check(key, route, at(now), &mut effects).now_or_never().unwrap();
+    let asked = plan
+        .check(key, route, at(now), plan.is_spent(key, route, at(now)), &mut effects)
+        .now_or_never()
+        .unwrap();
     (asked, effects)
 }
 
@@ -216,7 +219,7 @@ fn explain_counts_nothing() {
     let plan = plan("quota: {limit: 1, per: DAY}");
     for _ in 0..3 {
         let mut effects = Effects::recording();
-        plan.check("one", "a", at(MONDAY), &mut effects).now_or_never().unwrap().unwrap();
+        plan.check("one", "a", at(MONDAY), false, &mut effects).now_or_never().unwrap().unwrap();
         let steps = effects.steps.unwrap();
         assert_eq!(steps[0].detail, "1 of 1 used this DAY, until 2026-11-24T00:00:00Z");
         assert_eq!(steps[0].site.as_ref().unwrap().to_string(), "t.yaml:1");
