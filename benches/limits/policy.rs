@@ -50,6 +50,7 @@ fn asked(limits: &Limits, client: IpAddr, headers: &HeaderMap) -> bool {
         route: Some("r"),
         identity: None,
         api_key: None,
+        ahead: None,
     };
     let checked = limits.check(Place::Route, &facts, &mut effects).now_or_never().unwrap();
     black_box(&effects);

@@ -24,7 +24,7 @@ use crate::canonical::Target;
 use crate::client::{self, Client, Upgrade};
 use crate::policy::auth::{Asked, Kept, Refused, Requirement};
 use crate::policy::cors::Preflight;
-use crate::policy::rate_limit::{Facts, Limits, Place, UnknownPlan};
+use crate::policy::rate_limit::{Ahead, Facts, Limits, Place, UnknownPlan};
 use crate::policy::{Effects, Step};
 use crate::record::{Phase, Record, RouteFacts};
 use crate::reply::{Kind, Preference, Refusal, Reply, Wants};
@@ -46,6 +46,8 @@ pub struct Passage {
     /// What the way leaves behind.
     pub effects: Effects,
     client: Option<Client>,
+    /// Keys of the edge's limits that were made ahead.
+    ahead: Option<Ahead>,
     route: Option<usize>,
     /// What a template made of the path.
     rewritten: String,
@@ -130,6 +132,7 @@ impl Passage {
             record,
             effects: Effects::default(),
             client: None,
+            ahead: None,
             route: None,
             rewritten: String::new(),
             identity_token: None,

@@ -41,11 +41,13 @@ impl Passage {
         gateway: &Gateway,
         listener: Option<&Arc<Listener>>,
     ) -> Result<Read, Box<Refusal>> {
+        let client = determine(arrival, listener);
+        self.ahead = gateway.edge_limits.as_ref().map(|limits| limits.ahead(client.address));
         let target = Arc::new(self.canonical(arrival, listener)?);
         self.record.target = Some(Arc::clone(&target));
         let kept = without_underscores(arrival.headers, gateway.settings.underscores)?;
         let arrival = &Arrival { headers: kept.as_ref().unwrap_or(arrival.headers), ..*arrival };
-        let client = self.client(arrival, listener);
+        let client = self.known(client, arrival);
         self.client_certificate(arrival.connection, listener, &target)?;
         Ok(Read { target, kept, client })
     }
@@ -63,6 +65,7 @@ impl Passage {
             route: None,
             identity: None,
             api_key: None,
+            ahead: None,
         };
         match limits.check_refused(Place::Edge, &facts, &mut self.effects).await {
             Ok(()) => refusal,
@@ -122,10 +125,10 @@ impl Passage {
     }
 
     pub(super) fn client(&mut self, arrival: &Arrival<'_>, listener: Option<&Arc<Listener>>) -> Client {
-        let connection = arrival.connection;
-        let nobody = Trusted::default();
-        let trusted = listener.map_or(&nobody, |listener| &listener.trusted);
-        let client = client::determine(connection.peer, connection.tls.is_some(), arrival.headers, trusted);
+        self.known(determine(arrival, listener), arrival)
+    }
+
+    fn known(&mut self, client: Client, arrival: &Arrival<'_>) -> Client {
         self.record.client = Some(client.address);
         if client.peer_trusted {
             self.record.request_id = client::request_id(arrival.headers, true);
@@ -143,7 +146,8 @@ impl Passage {
             self.effects.judge(access.name(), access.mode(), access.check(request.client_ip()))?;
         }
         if let Some(limits) = &gateway.edge_limits {
-            limits.check(Place::Edge, &facts(request, None, None), &mut self.effects).await?;
+            let facts = Facts { ahead: self.ahead.as_ref(), ..facts(request, None, None) };
+            limits.check(Place::Edge, &facts, &mut self.effects).await?;
         }
         Ok(())
     }
@@ -272,6 +276,13 @@ pub(super) struct Read {
     pub(super) client: Client,
 }
 
+/// Whose request it is; its fields with `_` say nothing of that.
+fn determine(arrival: &Arrival<'_>, listener: Option<&Arc<Listener>>) -> Client {
+    let (connection, nobody) = (arrival.connection, Trusted::default());
+    let trusted = listener.map_or(&nobody, |listener| &listener.trusted);
+    client::determine(connection.peer, connection.tls.is_some(), arrival.headers, trusted)
+}
+
 /// What limits know of a request.
 pub(super) fn facts<'a>(
     request: &Request<'a>,
@@ -286,6 +297,7 @@ pub(super) fn facts<'a>(
         route,
         identity,
         api_key: None,
+        ahead: None,
     }
 }
 

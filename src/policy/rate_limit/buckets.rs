@@ -155,6 +155,15 @@ impl Buckets {
         self.decide(key, cost, now, |debt| gcra.take(debt, cost))
     }
 
+    /// Begins to fetch what a decision about this key will need, while there is something else to do. Decides nothing.
+    pub fn fetch(&self, key: KeyHash) {
+        let first = self.first(key);
+        self.line(first).fetch();
+        if self.crowded.load(Ordering::Relaxed) > 0 {
+            self.line(self.other(first, key.fingerprint)).fetch();
+        }
+    }
+
     /// Whether `cost` tokens of a key's are there; none is taken.
     pub fn look(&self, key: KeyHash, gcra: &Gcra, cost: u32, now: Nanos) -> Taken {
         gcra.look(self.owed(key, now), cost)

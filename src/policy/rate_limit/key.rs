@@ -34,7 +34,16 @@ pub struct Facts<'a> {
     pub identity: Option<&'a Identity>,
     /// Whose API key the request bears, where that stands beside the identity.
     pub api_key: Option<&'a Identity>,
+    /// What was made of the client alone, before anything else was known.
+    pub ahead: Option<&'a Ahead>,
 }
+
+/// Keys of the edge's first limits that are known once the client is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ahead(pub(super) [Option<(KeyHash, Class)>; AHEAD]);
+
+/// How many of the edge's limits have their keys made ahead.
+const AHEAD: usize = 4;
 
 /// The parts of a key, and which values have limits of their own.
 #[derive(Debug)]
@@ -126,6 +135,11 @@ impl Key {
     /// Whether it counts what authentication has refused, and nothing else.
     pub(super) fn is_of_auth_failures(&self) -> bool {
         self.parts.contains(&Part::AuthFailures)
+    }
+
+    /// Whether it is the client's, whatever else a request has.
+    pub(super) fn is_of_client_alone(&self) -> bool {
+        matches!(*self.parts, [Part::Client | Part::AuthFailures])
     }
 
     /// Whether all clients have one bucket, or one for each route and host.

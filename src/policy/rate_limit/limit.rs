@@ -205,8 +205,21 @@ impl RateLimit {
         [rate, penalty, concurrent].into_iter().flatten().chain(queue).collect()
     }
 
-    pub(super) fn ask(&self, facts: &Facts<'_>) -> Asked {
-        let (key, class) = self.key.of(facts, self.table.hash());
+    /// Its key, if the client is all that it takes; what will be asked about it is on its way then.
+    pub(super) fn ahead(&self, facts: &Facts<'_>) -> Option<(KeyHash, Class)> {
+        if !self.key.is_of_client_alone() {
+            return None;
+        }
+        let made = self.key.of(facts, self.table.hash());
+        if self.allowance.is_some() {
+            self.table.fetch(made.0);
+        }
+        Some(made)
+    }
+
+    /// What it asks about a request, whose key may have been made [`ahead`](Self::ahead).
+    pub(super) fn ask(&self, made: Option<(KeyHash, Class)>, facts: &Facts<'_>) -> Asked {
+        let (key, class) = made.unwrap_or_else(|| self.key.of(facts, self.table.hash()));
         let cost = self.allowance.as_ref().map_or(0, |allowance| allowance.cost.of(facts));
         let shared = self.fleet.as_ref().map(|fleet| self.key.of(facts, fleet.hash()).0);
         Asked { key, shared, tier: class.tier, cost }

@@ -10,14 +10,16 @@
 mod door;
 mod failures;
 
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
 use door::Door;
+use http::{HeaderMap, Method};
 
 use super::Nanos;
 use super::headers::Telling;
-use super::key::Facts;
+use super::key::{Ahead, Facts};
 use super::limit::RateLimit;
 use super::standing::{Rank, Standing, Ticket, Told};
 use crate::policy::Effects;
@@ -58,6 +60,27 @@ impl Limits {
         let all: Box<[_]> = edge.iter().cloned().chain(early).chain(late).collect();
         let telling = Telling::of(all.iter().map(|limit| &**limit));
         Some(Self { edge: edge.len(), identity, all, telling })
+    }
+
+    /// Makes the keys of the edge's first limits, as far as the client is all that they take, and has fetched from memory what will be asked
+    /// about them: a table may be larger than any cache, and a look at memory takes as long as all that is done about a request's head
+    /// before the edge is asked.
+    pub fn ahead(&self, client: IpAddr) -> Ahead {
+        let mut ahead = Ahead::default();
+        let (method, headers) = (&Method::GET, &HeaderMap::new());
+        let facts = Facts {
+            client,
+            method,
+            host: "",
+            headers,
+            route: None,
+            identity: None,
+            api_key: None,
+            ahead: None,
+        };
+        let edge = self.all.iter().take(self.edge);
+        ahead.0.iter_mut().zip(edge).for_each(|(made, limit)| *made = limit.ahead(&facts));
+        ahead
     }
 
     /// Asks the limits of a place. What they note is left in `effects`.

@@ -43,7 +43,7 @@ pub use config::Config;
 pub use fleet::{Fleet, FleetFigures, LeaseFigures};
 pub use gcra::{Gcra, Nanos, Taken};
 pub use hash::{HashKey, KeyHash, KeyHasher};
-pub use key::{Facts, Reach};
+pub use key::{Ahead, Facts, Reach};
 pub use limit::RateLimit;
 pub use limits::{Limits, Place};
 pub use penalty::PenaltyFigures;

@@ -340,6 +340,11 @@ impl Table {
         current.buckets.take(key, &current.limit(key, gcra), cost, now)
     }
 
+    /// [`Buckets::fetch`] likewise.
+    pub(super) fn fetch(&self, key: KeyHash) {
+        self.current.load().buckets.fetch(key);
+    }
+
     /// [`Buckets::look`] likewise.
     pub(super) fn look_in_force(&self, key: KeyHash, gcra: &Gcra, cost: u32, now: Nanos) -> Taken {
         let current = self.of(key, gcra, now);

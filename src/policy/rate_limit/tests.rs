@@ -69,6 +69,7 @@ impl Asking {
             route: Some(self.route),
             identity: self.identity.as_ref(),
             api_key: None,
+            ahead: None,
         }
     }
 }
@@ -90,7 +91,7 @@ fn ask(limits: &Limits, asking: &Asking) -> Result<Effects, Box<(Refusal, Effect
 
 /// Brings a key to its cool-off, as though it had hammered for three seconds until now.
 fn hammer(limit: &RateLimit, asking: &Asking) {
-    let (key, now) = (limit.ask(&asking.facts()).key, Nanos::now().as_nanos());
+    let (key, now) = (limit.ask(None, &asking.facts()).key, Nanos::now().as_nanos());
     let penalties = limit.table.penalties().unwrap();
     for before in [2_900, 800, 700, 600] {
         let at = Nanos::from_nanos(now - before * 1_000_000);
@@ -222,7 +223,7 @@ fn a_failure_counts_when_it_is_settled_and_once() {
     let limit = limit("{key: client, limit: 2/1h, count: {status: [401, 404]}}");
     let limits = one(&limit);
     let asking = Asking::of("192.0.2.1");
-    let left = || limit.look(&limit.ask(&asking.facts()), Nanos::now()).unwrap().remaining();
+    let left = || limit.look(&limit.ask(None, &asking.facts()), Nanos::now()).unwrap().remaining();
     for (statuses, after) in [([200, 200], 2), ([200, 401], 1), ([404, 401], 0)] {
         let mut effects = ask(&limits, &asking).unwrap();
         limits.settle(&statuses, &mut effects.limits);
@@ -232,7 +233,7 @@ fn a_failure_counts_when_it_is_settled_and_once() {
     let (refusal, mut effects) = *ask(&limits, &asking).unwrap_err();
     assert_eq!((refusal.reason, refusal.kind.name()), ("spent", "THROTTLED"));
     limits.settle(&[401, 401], &mut effects.limits);
-    let wait = limit.look(&limit.ask(&asking.facts()), Nanos::now()).unwrap().wait().unwrap();
+    let wait = limit.look(&limit.ask(None, &asking.facts()), Nanos::now()).unwrap().wait().unwrap();
     assert!(wait.as_secs() <= 1800, "a refusal of its own counted: {wait:?}");
 }
 
@@ -268,7 +269,7 @@ fn a_credential_that_is_refused_counts_and_nothing_else_does() {
     let limit = limit("{key: auth_failures, limit: 2/1h}");
     let limits = one(&limit);
     let asking = Asking::of("192.0.2.1");
-    let left = || limit.look(&limit.ask(&asking.facts()), Nanos::now()).unwrap().remaining();
+    let left = || limit.look(&limit.ask(None, &asking.facts()), Nanos::now()).unwrap().remaining();
     // An origin's own 401, a request that is never asked who it is, one that is let in.
     for has_failed in [None, Some(false), Some(true)] {
         let mut effects = ask(&limits, &asking).unwrap();
@@ -299,7 +300,7 @@ fn of_guesses_side_by_side_no_more_are_answered_than_of_guesses_in_turn() {
         let refusal = authenticated(&limits, &mut effects, false).unwrap_err();
         assert_eq!((refusal.reason, refusal.kind.name()), ("auth_failures", "THROTTLED"));
     }
-    let wait = limit.look(&limit.ask(&asking.facts()), Nanos::now()).unwrap().wait().unwrap();
+    let wait = limit.look(&limit.ask(None, &asking.facts()), Nanos::now()).unwrap().wait().unwrap();
     assert!(wait.as_secs() <= 4800, "another burst is owed at the most: {wait:?}");
     let trial = self::limit("{key: auth_failures, limit: 1/1h, mode: shadow}");
     let limits = one(&trial);
@@ -345,11 +346,11 @@ fn authentication_that_refuses_somebody_known_counts_for_limits_behind_it() {
     for left in [1, 0] {
         let mut effects = refuse().unwrap();
         limits.settle(&[403, 403], &mut effects.limits);
-        assert_eq!(limit.look(&limit.ask(&asking.facts()), Nanos::now()).unwrap().remaining(), left);
+        assert_eq!(limit.look(&limit.ask(None, &asking.facts()), Nanos::now()).unwrap().remaining(), left);
     }
     let refusal = refuse().unwrap_err();
     assert_eq!((refusal.reason, refusal.kind.name()), ("spent", "THROTTLED"));
-    let wait = limit.look(&limit.ask(&asking.facts()), Nanos::now()).unwrap().wait().unwrap();
+    let wait = limit.look(&limit.ask(None, &asking.facts()), Nanos::now()).unwrap().wait().unwrap();
     assert!(wait.as_secs() <= 1800, "what was refused so is not owed: {wait:?}");
 }
 
@@ -366,7 +367,8 @@ fn what_authentication_refuses_takes_no_slot_and_no_token_of_limits_that_count_e
     assert!(checked.unwrap().is_ok());
     assert_eq!((all.under_way(), some.under_way()), (Some(0), Some(0)));
     limits.settle(&[403, 403], &mut effects.limits);
-    let left = |limit: &RateLimit| limit.look(&limit.ask(&asking.facts()), Nanos::now()).unwrap().remaining();
+    let left =
+        |limit: &RateLimit| limit.look(&limit.ask(None, &asking.facts()), Nanos::now()).unwrap().remaining();
     assert_eq!((left(&all), left(&some)), (3, 2));
 }
 
@@ -375,7 +377,7 @@ fn a_status_that_comes_after_another_counts_where_the_first_did_not() {
     let limit = limit("{key: client, limit: 9/1h, count: {status: [200, 502]}}");
     let limits = one(&limit);
     let asking = Asking::of("192.0.2.1");
-    let left = || limit.look(&limit.ask(&asking.facts()), Nanos::now()).unwrap().remaining();
+    let left = || limit.look(&limit.ask(None, &asking.facts()), Nanos::now()).unwrap().remaining();
     // A head that was counted, and what became of its body; one that was not, and the refusal in its place.
     for (statuses, after) in [([200, 502, 502], 8), ([204, 502, 502], 7), ([204, 204, 204], 7)] {
         let mut effects = ask(&limits, &asking).unwrap();
@@ -403,7 +405,7 @@ fn what_another_limit_of_the_same_place_refuses_counts_by_its_status_but_no_own_
                 limits.settle(&[status, status], &mut effects.limits);
                 refusal.reason
             };
-            let spent = || counted.look(&counted.ask(&asking.facts()), Nanos::now()).unwrap();
+            let spent = || counted.look(&counted.ask(None, &asking.facts()), Nanos::now()).unwrap();
             assert_eq!([refused(), refused(), refused()], [reason; 3]);
             assert_eq!(spent().remaining(), 0, "{reason}, counted first: {counted_first}");
             (0..3).for_each(|_| _ = refused());
@@ -453,6 +455,31 @@ fn one_limit_alone_is_asked_once_and_nothing_is_allocated_for_it() {
     let effects = ask(&limits, &Asking::of("192.0.2.1")).unwrap();
     assert_eq!((effects.limits.tickets.capacity(), effects.limits.slots.capacity()), (0, 0));
     assert!(size_of::<Standing>() <= 192, "{} bytes in every request", size_of::<Standing>());
+}
+
+#[test]
+fn a_key_that_was_made_ahead_is_the_same() {
+    let live = Live::default();
+    let named = |name: &str, text: &str| named(name, text, &live);
+    let edge = [
+        named("tenant", "{key: [client, host], limit: 9/1h}"),
+        named("few", "{key: client, limit: 2/1h, overrides: {10.0.0.0/8: 3/1h}}"),
+        named("slots", "{key: client, concurrent: 9}"),
+    ];
+    let limits = Limits::new(&edge, Vec::new(), false).unwrap();
+    for (client, number) in [("192.0.2.1", 2), ("2001:db8::1", 2), ("10.0.0.1", 3)] {
+        let asking = Asking::of(client);
+        let ahead = limits.ahead(asking.client);
+        let passed = (0..6).filter(|turn| {
+            let facts = Facts { ahead: (turn % 2 == 0).then_some(&ahead), ..asking.facts() };
+            limits.check(Place::Edge, &facts, &mut Effects::default()).now_or_never().unwrap().is_ok()
+        });
+        assert_eq!(passed.count(), number, "{client}");
+        let made: Vec<_> = edge.iter().map(|limit| limit.ask(None, &asking.facts()).key).collect();
+        let [tenant, few, slots, _] = ahead.0;
+        assert!(tenant.is_none(), "it has a part that is not known yet");
+        assert_eq!([few, slots].map(|made| made.unwrap().0), [made[1], made[2]]);
+    }
 }
 
 #[test]
@@ -506,9 +533,9 @@ fn a_reload_keeps_tokens_and_slots_whatever_of_memory_limit_and_concurrent_comes
             assert_eq!(ask(&one(&limit), &asking).unwrap_err().0.reason, "concurrent", "{text}");
         }
         if limit.allowance.is_some() {
-            let left = || limit.look(&limit.ask(&asking.facts()), Nanos::now()).unwrap().remaining();
+            let left = || limit.look(&limit.ask(None, &asking.facts()), Nanos::now()).unwrap().remaining();
             assert_eq!(left(), 9 - spent, "{text}");
-            let _ = limit.take(&limit.ask(&asking.facts()), Nanos::now());
+            let _ = limit.take(&limit.ask(None, &asking.facts()), Nanos::now());
             spent += 1;
         }
         live.sweep();
@@ -596,7 +623,8 @@ fn a_key_that_is_cooled_off_is_refused_though_it_has_tokens() {
     let mut fields = HeaderMap::new();
     assert!(limits.tell(&effects.limits, &mut fields));
     assert_eq!(fields["ratelimit"], "\"few\";r=0;t=100");
-    let left = |limit: &RateLimit| limit.look(&limit.ask(&asking.facts()), Nanos::now()).unwrap().remaining();
+    let left =
+        |limit: &RateLimit| limit.look(&limit.ask(None, &asking.facts()), Nanos::now()).unwrap().remaining();
     assert_eq!((left(&wide), left(&tight)), (100, 10), "a refused request has spent nothing");
     assert_eq!(passes(&limits, &Asking::of("192.0.2.2"), 1), 1);
     let figures = tight.penalties().unwrap();

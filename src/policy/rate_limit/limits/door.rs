@@ -51,7 +51,13 @@ pub(super) struct Refused<'a> {
 impl<'a> Door<'a> {
     pub(super) fn new(limits: &'a [Arc<RateLimit>], first: usize, facts: &Facts<'_>) -> Self {
         let mut asked = [None; LIMITS_MAX];
-        asked.iter_mut().zip(limits).for_each(|(asked, limit)| *asked = Some(limit.ask(facts)));
+        let made =
+            facts.ahead.map(|ahead| ahead.0).unwrap_or_default().into_iter().chain(std::iter::repeat(None));
+        let limits_and_keys = limits.iter().zip(made);
+        asked
+            .iter_mut()
+            .zip(limits_and_keys)
+            .for_each(|(asked, (limit, made))| *asked = Some(limit.ask(made, facts)));
         let taken = matches!(limits, [only] if only.concurrent.is_none() && !only.counts_ends());
         Self { limits, first, asked, now: Nanos::now(), taken, granted: Vec::new(), cooled_off: Vec::new() }
     }
