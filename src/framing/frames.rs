@@ -18,6 +18,8 @@ pub const RST_STREAM: u8 = 3;
 pub const GOAWAY: u8 = 7;
 /// Goes on with a header block (RFC 9113 §6.10).
 pub const CONTINUATION: u8 = 9;
+/// The flag of DATA and HEADERS that ends a stream's direction.
+pub const END_STREAM: u8 = 0x1;
 /// The flag that ends a header block.
 pub const END_HEADERS: u8 = 0x4;
 

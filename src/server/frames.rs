@@ -10,11 +10,12 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::conn::Conn;
+use super::landing::{Held, Landing};
 use super::ledger::{Flood, Ledger};
 use super::unheard::{Refused, Unheard};
 use crate::config::units::Rate;
 use crate::framing::frames::{
-    CONTINUATION, END_HEADERS, GOAWAY, HEADERS, PREFACE, RST_STREAM, Scanner, Unfinished,
+    CONTINUATION, DATA, END_HEADERS, GOAWAY, HEADERS, PREFACE, RST_STREAM, Scanner, Unfinished,
 };
 
 /// What is found out about a connection that h2 owns. Everything here is told and asked by the one task that drives it.
@@ -24,6 +25,7 @@ pub(super) struct Findings {
     /// The error code of the GOAWAY that we sent, and 1 in front; 0 for none.
     goaway: AtomicU64,
     streams: Mutex<Unheard>,
+    landing: Mutex<Landing>,
     /// Bytes that have arrived, of which only the first matter.
     arrived: AtomicU64,
     /// Whether a head has begun to arrive and has no end yet.
@@ -49,6 +51,18 @@ impl Findings {
     /// h2 has handed this one over: whatever becomes of it has a record of its own.
     pub(super) fn accepted(&self, stream: u32) {
         self.streams().accepted(stream);
+        self.landing().accepted(stream);
+    }
+
+    /// Its answer is complete; what it holds it holds until that has left.
+    pub(super) fn answered(&self, stream: u32, held: Held) {
+        let left = self.landing().answered(stream, held);
+        drop(left);
+    }
+
+    /// How many answers were complete and have not left.
+    pub(super) fn undelivered(&self) -> usize {
+        self.landing().waiting()
     }
 
     /// The error code with which we have ended the connection.
@@ -67,6 +81,10 @@ impl Findings {
         self.head.load(Ordering::Relaxed)
     }
 
+    fn landing(&self) -> MutexGuard<'_, Landing> {
+        self.landing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn streams(&self) -> MutexGuard<'_, Unheard> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -79,6 +97,8 @@ pub(super) struct Counted {
     arriving: Scanner,
     leaving: Scanner,
     ledger: Ledger,
+    /// Whether the last head began a stream: what is behind a request's content is no head.
+    begins: bool,
     /// Whether a head has come without its end.
     open: bool,
     findings: Arc<Findings>,
@@ -93,6 +113,7 @@ impl Counted {
             arriving: Scanner::after(PREFACE),
             leaving: Scanner::after(0),
             ledger: Ledger::new(rate),
+            begins: false,
             open: false,
             findings: Arc::default(),
             woken: false,
@@ -130,20 +151,23 @@ impl AsyncRead for Counted {
         if this.arriving.unfinished() == Unfinished::Preface {
             this.findings.arrived.fetch_add(u64::try_from(arrived.len()).unwrap_or(1), Ordering::Relaxed);
         }
-        let (ledger, findings, open) = (&mut this.ledger, &this.findings, &mut this.open);
+        let (ledger, findings) = (&mut this.ledger, &this.findings);
+        let (open, begins) = (&mut this.open, &mut this.begins);
         this.arriving.scan(arrived, |frame| {
-            if frame.kind == HEADERS {
-                findings.streams().arrives(frame);
+            match frame.kind {
+                HEADERS => *begins = findings.streams().arrives(frame),
+                RST_STREAM => drop(findings.landing().arrives(frame)),
+                _ => {}
             }
             if matches!(frame.kind, HEADERS | CONTINUATION) {
-                *open = !frame.has(END_HEADERS);
+                *open = *begins && !frame.has(END_HEADERS);
             }
             if let Some(flood) = ledger.arrives(frame) {
                 let _ = findings.flood.set(flood);
             }
         });
-        let within =
-            this.open || matches!(this.arriving.unfinished(), Unfinished::Payload(HEADERS | CONTINUATION));
+        let is_cut = matches!(this.arriving.unfinished(), Unfinished::Payload(HEADERS | CONTINUATION));
+        let within = this.open || this.begins && is_cut;
         this.findings.head.store(within, Ordering::Relaxed);
         if this.poll_flooded(cx) {
             buf.set_filled(before);
@@ -164,6 +188,10 @@ impl AsyncWrite for Counted {
                 kind => {
                     if matches!(kind, HEADERS | RST_STREAM) {
                         findings.streams().leaves(frame);
+                    }
+                    if matches!(kind, DATA | HEADERS | RST_STREAM) {
+                        let landed = findings.landing().leaves(frame);
+                        drop(landed);
                     }
                     if let Some(flood) = ledger.leaves(frame) {
                         let _ = findings.flood.set(flood);

@@ -147,7 +147,14 @@ where
         }
         // Whatever comes now is not idleness.
         idle_until = Instant::now() + settings.keep_alive;
-        streams::serve(worker, &connection, &digest, incoming, calm.clone(), InFlight::new(&flight));
+        streams::serve(
+            worker,
+            (&connection, &findings),
+            &digest,
+            incoming,
+            calm.clone(),
+            InFlight::new(&flight),
+        );
     }
 }
 
@@ -228,6 +235,13 @@ fn has_ended(gateway: Arc<Gateway>, connection: &Connection, findings: &Findings
     // What follows a head that was not finished in time could not be understood.
     if connection.fate.is_late_head() {
         return refused(&gateway, connection, http1::late_head());
+    }
+    let undelivered = findings.undelivered();
+    if connection.fate.is_stalled() && undelivered > 0 {
+        let message = format!(
+            "the client did not take the answers to {undelivered} requests, which lay ready, within `write_stall`"
+        );
+        return refused(&gateway, connection, Refusal::new(Kind::RequestTimeout, "write_stall", message));
     }
     let code = findings.goaway().map_or(h2::Reason::NO_ERROR, h2::Reason::from);
     let (reason, kind, message) = match code {

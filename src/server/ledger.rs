@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use crate::config::units::Rate;
-use crate::framing::frames::{CONTINUATION, DATA, END_HEADERS, Frame, HEADERS, RST_STREAM};
+use crate::framing::frames::{CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, HEADERS, RST_STREAM};
 
 // Types of frames (RFC 9113 §6, RFC 9218 §7.1).
 const PRIORITY: u8 = 2;
@@ -16,7 +16,6 @@ const PING: u8 = 6;
 const WINDOW_UPDATE: u8 = 8;
 const PRIORITY_UPDATE: u8 = 16;
 
-const END_STREAM: u8 = 0x1;
 const ACK: u8 = 0x1;
 
 /// A piece of a header block that is shorter, with more to follow, was cut to be many.

@@ -16,6 +16,7 @@ mod frames;
 mod http1;
 mod http2;
 mod io;
+mod landing;
 mod ledger;
 mod linger;
 mod listen;

@@ -15,6 +15,7 @@ use pingora_core::protocols::http::date::get_cached_date;
 use tokio::sync::{Notify, watch};
 
 use super::admission::RequestInFlight;
+use super::frames::Findings;
 use super::worker::Worker;
 use super::{answer, http1};
 use crate::framing::{Cause, Denial};
@@ -80,7 +81,7 @@ pub(super) type Incoming = (Request<RecvStream>, SendResponse<Bytes>);
 /// Judges a stream before anything is spent on it, and serves it.
 pub(super) fn serve<A>(
     worker: &Arc<Worker<A>>,
-    connection: &Arc<Connection>,
+    (connection, findings): (&Arc<Connection>, &Arc<Findings>),
     digest: &Arc<Digest>,
     incoming: Incoming,
     calm: watch::Receiver<bool>,
@@ -109,10 +110,13 @@ pub(super) fn serve<A>(
     let stall = gateway.settings.write_stall;
     drop(gateway);
     let body = !request.body().is_end_stream();
+    let (stream, findings) = (request.body().stream_id().as_u32(), Arc::clone(findings));
     let session = proxy::stream(request, respond, Arc::clone(digest), stall);
     let served = async move {
-        let _guard = guard;
-        flight.worker().app.process_new_http(session, &calm).await;
+        let held = (guard, flight);
+        held.1.worker().app.process_new_http(session, &calm).await;
+        // The answer may lie in h2 for as long as the client reads nothing.
+        findings.answered(stream, Box::new(held));
     };
     if body {
         tokio::spawn(proxy::watch(pace, served));

@@ -31,15 +31,17 @@ pub(super) struct Unheard {
 }
 
 impl Unheard {
-    /// A frame of the client's.
-    pub(super) fn arrives(&mut self, frame: Frame<'_>) {
-        if frame.kind == HEADERS && frame.stream > self.newest {
+    /// A frame of the client's. Whether it begins a stream.
+    pub(super) fn arrives(&mut self, frame: Frame<'_>) -> bool {
+        let begins = frame.kind == HEADERS && frame.stream > self.newest;
+        if begins {
             self.newest = frame.stream;
             if self.begun.len() == KEPT {
                 self.begun.pop_front();
             }
             self.begun.push_back(frame.stream);
         }
+        begins
     }
 
     /// A frame of ours.

@@ -1,7 +1,9 @@
 //! Answers that nobody reads are held in little memory, and clients that read theirs get them whole meanwhile.
 
-use crate::harness::frames::{Frame, Frames, WINDOW_UPDATE};
-use crate::harness::{Authority, Connection, Origin, Place, eventually};
+use std::net::SocketAddr;
+
+use crate::harness::frames::{Ending, Frame, Frames, WINDOW_UPDATE};
+use crate::harness::{Authority, Connection, Origin, Place, Running, eventually};
 
 /// Bytes of an answer: more than is held of any, and less than fills the system's buffers of all.
 const LENGTH: usize = 2 << 20;
@@ -15,24 +17,71 @@ fn content() -> Vec<u8> {
     (0..LENGTH).map(|at| u8::try_from(at % 251).unwrap()).collect()
 }
 
-#[test]
-fn they_take_little_memory_and_nobody_else_s_answer() {
-    let origin = Origin::each(|head, peer| {
-        peer.drain_body(head);
-        peer.write(format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n")) && peer.write(content())
-    });
+/// A gateway with a plain listener and one over TLS, in front of `origin`; the addresses of the two.
+fn gateway(origin: &Origin, limits: &str) -> (Authority, Running, [SocketAddr; 2]) {
     let (place, authority) = (Place::new(), Authority::new());
     authority.issue(&["gate.example"]).write(&place, "gate");
     let rest = format!(
         "upstreams: {{o: {{servers: ['{}']}}}}\nroutes: [{{name: o, upstream: o}}]\n",
         origin.address()
     );
-    let text = Place::with_base(&rest).replace(
-        "  - address: 127.0.0.1:0\n",
-        "  - address: 127.0.0.1:0\n  - address: 127.0.0.2:0\n    tls: {certificates: [{cert: gate.crt, key: gate.key}]}\n",
-    );
+    let text = Place::with_base(&rest)
+        .replace(
+            "  - address: 127.0.0.1:0\n",
+            "  - address: 127.0.0.1:0\n  - address: 127.0.0.2:0\n    tls: {certificates: [{cert: gate.crt, key: gate.key}]}\n",
+        )
+        .replace("workers: 2", &format!("workers: 2{limits}"));
     let gateway = place.start_whole(&text);
-    let [plain, secure] = [0, 1].map(|at| gateway.listener(at));
+    let addresses = [0, 1].map(|at| gateway.listener(at));
+    (authority, gateway, addresses)
+}
+
+#[test]
+fn whose_answers_lie_ready_is_in_flight() {
+    // A head of 56 KiB, and next to nothing behind it.
+    let head: String = (0..8).map(|n| format!("X-Long-{n}: {}\r\n", "q".repeat(7000))).collect();
+    let origin = Origin::each(move |request, peer| {
+        peer.drain_body(request);
+        peer.write(format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n{head}\r\nok"))
+    });
+    let limits = ", timeouts: {write_stall: 4s}, limits: {http2_streams: 100, requests_in_flight: 48}";
+    let (authority, gateway, [plain, secure]) = gateway(&origin, limits);
+    let ask = || Connection::open(plain).get("/plain").status;
+    assert_eq!(ask(), 200);
+    let mut client = Frames::connect(secure, &authority, &[]);
+    client.take_little();
+    // What the system takes by itself has been delivered. Behind it answers lie ready, which are held against who does not read.
+    let mut streams = (0..).map(|n| Frame::get(2 * n + 1, "/unread"));
+    eventually("as many to be in flight as may", || {
+        client.send_all(&streams.by_ref().take(16).collect::<Vec<_>>()).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        (ask() == 503).then_some(())
+    });
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert_eq!(ask(), 503);
+    eventually("the client to be given up", || (ask() == 200).then_some(()));
+    let told = eventually("a record", || {
+        let lines = gateway.place.read("access.log");
+        let lines = lines.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        lines.into_iter().find(|line| line["error"]["reason"] == "write_stall" && line["path"].is_null())
+    });
+    assert_eq!(told["status"], serde_json::Value::Null, "{told}");
+    drop(client);
+    // Who reads is not in flight any longer than it takes.
+    let mut reader = Frames::connect(secure, &authority, &[]);
+    for n in 0..100 {
+        reader.send(&Frame::get(2 * n + 1, "/read")).unwrap();
+        assert!(matches!(reader.ending(2 * n + 1), Ending::Answer { .. }), "{n}");
+    }
+}
+
+#[test]
+fn they_take_little_memory_and_nobody_else_s_answer() {
+    let origin = Origin::each(|head, peer| {
+        peer.drain_body(head);
+        peer.write(format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n")) && peer.write(content())
+    });
+    let (authority, gateway, [plain, secure]) = gateway(&origin, "");
     let whole = || {
         let mut connection = Connection::open(plain);
         connection.write("GET /whole HTTP/1.1\r\nHost: a.example\r\n\r\n");

@@ -133,6 +133,11 @@ impl Frames {
         self.stream.write_all(&frame.bytes())
     }
 
+    /// From now on the system takes little of what comes and is not read.
+    pub(crate) fn take_little(&mut self) {
+        socket2::SockRef::from(self.stream.get_ref()).set_recv_buffer_size(4096).unwrap();
+    }
+
     /// Sends these bytes, whatever they are, and closes this side.
     pub(crate) fn finish(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap();
