@@ -35,8 +35,14 @@ pub(super) fn walk(headers: &HeaderMap, trusted: &Trusted, mut visit: impl FnMut
     let mut looked_at = 0;
     for line in headers.get_all(name).iter().rev() {
         let Ok(line) = line.to_str() else { return };
-        // A quoted string of `Forwarded` may hold a comma only in an obfuscated name, which ends the way all the same.
-        for element in line.rsplit(',').map(str::trim).filter(|element| !element.is_empty()) {
+        let mut rest = Some(line);
+        while let Some(left) = rest {
+            let Some((before, element)) = last_piece(left, b',') else { return };
+            rest = before;
+            let element = element.trim();
+            if element.is_empty() {
+                continue;
+            }
             looked_at += 1;
             if looked_at > HOPS_MAX {
                 return;
@@ -66,11 +72,37 @@ fn scheme(text: &str) -> Option<bool> {
     text.eq_ignore_ascii_case("http").then_some(false)
 }
 
+/// The last piece behind a separator that stands in no quoted string (RFC 9110 §5.6.4), and what is before that. From the right, as whatever
+/// is wrong on the left is a client's. None where a quoted string has no beginning.
+fn last_piece(text: &str, separator: u8) -> Option<(Option<&str>, &str)> {
+    let bytes = text.as_bytes();
+    let is_escaped = |at: usize| {
+        let before = bytes.get(..at).unwrap_or_default();
+        before.iter().rev().take_while(|b| **b == b'\\').count() % 2 == 1
+    };
+    let mut quoted = false;
+    for (at, b) in bytes.iter().enumerate().rev() {
+        if *b == b'"' && !is_escaped(at) {
+            quoted = !quoted;
+        } else if *b == separator && !quoted {
+            return Some((text.get(..at), text.get(at + 1..)?));
+        }
+    }
+    (!quoted).then_some((None, text))
+}
+
 /// `for=192.0.2.43;proto=https` (RFC 7239 §4). An obfuscated or unknown `for` names nobody.
 fn forwarded_element(element: &str) -> Option<Hop> {
     let mut hop = None;
     let mut https = None;
-    for pair in element.split(';') {
+    let mut rest = Some(element);
+    while let Some(left) = rest {
+        let (before, pair) = last_piece(left, b';')?;
+        rest = before;
+        // There may be none between two separators.
+        if pair.trim().is_empty() {
+            continue;
+        }
         let (name, value) = pair.split_once('=')?;
         let name = name.trim();
         let value = value.trim();
@@ -118,6 +150,11 @@ fn v6(text: &str) -> Option<IpAddr> {
     text.parse::<Ipv6Addr>().ok().map(|address| IpAddr::V6(address).to_canonical())
 }
 
+/// A number, or what stands for one (RFC 7239 §6.3).
 fn is_port(text: &str) -> bool {
+    if let Some(hidden) = text.strip_prefix('_') {
+        let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        return !hidden.is_empty() && hidden.bytes().all(fits);
+    }
     text.len() <= 5 && text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u16>().is_ok()
 }

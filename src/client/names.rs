@@ -3,12 +3,13 @@
 /// Fields by which proxies tell of a client, of its connection or certificate, or which host and path were meant, but for those that
 /// begin with `x-`. (`proxy` would become CGI's `HTTP_PROXY`, where some programs look for one: httpoxy.) What only says where a client
 /// is (`cf-ipcountry`, `cloudfront-viewer-country`) or by which edge it came (`x-azure-fdid`) passes: nobody is known by it.
-const FORWARDING: [&str; 13] = [
+const FORWARDING: [&str; 14] = [
     "cf-pseudo-ipv4",
     "cf-visitor",
     "client-cert",
     "client-cert-chain",
     "client-ip",
+    "client-verify",
     "cloudfront-forwarded-proto",
     "cloudfront-viewer-address",
     "forwarded",
@@ -20,23 +21,30 @@ const FORWARDING: [&str; 13] = [
 ];
 
 /// What they begin with, and those that tell of client certificates (RFC 9440 is `client-cert`, above).
-const FORWARDING_STARTS: [&str; 6] = [
+const FORWARDING_STARTS: [&str; 7] = [
     "cf-client-cert-",
     "cf-connecting-",
     "cloudfront-viewer-cert-",
+    "fly-forwarded-",
     "ssl-client-",
     "tls-client-",
     "wl-proxy-",
 ];
 
 /// The same behind `x-`. Rack takes from `x-sendfile-type` and `x-accel-mapping` which of its files a proxy serves (CVE-2025-61780).
-const X_FORWARDING: [&str; 35] = [
+const X_FORWARDING: [&str; 47] = [
     "accel-mapping",
     "arr-clientcert",
     "arr-ssl",
     "azure-socketip",
     "backend-host",
+    "client-addr",
+    "client-address",
     "client-dn",
+    "client-port",
+    "client-proto",
+    "client-s-dn",
+    "client-scheme",
     "client-verify",
     "clientcert",
     "custom-ip-authorization",
@@ -45,6 +53,7 @@ const X_FORWARDING: [&str; 35] = [
     "forward-proto",
     "forwarded",
     "forwarder-for",
+    "frontend-proto",
     "host",
     "http-host-override",
     "nf-client-connection-ip",
@@ -53,13 +62,18 @@ const X_FORWARDING: [&str; 35] = [
     "original-method",
     "original-prefix",
     "original-proto",
+    "original-remote-addr",
     "original-uri",
     "original-url",
     "originating-ip",
+    "peer-cert",
+    "peer-ip",
     "proxyuser-ip",
     "remote-addr",
     "remote-ip",
+    "req-scheme",
     "request-id",
+    "rewrite-uri",
     "rewrite-url",
     "scheme",
     "script-name",
@@ -69,10 +83,11 @@ const X_FORWARDING: [&str; 35] = [
 ];
 
 /// What these begin with. Envoy at an edge takes all of `x-envoy-` from clients too.
-const X_FORWARDING_STARTS: [&str; 10] = [
+const X_FORWARDING_STARTS: [&str; 11] = [
     "amzn-mtls-",
     "amzn-tls-",
     "client-cert",
+    "client-ssl-",
     "client-subject",
     "envoy-",
     "forwarded-",
@@ -100,21 +115,28 @@ const FORWARDING_ENDS: [&str; 7] = [
 /// and Cloudflare's proxies, authentik, Vouch, Grafana, Tailscale, Shibboleth and mod_auth_openidc. No client has a word in them, and no
 /// trusted proxy either: who it is this gateway finds out. `x-user`, `x-user-id` and the like are an application's as often as a
 /// gateway's: they go where the configuration tells in them who it is (`Gateway::told_fields`).
-const IDENTITY: [&str; 34] = [
+const IDENTITY: [&str; 46] = [
     "cf-access-",
     "impersonate-",
-    "iv-user",
+    "iv-",
+    "oam-remote-user",
     "oidc-access-token",
     "oidc-claim-",
     "oidc-id-token",
+    "openid-connect-",
+    "pomerium-jwt-assertion",
     "remote-",
     "shib-",
+    "sm-user",
     "tailscale-user-",
+    "teleport-jwt-assertion",
     "x-amzn-oidc-",
     "x-anonymous-consumer",
+    "x-apisix-consumer",
     "x-apigateway-api-userinfo",
     "x-appengine-",
     "x-auth-request-",
+    "x-authelia-",
     "x-authenticated-",
     "x-authentik-",
     "x-consumer-",
@@ -122,15 +144,20 @@ const IDENTITY: [&str; 34] = [
     "x-endpoint-api-userinfo",
     "x-goog-authenticated-user-",
     "x-goog-iap-jwt-assertion",
+    "x-impersonate-",
     "x-jwt-assertion",
     "x-jwt-claim",
     "x-jwt-payload",
+    "x-kong-jwt-claim-",
     "x-ms-client-principal",
     "x-ms-token-aad-",
     "x-oidc-",
     "x-pomerium-claim-",
     "x-pomerium-jwt-assertion",
+    "x-proxiedentitieschain",
     "x-remote-",
+    "x-rh-identity",
+    "x-spiffe-id",
     "x-token-subject",
     "x-userinfo",
     "x-vouch-",
@@ -194,15 +221,30 @@ fn is_of_identity(name: &str) -> bool {
         [b'x', b'-', third, ..] => {
             matches!(
                 third,
-                b'a' | b'c' | b'e' | b'g' | b'j' | b'm' | b'o' | b'p' | b'r' | b't' | b'u' | b'v' | b'w'
+                b'a' | b'c'
+                    | b'e'
+                    | b'g'
+                    | b'i'
+                    | b'j'
+                    | b'k'
+                    | b'm'
+                    | b'o'
+                    | b'p'
+                    | b'r'
+                    | b's'
+                    | b't'
+                    | b'u'
+                    | b'v'
+                    | b'w'
             )
         }
         [b'c', b'f', ..]
         | [b'i', b'm' | b'v', ..]
-        | [b'o', b'i', ..]
+        | [b'o', b'a' | b'i' | b'p', ..]
+        | [b'p', b'o', b'm', ..]
         | [b'r', b'e', b'm', ..]
-        | [b's', b'h', ..]
-        | [b't', b'a', ..] => true,
+        | [b's', b'h' | b'm', ..]
+        | [b't', b'a' | b'e', ..] => true,
         _ => false,
     };
     may_be && IDENTITY.iter().any(|start| name.starts_with(start))

@@ -1,6 +1,6 @@
 //! The door: whose request it is, in which form, and for which route.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, LOCATION, ORIGIN, USER_AGENT};
@@ -134,7 +134,14 @@ impl Passage {
             self.record.request_id = client::request_id(arrival.headers, true);
         }
         self.effects.note(|| {
-            let word = if client.peer_trusted { "named by a trusted proxy" } else { "the peer itself" };
+            let direct =
+                arrival.connection.peer.map_or(Ipv4Addr::LOCALHOST.into(), |peer| peer.ip().to_canonical());
+            let is_named = client.address != direct;
+            let word = match (client.peer_trusted, is_named) {
+                (true, true) => "named by a trusted proxy",
+                (true, false) => "a trusted proxy itself, which names nobody",
+                (false, _) => "the peer itself",
+            };
             step("client", "pass", format!("{} ({word})", client.address))
         });
         self.client = Some(client.clone());
