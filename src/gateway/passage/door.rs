@@ -134,8 +134,8 @@ impl Passage {
             self.record.request_id = client::request_id(arrival.headers, true);
         }
         self.effects.note(|| {
-            let direct =
-                arrival.connection.peer.map_or(Ipv4Addr::LOCALHOST.into(), |peer| peer.ip().to_canonical());
+            let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
+            let direct = arrival.connection.peer.map_or(local, |peer| peer.ip().to_canonical());
             let is_named = client.address != direct;
             let word = match (client.peer_trusted, is_named) {
                 (true, true) => "named by a trusted proxy",
