@@ -110,6 +110,7 @@ impl Connection {
 pub struct Fate {
     stalled: AtomicBool,
     late_head: AtomicBool,
+    cut: AtomicBool,
     ends: AtomicBool,
     answered: Mutex<Option<Instant>>,
     rejudged: Mutex<Option<([u8; 32], bool)>>,
@@ -142,6 +143,16 @@ impl Fate {
     /// Whether the connection ends because its client did not read.
     pub fn is_stalled(&self) -> bool {
         self.stalled.load(Ordering::Acquire)
+    }
+
+    /// The answer on its way is not whole, and nothing but the connection's end would tell: it must not end as a whole one does.
+    pub fn note_cut(&self) {
+        self.cut.store(true, Ordering::Release);
+    }
+
+    /// Whether the connection ends so.
+    pub fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Acquire)
     }
 
     /// The client has begun a head, or another frame of HTTP/2, and not finished it in time.

@@ -222,6 +222,16 @@ impl Conn {
         }
     }
 
+    /// Whether it ends within an answer that only its end would tell from a whole one. Then it ends by a reset, and without TLS's good-bye.
+    fn is_cut(&mut self) -> bool {
+        let is_cut = self.connection.fate.is_cut();
+        if is_cut && let Some(sock) = self.io.sock() {
+            self.failed = true;
+            sock.reset_on_close();
+        }
+        is_cut
+    }
+
     /// Bounds a write that waits. The kernel is told (`listen::UNSENT`) to take more only when half of what it holds unsent has
     /// gone, so that what starts the time anew is a client that has taken that much and not one that takes a byte.
     fn bound<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -308,6 +318,9 @@ impl AsyncWrite for Conn {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_drain(cx))?;
+        if self.is_cut() {
+            return Poll::Ready(Ok(()));
+        }
         self.io.poll_shutdown(cx)
     }
 }
@@ -316,6 +329,9 @@ impl AsyncWrite for Conn {
 impl Shutdown for Conn {
     /// Half-closes; what the client still sends is discarded for a while once the connection is dropped.
     async fn shutdown(&mut self) {
+        if self.is_cut() {
+            return;
+        }
         // A failure is no news: the connection ends here either way.
         let _ = tokio::time::timeout(CLOSING, AsyncWriteExt::shutdown(self)).await;
     }
@@ -324,6 +340,9 @@ impl Shutdown for Conn {
 impl Drop for Conn {
     /// Closing an unread socket resets it, and a reset can overtake the answer: a task of its own closes with patience.
     fn drop(&mut self) {
+        if self.is_cut() {
+            return;
+        }
         let io = std::mem::replace(&mut self.io, Io::Gone);
         if self.failed || self.ended && self.output.is_empty() {
             return;

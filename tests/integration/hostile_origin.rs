@@ -5,6 +5,8 @@
 //! request that met what the first left on the connection would get the wrong answer.
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -516,6 +518,50 @@ fn an_answer_that_breaks_off_is_not_made_whole() {
             );
         }
     }
+}
+
+#[test]
+fn an_answer_that_breaks_off_is_not_made_whole_for_http_1_0() {
+    let origin = Origin::each(|head, peer| {
+        peer.drain_body(head);
+        peer.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nright\r\n");
+        std::thread::sleep(Duration::from_millis(300));
+        if head.starts_with("GET /whole ") { peer.write("0\r\n\r\n") } else { false }
+    });
+    let (place, authority) = (Place::new(), Authority::new());
+    authority.issue(&["gate.example"]).write(&place, "gate");
+    let rest = format!(
+        "upstreams: {{o: {{servers: ['{}']}}}}\nroutes: [{{name: o, upstream: o}}]\n",
+        origin.address()
+    );
+    let text = Place::with_base(&rest).replace(
+        "  - address: 127.0.0.1:0\n",
+        "  - address: 127.0.0.1:0\n  - address: 127.0.0.2:0\n    tls: {certificates: [{cert: gate.crt, key: gate.key}]}\n",
+    );
+    let gateway = place.start_whole(&text);
+    let request = |path: &str| format!("GET {path} HTTP/1.0\r\nHost: gate.example\r\n\r\n");
+    for (path, is_whole) in [("/whole", true), ("/cut", false)] {
+        let mut answer = Vec::new();
+        let mut plain = TcpStream::connect(gateway.address()).unwrap();
+        plain.write_all(request(path).as_bytes()).unwrap();
+        assert_eq!(plain.read_to_end(&mut answer).is_ok(), is_whole, "{path}");
+        let mut answer = Vec::new();
+        let mut tls = authority.connect(gateway.listener(1), "gate.example");
+        tls.write_all(request(path).as_bytes()).unwrap();
+        assert_eq!(tls.read_to_end(&mut answer).is_ok(), is_whole, "{path} over TLS");
+        if is_whole {
+            assert!(answer.ends_with(b"\r\n\r\nright"), "{}", String::from_utf8_lossy(&answer));
+        }
+    }
+    let told = gateway.access_of("/cut");
+    assert_eq!(
+        told["error"]["reason"]
+            .as_str()
+            .or(told["integration"]["error"].as_str())
+            .map(|told| told.starts_with("closed_early")),
+        Some(true),
+        "{told}"
+    );
 }
 
 /// TLS says when a stream is whole; without that, an end is a cut that anybody on the network can make.
