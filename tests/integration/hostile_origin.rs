@@ -553,15 +553,8 @@ fn an_answer_that_breaks_off_is_not_made_whole_for_http_1_0() {
             assert!(answer.ends_with(b"\r\n\r\nright"), "{}", String::from_utf8_lossy(&answer));
         }
     }
-    let told = gateway.access_of("/cut");
-    assert_eq!(
-        told["error"]["reason"]
-            .as_str()
-            .or(told["integration"]["error"].as_str())
-            .map(|told| told.starts_with("closed_early")),
-        Some(true),
-        "{told}"
-    );
+    let told = gateway.access_of("/cut").to_string();
+    assert!(told.contains("closed_early"), "{told}");
 }
 
 /// TLS says when a stream is whole; without that, an end is a cut that anybody on the network can make.
