@@ -51,7 +51,6 @@ impl Findings {
     /// h2 has handed this one over: whatever becomes of it has a record of its own.
     pub(super) fn accepted(&self, stream: u32) {
         self.streams().accepted(stream);
-        self.landing().accepted(stream);
     }
 
     /// Its answer is complete; what it holds it holds until that has left.
@@ -155,7 +154,12 @@ impl AsyncRead for Counted {
         let (open, begins) = (&mut this.open, &mut this.begins);
         this.arriving.scan(arrived, |frame| {
             match frame.kind {
-                HEADERS => *begins = findings.streams().arrives(frame),
+                HEADERS => {
+                    *begins = findings.streams().arrives(frame);
+                    if *begins {
+                        findings.landing().begins(frame.stream);
+                    }
+                }
                 RST_STREAM => drop(findings.landing().arrives(frame)),
                 _ => {}
             }

@@ -10,17 +10,24 @@ use crate::framing::frames::{DATA, END_STREAM, Frame, HEADERS, RST_STREAM};
 /// What a request holds while it is in flight.
 pub(super) type Held = Box<dyn Send>;
 
-/// The streams of a connection that h2 has handed over and that are not over; what those hold whose answers are complete.
+/// Streams that are known at once. A client that reads nothing can begin more than h2 will serve; what it holds beyond is let go as soon as it
+/// has been answered.
+const KEPT: usize = 1024;
+
+/// The streams of a connection that are not over; what those hold whose answers are complete. A stream is known from the HEADERS that begin
+/// it, since it may be over before h2 hands it over: h2 hands over what was reset in the same read as well.
 #[derive(Default)]
 pub(super) struct Landing(HashMap<u32, Option<Held>, FixedState>);
 
 impl Landing {
-    /// h2 has handed this one over.
-    pub(super) fn accepted(&mut self, stream: u32) {
-        self.0.insert(stream, None);
+    /// HEADERS of the client's begin this one.
+    pub(super) fn begins(&mut self, stream: u32) {
+        if self.0.len() < KEPT {
+            self.0.insert(stream, None);
+        }
     }
 
-    /// Its answer is complete. Gives back what it held where that has left already.
+    /// Its answer is complete. Gives back what it held where the stream is over already.
     pub(super) fn answered(&mut self, stream: u32, held: Held) -> Option<Held> {
         match self.0.get_mut(&stream) {
             Some(kept) => {
@@ -73,8 +80,14 @@ mod tests {
         let counted = Arc::new(());
         let held = || Box::new(Arc::clone(&counted)) as Held;
         let mut landing = Landing::default();
-        for stream in [1, 3, 5, 7] {
-            landing.accepted(stream);
+        for stream in [1, 3, 5, 7, 9, 11] {
+            landing.begins(stream);
+        }
+        // Reset by the client, and by h2, before anybody has heard of them.
+        assert!(landing.arrives(frame(RST_STREAM, 0, 9)).is_none());
+        assert!(landing.leaves(frame(RST_STREAM, 0, 11)).is_none());
+        for stream in [9, 11] {
+            drop(landing.answered(stream, held()).expect("it is over"));
         }
         // Gone before its task knows.
         assert!(landing.leaves(frame(HEADERS, 0, 1)).is_none());
@@ -88,6 +101,10 @@ mod tests {
         drop(landing.arrives(frame(RST_STREAM, 0, 5)));
         assert!(landing.arrives(frame(DATA, END_STREAM, 7)).is_none(), "the client's own end");
         assert_eq!((landing.waiting(), Arc::strong_count(&counted)), (1, 2));
+        // Of more than are kept, none is held for longer than its answer takes.
+        (0..10_000).for_each(|n| landing.begins(13 + 2 * n));
+        assert_eq!(landing.0.len(), KEPT);
+        assert!(landing.answered(20_001, held()).is_some());
         drop(landing);
         assert_eq!(Arc::strong_count(&counted), 1);
     }

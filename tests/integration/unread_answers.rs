@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::harness::frames::{Ending, Frame, Frames, WINDOW_UPDATE};
+use crate::harness::frames::{Ending, Frame, Frames, RST_STREAM, WINDOW_UPDATE};
 use crate::harness::{Authority, Connection, Origin, Place, Running, eventually};
 
 /// Bytes of an answer: more than is held of any, and less than fills the system's buffers of all.
@@ -75,6 +75,34 @@ fn whose_answers_lie_ready_is_in_flight() {
         reader.send(&Frame::get(2 * n + 1, "/read")).unwrap();
         assert!(matches!(reader.ending(2 * n + 1), Ending::Answer { .. }), "{n}");
     }
+}
+
+#[test]
+fn a_stream_that_is_over_before_it_is_served_is_not_in_flight() {
+    let origin = Origin::each(|request, peer| {
+        peer.drain_body(request);
+        peer.answer(200, "ok")
+    });
+    let limits = ", limits: {http2_streams: 100, requests_in_flight: 100}";
+    let (authority, gateway, [plain, secure]) = gateway(&origin, limits);
+    let ask = || Connection::open(plain).get("/plain").status;
+    let mut clients: Vec<_> = (0..16).map(|_| Frames::connect(secure, &authority, &[])).collect();
+    for client in &mut clients {
+        // In one piece: h2 hears of the reset before it hands the stream over, and hands it over all the same.
+        let frames: Vec<_> = (0..10)
+            .flat_map(|n| {
+                let stream = 2 * n + 1;
+                [Frame::get(stream, "/over"), Frame::new(RST_STREAM, 0, stream, [0, 0, 0, 8])]
+            })
+            .collect();
+        client.send_all(&frames).unwrap();
+        // The connection goes on.
+        client.send(&Frame::get(101, "/after")).unwrap();
+        assert!(matches!(client.ending(101), Ending::Answer { .. }));
+    }
+    eventually("all to be over", || (ask() == 200).then_some(()));
+    let resets: Vec<_> = (0..20).map(|_| ask()).collect();
+    assert_eq!(resets, [200; 20]);
 }
 
 #[test]
