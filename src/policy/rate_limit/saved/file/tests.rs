@@ -39,6 +39,13 @@ fn begun(directory: &Path) -> u64 {
     spend(&table, 0)
 }
 
+/// A process that begins with this directory at this moment.
+fn begin(directory: &Path, secret: u8, moment: SystemTime) -> (LimitsFile, Kept) {
+    let (file, table) = (new(directory), table(secret));
+    file.read_at(moment, std::slice::from_ref(&table), None);
+    (file, table)
+}
+
 /// A directory in which a process has left its file, and that file.
 fn ended() -> (tempfile::TempDir, PathBuf) {
     let place = tempfile::tempdir().unwrap();
@@ -79,11 +86,7 @@ fn who_has_not_served_writes_nothing() {
 #[test]
 fn what_a_process_that_began_later_has_written_stays() {
     let place = tempfile::tempdir().unwrap();
-    let begin = |secret| {
-        let (file, table) = (new(place.path()), table(secret));
-        file.read(std::slice::from_ref(&table), None);
-        (file, table)
-    };
+    let begin = |secret| begin(place.path(), secret, SystemTime::now());
     let ((first, own), (second, other)) = (begin(1), begin(2));
     spend(&own, 1);
     assert_eq!(spend(&other, 9), 1);
@@ -104,11 +107,7 @@ fn what_a_process_that_began_later_has_written_stays() {
 #[test]
 fn an_upgrade_that_is_given_up_leaves_the_word_to_who_goes_on() {
     let place = tempfile::tempdir().unwrap();
-    let begin = |secret| {
-        let (file, table) = (new(place.path()), table(secret));
-        file.read(std::slice::from_ref(&table), None);
-        (file, table)
-    };
+    let begin = |secret| begin(place.path(), secret, SystemTime::now());
     let ((first, own), (second, other)) = (begin(1), begin(2));
     spend(&other, 1);
     second.write(vec![other], Vec::new(), Some(SystemTime::now()));
@@ -120,11 +119,7 @@ fn an_upgrade_that_is_given_up_leaves_the_word_to_who_goes_on() {
 #[test]
 fn a_clock_that_was_ahead_once_is_forgotten_at_the_next_end() {
     let place = tempfile::tempdir().unwrap();
-    let begin = |secret, moment| {
-        let (file, table) = (new(place.path()), table(secret));
-        file.read_at(moment, std::slice::from_ref(&table), None);
-        (file, table)
-    };
+    let begin = |secret, moment| begin(place.path(), secret, moment);
     let now = SystemTime::now();
     let (ahead, own) = begin(1, now + Duration::from_secs(7 * 86_400));
     spend(&own, 4);
