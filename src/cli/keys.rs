@@ -2,6 +2,7 @@
 
 mod describe;
 mod import;
+mod list;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -15,11 +16,12 @@ use crate::config::units::Time;
 use crate::config::{Build, load_sections};
 use crate::gateway::document::Document;
 use crate::gateway::{Account, state_directory};
-use crate::policy::auth::api_key::{self, Listed, Made};
+use crate::policy::auth::api_key::{self, Made};
 use crate::server::privileges;
 use crate::state::{Access, Store, Unusable};
 pub(super) use describe::time;
 use describe::{Known, Told, Words};
+pub(super) use list::state;
 
 #[derive(Debug, Args)]
 pub(super) struct Keys {
@@ -347,7 +349,7 @@ fn run(asked: &Keys, place: &Place, out: &mut dyn Write, err: &mut dyn Write) ->
                 writeln!(out, "`{id}` was in {said} already")?;
             }
         }
-        Verb::List(_) => list(place, json, now, out)?,
+        Verb::List(_) => list::tell(place, json, now, out)?,
         Verb::Import(asked) => {
             let known = place.known()?;
             // Opened as who started this: the state's owner may not be able to.
@@ -384,90 +386,6 @@ fn tell(made: &Made, json: bool, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "id   {id}\nkey  {key}")?;
     }
     out.flush()
-}
-
-fn list(place: &Place, json: bool, now: i64, out: &mut dyn Write) -> Result<(), Failed> {
-    step_down(&place.directory, place.user.as_ref())?;
-    let path = Store::path_in(&place.directory);
-    let mut first = true;
-    let mut each = |listed: Listed| -> Result<(), Failed> {
-        if json {
-            write!(out, "{}\n  {}", if first { "[" } else { "," }, as_json(&listed, now))?;
-        } else {
-            if first {
-                writeln!(
-                    out,
-                    "{}",
-                    line(["ID", "STATE", "NAME", "OWNER", "PLAN", "SCOPES", "EXPIRES", "LAST USED"])
-                )?;
-            }
-            let Listed { id, description, last_used, .. } = &listed;
-            let scopes = description.scopes.join(",");
-            let at = |seconds: Option<i64>| seconds.map_or_else(|| "-".to_owned(), time);
-            let (expires, last_used) = (at(description.expires), at(*last_used));
-            let dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
-            writeln!(
-                out,
-                "{}",
-                line([
-                    id,
-                    state(&listed, now),
-                    &description.name,
-                    &description.owner,
-                    description.plan.as_deref().unwrap_or("-"),
-                    &dash(&scopes),
-                    &expires,
-                    &last_used
-                ])
-            )?;
-        }
-        first = false;
-        Ok(())
-    };
-    if let Some(mut store) = Store::open(&place.directory, Access::Look)? {
-        api_key::list(&mut store, now, &mut each)?;
-    }
-    match (json, first) {
-        (true, true) => writeln!(out, "[]")?,
-        (true, false) => writeln!(out, "\n]")?,
-        (false, true) if is_missing(&path) => writeln!(out, "no keys: `{}` is not there", path.display())?,
-        (false, true) => writeln!(out, "no keys")?,
-        (false, false) => {}
-    }
-    out.flush()?;
-    Ok(())
-}
-
-fn line(cells: [&str; 8]) -> String {
-    let [id, state, name, owner, plan, scopes, expires, used] = cells;
-    format!("{id:12}  {state:8}  {name:20}  {owner:20}  {plan:10}  {scopes:20}  {expires:20}  {used}")
-}
-
-pub(super) fn state(listed: &Listed, now: i64) -> &'static str {
-    match (listed.revoked, listed.description.expires) {
-        (Some(_), _) => "revoked",
-        (None, Some(expires)) if expires <= now => "expired",
-        (None, _) => "active",
-    }
-}
-
-fn as_json(listed: &Listed, now: i64) -> serde_json::Value {
-    let Listed { id, description, created, revoked, overlap, last_used } = listed;
-    json!({
-        "id": id,
-        "state": state(listed, now),
-        "name": description.name,
-        "owner": description.owner,
-        "plan": description.plan,
-        "scopes": description.scopes,
-        "addresses": description.addresses,
-        "routes": description.routes,
-        "created": time(*created),
-        "expires": description.expires.map(time),
-        "revoked": revoked.map(time),
-        "overlapUntil": overlap.map(time),
-        "lastUsed": last_used.map(time),
-    })
 }
 
 /// To be changed. One that was not there is made, which is told: where a gateway has keys, they are gone with the file in which they were.

@@ -84,7 +84,7 @@ fn a_stream_that_is_over_before_it_is_served_is_not_in_flight() {
         peer.answer(200, "ok")
     });
     let limits = ", limits: {http2_streams: 100, requests_in_flight: 100}";
-    let (authority, gateway, [plain, secure]) = gateway(&origin, limits);
+    let (authority, _gateway, [plain, secure]) = gateway(&origin, limits);
     let ask = || Connection::open(plain).get("/plain").status;
     let mut clients: Vec<_> = (0..16).map(|_| Frames::connect(secure, &authority, &[])).collect();
     for client in &mut clients {
@@ -101,8 +101,8 @@ fn a_stream_that_is_over_before_it_is_served_is_not_in_flight() {
         assert!(matches!(client.ending(101), Ending::Answer { .. }));
     }
     eventually("all to be over", || (ask() == 200).then_some(()));
-    let resets: Vec<_> = (0..20).map(|_| ask()).collect();
-    assert_eq!(resets, [200; 20]);
+    let asked: Vec<_> = (0..20).map(|_| ask()).collect();
+    assert_eq!(asked, [200; 20]);
 }
 
 #[test]
