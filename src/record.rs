@@ -245,7 +245,8 @@ fn civil(day: u64) -> (u64, u64, u64) {
 
 /// Appends a duration in milliseconds with three decimals, which is a JSON number: `1.234`.
 pub fn push_millis(duration: Duration, out: &mut Vec<u8>) {
-    let micros = duration.as_micros();
+    // Half a million years of them fit.
+    let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     let mut buffer = itoa::Buffer::new();
     out.extend_from_slice(buffer.format(micros / 1_000).as_bytes());
     // With a thousand in front the fraction keeps its zeros: 1007 → .007

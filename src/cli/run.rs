@@ -12,7 +12,7 @@ use crate::config::Build;
 use crate::descriptors;
 use crate::gateway::document::Document;
 use crate::gateway::{Gateway, ListenAddress, state_directory};
-use crate::observe::{Metrics, Polled, Sample, Settings};
+use crate::observe::{self, Metrics, Polled, Sample, Settings};
 use crate::policy::auth::Figure;
 use crate::policy::auth::api_key::Keys;
 use crate::policy::auth::identity_token::TokenFigures;
@@ -27,7 +27,7 @@ use crate::upstream::{RetryOn, Waiting};
 /// The gateway in force, for whoever tells of it.
 type Current = Arc<Mutex<Arc<Gateway>>>;
 
-/// How long the last lines of the access log may take.
+/// How long the last lines of a log may take.
 const FLUSH: Duration = Duration::from_secs(2);
 /// How long the last counts of quotas may take: another process may be writing to the store.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -130,10 +130,14 @@ fn serve(
         limits.write(in_force(&current).kept_limits(), claims, draining);
     }
     in_force(&current).telling().flush(FLUSH);
+    let heard = observe::flush(FLUSH);
     match served {
         Ok(()) => 0,
         Err(error) => {
-            let _ = writeln!(err, "error: {error}");
+            // Nobody is told who does not read: a write would wait for him.
+            if heard {
+                let _ = writeln!(err, "error: {error}");
+            }
             1
         }
     }
@@ -221,6 +225,7 @@ fn settle(
             log::warn!("{message}");
         }
         gateway.telling().start();
+        observe::let_a_thread_write();
         Ok(())
     })
 }
@@ -294,6 +299,7 @@ fn poll(metrics: &Metrics, counts: &Arc<Counts>, current: &Current, live: &Arc<L
         for expiry in counts.expiries() {
             tell(Polled::CertificateNotAfter, &[&expiry.listener, &expiry.name], seconds(expiry.not_after));
         }
+        tell(Polled::RequestsHeld, &[], size(counts.requests_held()));
         if let Some(live) = live.upgrade() {
             tell(Polled::AnswerBytesWaiting, &[], size(Waiting::of(&live).bytes()));
         }

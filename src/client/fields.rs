@@ -55,7 +55,7 @@ pub enum Upgrade {
 }
 
 /// What [`strip_hop_by_hop`] ends. Not a constant: one would be made and dropped anew wherever it is looked through.
-static GONE: [HeaderName; 7] = [
+pub(super) static GONE: [HeaderName; 7] = [
     header::CONNECTION,
     KEEP_ALIVE,
     PROXY_CONNECTION,
@@ -72,7 +72,7 @@ pub fn strip_hop_by_hop(fields: &mut impl Fields, upgrade: Upgrade, relied: impl
     // One pass over the names costs less than seven look-ups: most heads have one of these or none.
     let mut found = [false; GONE.len()];
     for name in fields.fields().keys() {
-        if let Some(found) = GONE.iter().position(|gone| gone == name).and_then(|at| found.get_mut(at)) {
+        if let Some(found) = place_in_gone(name.as_str()).and_then(|at| found.get_mut(at)) {
             *found = true;
         }
     }
@@ -92,6 +92,20 @@ pub fn strip_hop_by_hop(fields: &mut impl Fields, upgrade: Upgrade, relied: impl
     }
     if keep_upgrade {
         fields.set(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+}
+
+/// Where [`GONE`] has it. By length first, which few other names have in common with one of these.
+pub(super) fn place_in_gone(name: &str) -> Option<usize> {
+    match (name.len(), name) {
+        (10, "connection") => Some(0),
+        (10, "keep-alive") => Some(1),
+        (16, "proxy-connection") => Some(2),
+        (2, "te") => Some(3),
+        (7, "trailer") => Some(4),
+        (14, "http2-settings") => Some(5),
+        (7, "upgrade") => Some(6),
+        _ => None,
     }
 }
 

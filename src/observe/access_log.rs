@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::metrics::Metrics;
-use super::sink::Sink;
+use super::sink::{Lines, Sink};
 use super::{Access, AccessTarget};
 use crate::config::{Build, OrNone, Spanned};
 use crate::record::{ErrorFacts, Integration, Phase, Record, RouteFacts, Timestamp, push_millis};
@@ -57,8 +57,9 @@ impl AccessLog {
             return None;
         };
         let target = compile_target(to, build)?;
-        let sink = live
-            .find_or("access_log", &target.to_string(), || Sink::new(target.clone(), metrics.log_dropped()));
+        let sink = live.find_or("access_log", &target.to_string(), || {
+            Sink::new(Lines::Access, target.clone(), metrics.log_dropped())
+        });
         Some(Self {
             sink,
             format: format?,
@@ -469,7 +470,7 @@ mod tests {
 
     fn json(record: &Record) -> String {
         let log = AccessLog {
-            sink: Arc::new(Sink::new(AccessTarget::Stdout, Arc::default())),
+            sink: Arc::new(Sink::new(Lines::Access, AccessTarget::Stdout, Arc::default())),
             format: Format::Json,
             routes: vec![RouteText::of(&route())],
         };

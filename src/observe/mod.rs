@@ -10,5 +10,5 @@ mod telling;
 
 pub use config::{Access, AccessTarget, Config, Format};
 pub use metrics::{Counter, Gauge, Metrics, Polled, Sample};
-pub use operational::Settings;
+pub use operational::{Settings, flush, let_a_thread_write};
 pub use telling::{GATEWAY, Retry, Telling};

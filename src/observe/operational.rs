@@ -1,18 +1,21 @@
 //! The operational log: what the gateway says of itself, through `log`, to standard error.
 //!
-//! Lines are written where they are said, not by a thread: they are few (nothing on a request's way says anything at `info`), and
-//! the last ones before an end matter most.
+//! Until the gateway serves, lines are written where they are said. From then on a thread writes them ([`let_a_thread_write`]): where
+//! nobody reads standard error (a log collector that hangs, a terminal that is held), nobody who says something may wait for it,
+//! be it a reload, the signal to stop or a request at `debug`. What finds no room is dropped, and how much is said afterwards.
 //!
 //! Pingora says something for each failed request, with its query, which may hold secrets. Our record of that request has the
 //! same facts, so Pingora is silent unless the list of levels names it. So is the crate `redis`: it quotes what a store's nodes have said.
 
 use std::io::Write;
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
 
 use log::{LevelFilter, Log, Metadata};
 
-use super::{Config, Format};
+use super::sink::{Lines, Sink};
+use super::{AccessTarget, Config, Format};
 use crate::config::{Build, Spanned};
 use crate::record::Timestamp;
 use crate::template::{Escape, escape, push_json};
@@ -129,12 +132,59 @@ fn refuse(level: &Spanned<String>, cause: String, build: &mut Build) {
     build.errors.push(&level.site, &*level.path, cause, cure);
 }
 
+/// From now on a thread writes the lines, and nobody else waits for standard error. Called once, when the process has become the
+/// user that it stays: a thread that is there before would not change with it.
+pub fn let_a_thread_write() {
+    LOGGER.output.get_or_init(|| Output::new(AccessTarget::Stderr)).sink.start();
+}
+
+/// Waits until every line so far is written, but no longer than `patience`. Whether they are: false where nobody reads them.
+pub fn flush(patience: Duration) -> bool {
+    LOGGER.output.get().is_none_or(|output| output.sink.flush(patience))
+}
+
 #[derive(Debug)]
 struct Logger {
     settings: RwLock<Option<Arc<Settings>>>,
+    output: OnceLock<Output>,
 }
 
-static LOGGER: Logger = Logger { settings: RwLock::new(None) };
+static LOGGER: Logger = Logger { settings: RwLock::new(None), output: OnceLock::new() };
+
+/// The thread that writes.
+#[derive(Debug)]
+struct Output {
+    sink: Sink,
+    dropped: Arc<AtomicU64>,
+    /// How many of those are said.
+    told: AtomicU64,
+}
+
+impl Output {
+    fn new(target: AccessTarget) -> Self {
+        let dropped = Arc::default();
+        Self {
+            sink: Sink::new(Lines::Operational, target, Arc::clone(&dropped)),
+            dropped,
+            told: AtomicU64::new(0),
+        }
+    }
+
+    /// A line, and before it how many were lost since the last one that found room.
+    fn write(&self, settings: &Settings, line: &[u8]) {
+        self.sink.write(0, |out| {
+            let dropped = self.dropped.load(Ordering::Relaxed);
+            let lost = dropped - self.told.swap(dropped, Ordering::Relaxed);
+            if lost > 0 {
+                let args = format_args!("{lost} lines of this log were lost: nobody read it");
+                let record =
+                    log::Record::builder().level(log::Level::Warn).target(module_path!()).args(args).build();
+                out.extend_from_slice(&settings.line(SystemTime::now(), &record));
+            }
+            out.extend_from_slice(line);
+        });
+    }
+}
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
@@ -150,12 +200,17 @@ impl Log for Logger {
         let settings = self.settings.read().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(settings) = settings {
             let line = settings.line(SystemTime::now(), record);
-            // Where standard error is gone there is nobody left to tell.
-            let _ = std::io::stderr().lock().write_all(&line);
+            match self.output.get() {
+                Some(output) => output.write(&settings, &line),
+                // Where standard error is gone there is nobody left to tell.
+                None => drop(std::io::stderr().lock().write_all(&line)),
+            }
         }
     }
 
-    fn flush(&self) {}
+    fn flush(&self) {
+        flush(Duration::from_secs(1));
+    }
 }
 
 #[cfg(test)]
@@ -198,6 +253,45 @@ mod tests {
             settings("info", Format::Text).unwrap().level_of("pingora"),
             Settings::default().level_of("pingora")
         );
+    }
+
+    #[test]
+    fn where_nobody_reads_lines_are_dropped_and_counted_aloud() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pipe");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        // Both ends: a FIFO opened for writing alone waits for its reader.
+        let mut reader = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let output = Output::new(AccessTarget::File(path));
+        let settings = Settings::default();
+        let line = [&[b'x'; 1023][..], b"\n"].concat();
+        let began = std::time::Instant::now();
+        for _ in 0..4_000 {
+            output.write(&settings, &line);
+        }
+        assert!(began.elapsed() < Duration::from_secs(5), "nobody waits");
+        assert!(!output.sink.flush(Duration::from_millis(50)), "nothing can be flushed into a full pipe");
+        let lost = output.dropped.load(Ordering::Relaxed);
+        assert!((1_000..4_000).contains(&lost), "{lost}");
+        let heard = std::thread::spawn(move || {
+            let mut heard = Vec::new();
+            let mut piece = [0; 65536];
+            while !heard.ends_with(b"the last\n") {
+                let read = std::io::Read::read(&mut reader, &mut piece).unwrap();
+                heard.extend_from_slice(&piece[..read]);
+            }
+            String::from_utf8(heard).unwrap()
+        });
+        assert!(output.sink.flush(Duration::from_secs(10)));
+        output.write(&settings, b"first\n");
+        output.write(&settings, b"the last\n");
+        let heard = heard.join().unwrap();
+        let said = format!(
+            "WARN  {}: {lost} lines of this log were lost: nobody read it\nfirst\nthe last\n",
+            module_path!().trim_end_matches("::tests")
+        );
+        assert!(heard.ends_with(&said), "{}", &heard[heard.len() - 300..]);
     }
 
     #[test]

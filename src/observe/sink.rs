@@ -26,6 +26,15 @@ const IDLE_ROUNDS: u32 = 100;
 /// How often the same trouble is told.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
+/// What the lines of a sink are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lines {
+    /// A line a request.
+    Access,
+    /// What the gateway says of itself. Its troubles are not told: they would be lines of it.
+    Operational,
+}
+
 /// A log's way out. Dropped, it writes what is left in the background.
 #[derive(Debug)]
 pub(super) struct Sink {
@@ -34,6 +43,7 @@ pub(super) struct Sink {
 
 #[derive(Debug)]
 struct Shared {
+    lines: Lines,
     target: AccessTarget,
     /// All made from the start: the writer that goes to sleep must not miss one (see `Sink::write`).
     buffers: Shards<Mutex<Vec<u8>>>,
@@ -57,8 +67,9 @@ struct Flushes {
 
 impl Sink {
     /// A sink that has not opened anything yet: the first line or [`Sink::start`] does.
-    pub(super) fn new(target: AccessTarget, dropped: Arc<AtomicU64>) -> Self {
+    pub(super) fn new(lines: Lines, target: AccessTarget, dropped: Arc<AtomicU64>) -> Self {
         let shared = Shared {
+            lines,
             target,
             buffers: Shards::made(),
             dropped,
@@ -81,14 +92,17 @@ impl Sink {
     pub(super) fn start(&self) {
         self.shared.writer.get_or_init(|| {
             let shared = Arc::clone(&self.shared);
-            let spawned = thread::Builder::new().name("access-log".to_owned()).spawn(move || {
+            let lines = shared.lines;
+            let spawned = thread::Builder::new().name(lines.thread().to_owned()).spawn(move || {
                 Writer { output: None, torn: false, told: None, shared }.run();
             });
             match spawned {
                 Ok(handle) => handle.thread().clone(),
                 Err(error) => {
                     // Buffers fill, and lines are dropped and counted.
-                    log::error!("the access log's writer cannot be started: {error}");
+                    if lines == Lines::Access {
+                        log::error!("the access log's writer cannot be started: {error}");
+                    }
                     thread::current()
                 }
             }
@@ -145,6 +159,15 @@ impl Drop for Sink {
     fn drop(&mut self) {
         self.shared.stopped.store(true, Ordering::Release);
         self.shared.wake();
+    }
+}
+
+impl Lines {
+    fn thread(self) -> &'static str {
+        match self {
+            Self::Access => "access-log",
+            Self::Operational => "log",
+        }
     }
 }
 
@@ -284,6 +307,9 @@ impl Writer {
     }
 
     fn tell(&mut self, what: &str, error: &io::Error) {
+        if self.shared.lines == Lines::Operational {
+            return;
+        }
         let now = Instant::now();
         if self.told.is_none_or(|told| now.duration_since(told) >= TELL_EVERY) {
             self.told = Some(now);
@@ -312,7 +338,7 @@ mod tests {
     use super::*;
 
     fn sink(path: impl Into<PathBuf>) -> Sink {
-        Sink::new(AccessTarget::File(path.into()), Arc::default())
+        Sink::new(Lines::Access, AccessTarget::File(path.into()), Arc::default())
     }
 
     fn dropped(sink: &Sink) -> u64 {

@@ -40,6 +40,8 @@ pub(super) struct Stage {
     /// Time spent waiting for the client's body in a phase of ours.
     pub(super) client_wait: Duration,
     own: Option<Duration>,
+    /// An answer is on its way whose end only the connection's will tell (to HTTP/1.0, without a length).
+    pub(super) ends_unsaid: bool,
 }
 
 /// The way to an upstream.
@@ -85,6 +87,7 @@ impl Ctx {
             course: None,
             client_wait: Duration::ZERO,
             own: None,
+            ends_unsaid: false,
         }))
     }
 
@@ -146,6 +149,7 @@ impl Stage {
     /// Notes that the answer is complete, before its last piece is written. What is still to come of the request's body nobody needs, and
     /// it is under way no more.
     pub(super) fn note_answered(&mut self) {
+        self.ends_unsaid = false;
         self.passage.effects.limits.give_back();
         let open = self.course.as_ref().is_some_and(|course| {
             course.has_body && course.attempt.as_ref().is_some_and(|attempt| attempt.sent().is_none())
@@ -153,6 +157,13 @@ impl Stage {
         if open {
             pace::note_answered();
             self.connection.fate.set_answered(Some(Instant::now()));
+        }
+    }
+
+    /// Notes that the answer is not whole, where nothing but the connection's end would tell.
+    pub(super) fn note_cut(&self) {
+        if self.ends_unsaid {
+            self.connection.fate.note_cut();
         }
     }
 
@@ -217,6 +228,7 @@ impl Drop for Ctx {
                     stage.passage.record.status = StatusCode::REQUEST_TIMEOUT.as_u16();
                 }
             }
+            stage.note_cut();
             stage.note_silence("abandoned", "the request was dropped before it was finished");
             self.settle(None);
         }

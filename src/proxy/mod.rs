@@ -298,6 +298,7 @@ impl ProxyHttp for Gate {
             framing.restore(headers, version);
         });
         if version == Version::HTTP_10 && !head.headers.contains_key(http::header::CONTENT_LENGTH) {
+            stage.ends_unsaid = true;
             session.as_downstream_mut().set_keepalive(None);
         }
         if stage.connection.is_leaving() && !tunnel {
@@ -365,12 +366,7 @@ impl ProxyHttp for Gate {
             let _ = session.respond_error(500).await;
             return FailToProxy { error_code: 500, can_reuse_downstream: false };
         };
-        // To HTTP/1.0 an answer without a length is whole where the connection ends.
-        let is_open = |head: &ResponseHeader| !head.headers.contains_key(http::header::CONTENT_LENGTH);
-        if session.req_header().version == Version::HTTP_10 && session.response_written().is_some_and(is_open)
-        {
-            stage.connection.fate.note_cut();
-        }
+        stage.note_cut();
         let status = if *error.etype() == peer::NO_HEALTHY_SERVER {
             stage.note_error("no_healthy_server");
             let message = "no server of the upstream is healthy";

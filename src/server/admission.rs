@@ -35,6 +35,10 @@ impl Shared {
     fn give_back(&self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
+
+    fn taken(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// What is taken at the moment.
@@ -45,6 +49,13 @@ pub(super) struct Taken {
     patient: Shared,
     clients: Clients,
     told: Mutex<Told>,
+}
+
+impl Taken {
+    /// Requests in flight.
+    pub(super) fn requests(&self) -> usize {
+        self.requests.taken()
+    }
 }
 
 /// Whose connections are counted together: an address, or an IPv6 network of 64 bits, which is what one subscriber has.

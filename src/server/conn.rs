@@ -35,6 +35,8 @@ const READ: usize = 32 * 1024;
 const PIPELINED: usize = 64 * 1024;
 /// Writes up to this size wait for the next flush: a head and its body leave in one send (14 % of the CPU a request).
 const COALESCED: usize = 16 * 1024;
+/// Room for what is written behind a head: the body of a small answer.
+const BESIDE: usize = 512;
 /// What closing may take while the client does not read.
 const CLOSING: Duration = Duration::from_secs(10);
 
@@ -291,6 +293,9 @@ impl AsyncWrite for Conn {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         if !this.ended && this.output.len() + buf.len() <= COALESCED {
+            if this.output.capacity() == 0 {
+                this.output.reserve(buf.len() + BESIDE);
+            }
             this.output.extend_from_slice(buf);
             return Poll::Ready(Ok(buf.len()));
         }

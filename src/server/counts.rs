@@ -127,6 +127,11 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Requests that `server.limits.requests_in_flight` counts.
+    pub fn requests_held(&self) -> usize {
+        self.taken.requests()
+    }
+
     /// The counts of a listener, found by its name.
     pub fn listener(&self, name: &Arc<str>) -> Arc<ListenerCounts> {
         let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);

@@ -43,6 +43,10 @@ pub fn harden() -> io::Result<()> {
             "no_new_privs does not hold for every thread: the program cannot be executed again: {error}"
         );
     }
+    // What was executed by that path is called `exe` by ps, top and killall.
+    if let Err(error) = rustix::thread::set_name(c"portcullis") {
+        log::debug!("the process cannot be given its name: {error}");
+    }
     limit(Resource::Core, "core dumps", Rlimit { current: Some(0), maximum: Some(0) });
     // A limit of 0 does not keep a dump from a program that the kernel pipes it to (core(5)).
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;

@@ -1,10 +1,12 @@
 //! Exit statuses, and what a wrong file, key, address or permission looks like: one clear error each, nothing half started.
 
 use std::net::TcpListener;
-use std::process::Output;
+use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Authority, Connection, Place};
+use rustix::process::{Pid, Signal};
+
+use crate::harness::{Authority, Connection, Place, eventually};
 
 fn errors(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -44,6 +46,57 @@ fn usage_and_a_missing_file_are_64() {
     place.write("bytes.yaml", b"routes: \xff\xfe");
     ends_with(&place.portcullis(&["check", "--config", "bytes.yaml"]), 64, &["bytes.yaml"]);
     ends_with(&place.portcullis(&["check", "--config", "."]), 64, &[]);
+}
+
+#[test]
+fn who_does_not_read_standard_error_keeps_nothing_waiting() {
+    let place = Place::new();
+    let socket = place.path("gate.sock");
+    let text = |rest: &str| {
+        Place::with_base(&format!("{GOOD}{rest}"))
+            .replace("address: 127.0.0.1:0", &format!("address: 'unix:{}'", socket.display()))
+    };
+    place.write("portcullis.yaml", text(""));
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut command = place.command();
+    command.args(["run", "--config", "portcullis.yaml"]).stdin(Stdio::null()).stdout(Stdio::null());
+    let mut gateway = Ended(command.stderr(writer.try_clone().unwrap()).spawn().unwrap());
+    let status = |path: &str| {
+        let served = std::os::unix::net::UnixStream::connect(&socket).is_ok();
+        served.then(|| Connection::over_unix(&socket).get(path).status)
+    };
+    eventually("it to serve", || (status("/hello") == Some(200)).then_some(()));
+    let name = std::fs::read_to_string(format!("/proc/{}/comm", gateway.0.id())).unwrap();
+    assert_eq!(name, "portcullis\n");
+    // A log collector that hangs.
+    rustix::io::ioctl_fionbio(&writer, true).unwrap();
+    while rustix::io::write(&writer, &[b'x'; 512]).is_ok() {}
+    while rustix::io::write(&writer, b"x").is_ok() {}
+    rustix::io::ioctl_fionbio(&writer, false).unwrap();
+    place
+        .write("portcullis.yaml", text("  - {name: other, match: {path: /other}, respond: {status: 204}}\n"));
+    signal(&gateway.0, Signal::HUP);
+    eventually("the other route", || (status("/other") == Some(204)).then_some(()));
+    signal(&gateway.0, Signal::TERM);
+    let began = Instant::now();
+    let ended = eventually("its end", || gateway.0.try_wait().unwrap());
+    assert_eq!(ended.code(), Some(0), "{:?}", began.elapsed());
+    drop(reader);
+}
+
+/// A process that does not outlive its test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn signal(child: &Child, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
 }
 
 #[test]

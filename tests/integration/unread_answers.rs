@@ -61,6 +61,9 @@ fn whose_answers_lie_ready_is_in_flight() {
         };
         (stays() && stays() && stays()).then_some(())
     });
+    // What is counted is told, and is not what has yet to be answered.
+    let held = gateway.metrics().get("portcullis_requests_held", &[]);
+    assert!(held.is_some_and(|held| held > 40.0), "{held:?}");
     eventually("the client to be given up", || (ask() == 200).then_some(()));
     let told = eventually("a record", || {
         let lines = gateway.place.read("access.log");

@@ -190,6 +190,7 @@ impl Metrics {
             Polled::ApiKeys.definition().gauges(told(Polled::ApiKeys, Vec::new())),
             Polled::ApiKeyBytes.definition().gauges(told(Polled::ApiKeyBytes, Vec::new())),
             Polled::AnswerBytesWaiting.definition().gauges(told(Polled::AnswerBytesWaiting, Vec::new())),
+            Polled::RequestsHeld.definition().gauges(told(Polled::RequestsHeld, Vec::new())),
             Polled::ApiKeysStale.definition().gauges(told(Polled::ApiKeysStale, Vec::new())),
             Polled::IssuerFetches.definition().counters(told(Polled::IssuerFetches, Vec::new())),
             Polled::IssuerKeys.definition().gauges(told(Polled::IssuerKeys, Vec::new())),

@@ -17,6 +17,8 @@ pub enum Polled {
     CertificateNotAfter,
     /// `portcullis_answer_bytes_waiting`
     AnswerBytesWaiting,
+    /// `portcullis_requests_held`
+    RequestsHeld,
     /// `portcullis_api_keys`
     ApiKeys,
     /// `portcullis_api_key_bytes`
@@ -149,6 +151,11 @@ impl Polled {
             Self::AnswerBytesWaiting => Definition {
                 name: "portcullis_answer_bytes_waiting",
                 help: "Bytes of answers that were read in pieces above 4 KiB and wait for clients to take them.",
+                labels: &[],
+            },
+            Self::RequestsHeld => Definition {
+                name: "portcullis_requests_held",
+                help: "Requests that `server.limits.requests_in_flight` counts: on their way, or over HTTP/2 until the client has taken the answer.",
                 labels: &[],
             },
             Self::ApiKeysStale => Definition {
