@@ -255,9 +255,9 @@ class Bench:
                    "--disable-hot-restart"]
         return self._start(name, place, program, port, token=self.token if jwt else None)
 
-    def portcullis(self, name="portcullis", tls=False, routes=None, binary="portcullis", jwt=False, under=()):
+    def portcullis(self, name="portcullis", tls=False, routes=None, binary="portcullis", jwt=False, under=(), own=False):
         """Portcullis: a worker a core, access log to a file as JSON, metrics on; with `jwt`, a token is wanted. `under` is the
-        command that runs it, if any: valgrind's."""
+        command that runs it, if any: valgrind's. `own` runs a copy of the program's file."""
         place, port, status = self._place(name), free_port(), free_port()
         listener = f"  - address: 127.0.0.1:{port}\n"
         if tls:
@@ -272,9 +272,13 @@ class Bench:
             f"{self._auth(jwt)}"
             f"routes:\n{_routes(routes)}"
         )
-        arguments = [*under, self.binaries[binary], "run", "--config", str(config)]
+        program = shutil.copy(self.binaries[binary], place / "program") if own else self.binaries[binary]
+        arguments = [*under, str(program), "run", "--config", str(config)]
         path = route_path(0) if routes else "/"
         server = self._start(name, place, arguments, port, tls=tls, path=path, token=self.token if jwt else None)
+        if own:
+            # It lives as long as its process: the space is needed for the next.
+            os.unlink(program)
         server.status = f"http://127.0.0.1:{status}"
         return server
 
