@@ -116,6 +116,8 @@ impl Admitted {
 
 impl Passage {
     /// A request that begins.
+    // Made where it shall lie: it is large, and would be copied there.
+    #[inline(always)]
     pub fn new(
         gateway: Arc<Gateway>,
         connection: &Connection,
