@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
@@ -113,10 +113,38 @@ pub struct Fate {
     cut: AtomicBool,
     ends: AtomicBool,
     answered: Mutex<Option<Instant>>,
+    shut: Mutex<Shut>,
     rejudged: Mutex<Option<([u8; 32], bool)>>,
 }
 
+/// For how long a connection of HTTP/2 has had no window for content.
+#[derive(Debug, Default)]
+struct Shut {
+    since: Option<Instant>,
+    before: Duration,
+}
+
 impl Fate {
+    /// Whether the client may send content on this connection at all (RFC 9113 §5.2): other streams may have used up its window.
+    pub fn note_window(&self, is_shut: bool) {
+        let now = Instant::now();
+        let mut shut = self.shut.lock().unwrap_or_else(PoisonError::into_inner);
+        match is_shut {
+            true => _ = shut.since.get_or_insert(now),
+            false => {
+                let ended =
+                    shut.since.take().map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+                shut.before += ended;
+            }
+        }
+    }
+
+    /// For how long it could not, so far.
+    pub fn shut_for(&self) -> Duration {
+        let shut = self.shut.lock().unwrap_or_else(PoisonError::into_inner);
+        shut.before + shut.since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
     /// The connection shall end after the answer on its way: its client needs another one.
     pub fn end(&self) {
         self.ends.store(true, Ordering::Release);

@@ -33,14 +33,14 @@ fn scan(pieces: &[&[u8]], preface: usize) -> Vec<Told> {
     told
 }
 
-/// RFC 9113 §4.1: 24 bits of length, 8 of type, 8 of flags, 32 of stream, the payload. The error code of RST_STREAM (§6.4) and the
+/// RFC 9113 §4.1: 24 bits of length, 8 of type, 8 of flags, 32 of stream, the payload. The error code of RST_STREAM (§6.4), the increment of WINDOW_UPDATE (§6.9), and the
 /// last stream and error code of GOAWAY (§6.8) are waited for.
 fn oracle(mut rest: &[u8]) -> Vec<Told> {
     let mut told = Vec::new();
     while let [a, b, c, kind, flags, s, t, u, v, payload @ ..] = rest {
         let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
         let wanted = match kind {
-            3 => length.min(4),
+            3 | 8 => length.min(4),
             7 => length.min(8),
             _ => 0,
         };

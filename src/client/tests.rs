@@ -260,11 +260,11 @@ fn upstreams_are_told_what_is_known_and_nothing_else() {
 
 #[test]
 fn what_is_stripped_is_found_by_name() {
-    for (at, name) in super::fields::GONE.iter().enumerate() {
-        assert_eq!(super::fields::place_in_gone(name.as_str()), Some(at), "{name}");
+    for (at, name) in fields::GONE.iter().enumerate() {
+        assert_eq!(fields::place_in_gone(name.as_str()), Some(at), "{name}");
     }
     for name in ["", "to", "traileR", "location", "connectiom", "host"] {
-        assert_eq!(super::fields::place_in_gone(name), None, "{name}");
+        assert_eq!(fields::place_in_gone(name), None, "{name}");
     }
 }
 

@@ -16,6 +16,8 @@ pub const HEADERS: u8 = 1;
 pub const RST_STREAM: u8 = 3;
 /// Ends a connection, with an error code (RFC 9113 §6.8).
 pub const GOAWAY: u8 = 7;
+/// Opens a window, of a stream or of the connection, by so many bytes (RFC 9113 §6.9).
+pub const WINDOW_UPDATE: u8 = 8;
 /// Goes on with a header block (RFC 9113 §6.10).
 pub const CONTINUATION: u8 = 9;
 /// The flag of DATA and HEADERS that ends a stream's direction.
@@ -23,7 +25,7 @@ pub const END_STREAM: u8 = 0x1;
 /// The flag that ends a header block.
 pub const END_HEADERS: u8 = 0x4;
 
-/// The head of a frame, and the first bytes of those whose error code matters.
+/// The head of a frame, and the first bytes of those whose error code or increment matters.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'a> {
     /// Bytes of its payload.
@@ -34,7 +36,7 @@ pub struct Frame<'a> {
     pub flags: u8,
     /// Its stream; 0 for the connection.
     pub stream: u32,
-    /// The first four bytes of a RST_STREAM's payload, the first eight of a GOAWAY's, or all where there are fewer; of others none.
+    /// The first four bytes of a RST_STREAM's or WINDOW_UPDATE's payload, the first eight of a GOAWAY's, or all where there are fewer; of others none.
     pub payload: &'a [u8],
 }
 
@@ -131,7 +133,7 @@ impl Scanner {
         let [.., kind] = *self.head.first_chunk::<4>().unwrap_or(&[0; 4]);
         let wanted = match kind {
             _ if self.have < HEADER => 0,
-            RST_STREAM => 4,
+            RST_STREAM | WINDOW_UPDATE => 4,
             GOAWAY => PEEKED,
             _ => 0,
         };

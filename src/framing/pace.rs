@@ -52,6 +52,11 @@ impl BodyClock {
         }
     }
 
+    /// For so long of the time since then the client could send nothing, though it was waited for.
+    pub fn excuse(&mut self, time: Duration) {
+        self.since = self.since.map(|since| since.checked_add(time).unwrap_or(since));
+    }
+
     /// How many bytes of content have come so far.
     pub fn set_bytes(&mut self, bytes: u64) {
         self.bytes = bytes;
@@ -113,6 +118,19 @@ mod tests {
             clock.wait(now);
         }
         assert_eq!(due(&clock, began), 65_000);
+    }
+
+    #[test]
+    fn time_in_which_the_client_may_not_send_does_not_count() {
+        let began = Instant::now();
+        let at = |s| began + Duration::from_secs(s);
+        let mut clock = BodyClock::start(PACE, began);
+        clock.excuse(Duration::from_secs(3));
+        assert_eq!(due(&clock, began), 8_000);
+        clock.pause(at(4));
+        clock.excuse(Duration::from_secs(50));
+        clock.wait(at(10));
+        assert_eq!(due(&clock, began), 14_000, "one of five seconds was the client's");
     }
 
     #[test]

@@ -223,7 +223,9 @@ mod tests {
         for name in &HOP_BY_HOP {
             assert!(is_hop_by_hop(name.as_str()), "{name}");
         }
-        for name in ["", "to", "traileR", "location", "connectiom", "x-http2-settin", "transfer-encodinG", "host"] {
+        for name in
+            ["", "to", "traileR", "location", "connectiom", "x-http2-settin", "transfer-encodinG", "host"]
+        {
             assert!(!is_hop_by_hop(name), "{name}");
         }
     }

@@ -4,16 +4,21 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep_until;
 
 use crate::framing::{BodyClock, Pace};
+use crate::request::Connection;
 
 /// How long a client may go on with a body once its answer is complete, and how long a stream that is too late may take to be
 /// answered before it is reset.
 const LEFTOVERS: Duration = Duration::from_secs(5);
+
+/// How often it is seen whether a window that was shut still is.
+const LOOK: Duration = Duration::from_millis(100);
 
 tokio::task_local! {
     /// The body of the request that this task serves; unset where there is none.
@@ -29,14 +34,37 @@ struct Body {
     writing: bool,
     ended: bool,
     late: bool,
+    /// Whose window it shares with other streams, on HTTP/2.
+    connection: Option<Arc<Connection>>,
+    /// For how long that window had been shut when this was last looked at.
+    shut: Duration,
 }
 
 impl Body {
-    fn new(clock: BodyClock) -> Self {
-        Self { clock, wanted: false, writing: false, ended: false, late: false }
+    fn new(clock: BodyClock, connection: Option<Arc<Connection>>) -> Self {
+        let mut own = Self {
+            clock,
+            wanted: false,
+            writing: false,
+            ended: false,
+            late: false,
+            connection,
+            shut: Duration::ZERO,
+        };
+        own.excuse();
+        own
+    }
+
+    /// Takes from the clock the time in which the connection's window was shut since this was last asked; whether there was any.
+    fn excuse(&mut self) -> bool {
+        let shut = self.connection.as_ref().map_or(Duration::ZERO, |connection| connection.fate.shut_for());
+        let more = shut.saturating_sub(std::mem::replace(&mut self.shut, shut));
+        self.clock.excuse(more);
+        !more.is_zero()
     }
 
     fn run(&mut self) {
+        self.excuse();
         match self.wanted && !self.writing && !self.late {
             true => self.clock.wait(Instant::now()),
             false => self.clock.pause(Instant::now()),
@@ -45,23 +73,26 @@ impl Body {
 }
 
 /// Serves a request that has a body. One that comes too slowly is told 408 if it can be, and its stream is reset, or its connection closed, in
-/// any case: what is left of `request` is dropped.
-pub async fn watch(pace: Pace, request: impl Future<Output = ()>) {
+/// any case: what is left of `request` is dropped. While other streams of `connection` have used up its window, the client is not slow.
+pub async fn watch(pace: Pace, connection: Option<Arc<Connection>>, request: impl Future<Output = ()>) {
     let now = Instant::now();
     let mut clock = BodyClock::start(pace, now);
     clock.pause(now);
-    STREAM.scope(RefCell::new(Body::new(clock)), until_late(request)).await;
+    STREAM.scope(RefCell::new(Body::new(clock, connection)), until_late(request)).await;
 }
 
 async fn until_late(request: impl Future<Output = ()>) {
     let mut request = pin!(request);
     let mut timer = pin!(sleep_until(Instant::now().into()));
+    // While the window is shut the deadline moves on: it is not run after.
+    let mut looked = None;
     poll_fn(|cx| {
         loop {
             if request.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
             let due = STREAM.with(|body| (!body.borrow().ended).then(|| body.borrow().clock.deadline()));
+            let due = due.map(|due| looked.map_or(due, |looked| due.max(looked)));
             let Some(due) = due.map(tokio::time::Instant::from) else { return Poll::Pending };
             if timer.is_elapsed() || timer.deadline() > due {
                 timer.as_mut().reset(due);
@@ -69,6 +100,10 @@ async fn until_late(request: impl Future<Output = ()>) {
             while tokio::time::Instant::now() < due {
                 ready!(timer.as_mut().poll(cx));
                 timer.as_mut().reset(due);
+            }
+            if on(Body::excuse) == Some(true) {
+                looked = Some(Instant::now() + LOOK);
+                continue;
             }
             let known = STREAM.with(|body| std::mem::replace(&mut body.borrow_mut().late, true));
             if known {
@@ -177,7 +212,7 @@ mod tests {
     async fn a_silent_stream_is_told_and_then_dropped() {
         let pace = Pace { grace: Duration::from_millis(30), ..PACE };
         let began = Instant::now();
-        watch(pace, async {
+        watch(pace, None, async {
             wait();
             assert_eq!(in_time(pending::<()>()).await, None);
             assert!(is_late());
@@ -187,9 +222,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn while_others_have_shut_the_window_the_client_is_not_late() {
+        let pace = Pace { grace: Duration::from_millis(30), ..PACE };
+        let connection = Arc::new(Connection::to("here"));
+        connection.fate.note_window(true);
+        let began = Instant::now();
+        watch(pace, Some(Arc::clone(&connection)), async {
+            wait();
+            let window = async {
+                tokio::time::sleep(Duration::from_millis(250)).await;
+                connection.fate.note_window(false);
+            };
+            assert_eq!(in_time(window).await, Some(()), "late after {:?}", began.elapsed());
+            assert_eq!(in_time(pending::<()>()).await, None, "and now the client is slow");
+        })
+        .await;
+        assert!(began.elapsed() < LEFTOVERS);
+    }
+
+    #[tokio::test]
     async fn whoever_waits_for_a_window_does_not_wait_for_the_body() {
         let pace = Pace { grace: Duration::from_millis(10), ..PACE };
-        watch(pace, async {
+        watch(pace, None, async {
             wait();
             let window = writing(async {
                 tokio::time::sleep(Duration::from_millis(40)).await;
@@ -207,7 +261,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_held_back_or_has_ended_is_not_late() {
         let pace = Pace { grace: Duration::from_millis(10), ..PACE };
-        watch(pace, async {
+        watch(pace, None, async {
             tokio::time::sleep(Duration::from_millis(40)).await;
             wait();
             note(5, true);

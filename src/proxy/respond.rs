@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
+use pingora_core::protocols::http::ServerSession;
 use pingora_error::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
@@ -41,6 +42,11 @@ pub(super) async fn send(session: &mut Session, reply: Reply, answered: impl FnO
     let end = bodiless || body.is_empty() || session.req_header().method == Method::HEAD;
     if end {
         answered();
+        // Pingora would end the stream by an empty DATA frame, which clients of gRPC take for a broken answer: one that is all head ends
+        // by its head (gRPC over HTTP/2, "Trailers-Only").
+        if let ServerSession::Custom(stream) = session.as_downstream_mut() {
+            return stream.write_response_header(Box::new(head), true).await;
+        }
         return session.write_response_header(Box::new(head), true).await;
     }
     session.write_response_header(Box::new(head), false).await?;

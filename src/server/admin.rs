@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Version, header};
 use axum::middleware::{Next, from_fn, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -67,10 +67,19 @@ pub(super) fn start(socket: Socket, address: &ListenAddress, status: Arc<Status>
     if matches!(address, ListenAddress::Tcp(address) if address.ip().is_loopback()) {
         router = router.layer(from_fn(meant));
     }
-    let router = router.layer(map_response(farewell));
+    let router = router.layer(from_fn(addressed)).layer(map_response(farewell));
     let visitors = Visitors::new(Listener::register(socket)?);
     tokio::spawn(async move { axum::serve(visitors, router).await });
     Ok(())
+}
+
+/// Refuses a request of HTTP/1.1 without its one Host (RFC 9112 §3.2).
+async fn addressed(request: Request, next: Next) -> Response {
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    if hosts == 1 || hosts == 0 && request.version() != Version::HTTP_11 {
+        return next.run(request).await;
+    }
+    (StatusCode::BAD_REQUEST, "a request of HTTP/1.1 has one Host\n").into_response()
 }
 
 /// Refuses a request for another host (RFC 9110 §7.4).

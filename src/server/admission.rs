@@ -233,6 +233,11 @@ impl<A> RequestInFlight<A> {
         worker.counts.taken.requests.take(most).then(|| Self(Arc::clone(worker)))
     }
 
+    /// Whether more than half of what may be is in flight.
+    pub(super) fn is_crowded(&self, most: usize) -> bool {
+        self.0.counts.taken.requests() > most / 2
+    }
+
     /// Who serves it.
     pub(super) fn worker(&self) -> &Worker<A> {
         &self.0

@@ -1,6 +1,6 @@
 //! What changes while the server runs: reloads, listeners that come and go, draining, stopping.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +20,8 @@ use super::watch::{Fingerprint, Watched, fingerprint};
 use super::worker::Order;
 use crate::gateway::{Certificate, Gateway, ListenAddress, Listener, Settings, Snapshots, certificates};
 
+/// After how long it is said that a configuration is still being read.
+const READING: Duration = Duration::from_secs(10);
 /// How often draining looks whether the last connection is gone.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -131,10 +133,17 @@ impl Control {
         let mut result = Ok(());
         // Every socket listens since it was bound: what came since then waits in the kernel's queues.
         self.parts.status.set_ready(true);
-        while let Some(command) = commands.recv().await {
+        // What came while a configuration was being read.
+        let mut waiting = VecDeque::new();
+        loop {
+            let next = match waiting.pop_front() {
+                Some(command) => Some(command),
+                None => commands.recv().await,
+            };
+            let Some(command) = next else { break };
             match command {
                 Command::Reload(done) => {
-                    let result = self.reload().await;
+                    let result = self.reload(commands, &mut waiting).await;
                     if let Some(done) = done {
                         let _ = done.send(result);
                     }
@@ -162,8 +171,13 @@ impl Control {
         result
     }
 
-    /// Compiles the configuration anew and puts it in force, or keeps the old one and says why.
-    async fn reload(&mut self) -> Result<u64, Vec<String>> {
+    /// Compiles the configuration anew and puts it in force, or keeps the old one and says why. Reading it may take for ever (a pipe that
+    /// nobody writes to, a file system that hangs): whoever wants the gateway to end is heard meanwhile, and ends the wait.
+    async fn reload(
+        &mut self,
+        commands: &mut mpsc::UnboundedReceiver<Command>,
+        waiting: &mut VecDeque<Command>,
+    ) -> Result<u64, Vec<String>> {
         let generation = self.parts.gateway.generation + 1;
         let Some(mut reload) = self.reload.take() else {
             return Err(vec!["an earlier reload has panicked; restart the gateway".to_owned()]);
@@ -175,7 +189,30 @@ impl Control {
             let result = reload(generation);
             (reload, before, result)
         };
-        let Ok((reload, before, result)) = tokio::task::spawn_blocking(work).await else {
+        let mut work = tokio::task::spawn_blocking(work);
+        let told = sleep(READING);
+        tokio::pin!(told);
+        let worked = loop {
+            tokio::select! {
+                worked = &mut work => break worked,
+                () = &mut told, if !told.is_elapsed() => {
+                    self.parts.counts.stale.store(true, Ordering::Relaxed);
+                    log::warn!("the configuration has been read for {READING:?} and is not read yet; until it is no reload takes effect");
+                }
+                command = commands.recv() => match command {
+                    Some(Command::ReopenLogs) => (self.parts.reopen_logs)(),
+                    // One more that nobody waits for reads what all would.
+                    Some(Command::Reload(None)) if waiting.iter().any(|known| matches!(known, Command::Reload(None))) => {}
+                    Some(command @ Command::Reload(_)) => waiting.push_back(command),
+                    Some(command) => {
+                        waiting.push_front(command);
+                        return Err(vec!["the gateway ends: the configuration is read no further".to_owned()]);
+                    }
+                    None => return Err(vec!["the gateway ends".to_owned()]),
+                },
+            }
+        };
+        let Ok((reload, before, result)) = worked else {
             return Err(self.refuse(vec!["the load has panicked".to_owned()]));
         };
         self.reload = Some(reload);

@@ -15,7 +15,7 @@ use super::ledger::{Flood, Ledger};
 use super::unheard::{Refused, Unheard};
 use crate::config::units::Rate;
 use crate::framing::frames::{
-    CONTINUATION, DATA, END_HEADERS, GOAWAY, HEADERS, PREFACE, RST_STREAM, Scanner, Unfinished,
+    CONTINUATION, DATA, END_HEADERS, GOAWAY, HEADERS, PREFACE, RST_STREAM, Scanner, Unfinished, WINDOW_UPDATE,
 };
 
 /// What is found out about a connection that h2 owns. Everything here is told and asked by the one task that drives it.
@@ -89,6 +89,11 @@ impl Findings {
     }
 }
 
+/// What a connection's window is at first, in bytes (RFC 9113 §6.9.2).
+const WINDOW: i64 = 65_535;
+/// A window below which clients that send no small frames may be waiting for more.
+const SHUT: i64 = 256;
+
 /// A connection whose frames are counted.
 #[derive(Debug)]
 pub(super) struct Counted {
@@ -100,6 +105,10 @@ pub(super) struct Counted {
     begins: bool,
     /// Whether a head has come without its end.
     open: bool,
+    /// Bytes of content that the client may send on all its streams together (RFC 9113 §6.9.1).
+    window: i64,
+    /// Whether that is told to be none.
+    shut: bool,
     findings: Arc<Findings>,
     woken: bool,
 }
@@ -114,6 +123,8 @@ impl Counted {
             ledger: Ledger::new(rate),
             begins: false,
             open: false,
+            window: WINDOW,
+            shut: false,
             findings: Arc::default(),
             woken: false,
         }
@@ -122,6 +133,13 @@ impl Counted {
     /// What is found out, for whoever drives the connection.
     pub(super) fn findings(&self) -> Arc<Findings> {
         Arc::clone(&self.findings)
+    }
+
+    fn tell_window(&mut self) {
+        let shut = self.window < SHUT;
+        if shut != std::mem::replace(&mut self.shut, shut) {
+            self.conn.connection().fate.note_window(shut);
+        }
     }
 
     /// Once there is a flood nothing more is handed out: the driver ends the connection, and h2 sees no more of it.
@@ -151,7 +169,7 @@ impl AsyncRead for Counted {
             this.findings.arrived.fetch_add(u64::try_from(arrived.len()).unwrap_or(1), Ordering::Relaxed);
         }
         let (ledger, findings) = (&mut this.ledger, &this.findings);
-        let (open, begins) = (&mut this.open, &mut this.begins);
+        let (open, begins, window) = (&mut this.open, &mut this.begins, &mut this.window);
         this.arriving.scan(arrived, |frame| {
             match frame.kind {
                 HEADERS => {
@@ -161,6 +179,7 @@ impl AsyncRead for Counted {
                     }
                 }
                 RST_STREAM => drop(findings.landing().arrives(frame)),
+                DATA => *window -= i64::try_from(frame.length).unwrap_or_default(),
                 _ => {}
             }
             if matches!(frame.kind, HEADERS | CONTINUATION) {
@@ -170,6 +189,7 @@ impl AsyncRead for Counted {
                 let _ = findings.flood.set(flood);
             }
         });
+        this.tell_window();
         let is_cut = matches!(this.arriving.unfinished(), Unfinished::Payload(HEADERS | CONTINUATION));
         let within = this.open || this.begins && is_cut;
         this.findings.head.store(within, Ordering::Relaxed);
@@ -186,7 +206,7 @@ impl AsyncWrite for Counted {
         let this = &mut *self;
         let written = Pin::new(&mut *this.conn).poll_write(cx, buf);
         if let Poll::Ready(Ok(length)) = written {
-            let (ledger, findings) = (&mut this.ledger, &this.findings);
+            let (ledger, findings, window) = (&mut this.ledger, &this.findings, &mut this.window);
             this.leaving.scan(buf.get(..length).unwrap_or_default(), |frame| match frame.kind {
                 GOAWAY => findings.goaway.store(1 << 32 | u64::from(frame.code(4)), Ordering::Relaxed),
                 kind => {
@@ -197,11 +217,15 @@ impl AsyncWrite for Counted {
                         let landed = findings.landing().leaves(frame);
                         drop(landed);
                     }
+                    if kind == WINDOW_UPDATE && frame.stream == 0 {
+                        *window += i64::from(frame.code(0));
+                    }
                     if let Some(flood) = ledger.leaves(frame) {
                         let _ = findings.flood.set(flood);
                     }
                 }
             });
+            this.tell_window();
             this.poll_flooded(cx);
         }
         written

@@ -102,7 +102,9 @@ where
         let served = async { reused = worker.app.process_new_http(session, &draining).await };
         match body {
             Body::None | Body::Length(0) => served.await,
-            Body::Length(_) | Body::Chunked => proxy::watch(in_all(gateway.settings.pace), served).await,
+            Body::Length(_) | Body::Chunked => {
+                proxy::watch(in_all(gateway.settings.pace), None, served).await
+            }
         }
         let Some(reused) = reused else { return };
         let Ok(same) = reused.consume().0.into_any().downcast::<Conn>() else { return };

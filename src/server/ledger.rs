@@ -7,13 +7,14 @@
 use std::time::{Duration, Instant};
 
 use crate::config::units::Rate;
-use crate::framing::frames::{CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, HEADERS, RST_STREAM};
+use crate::framing::frames::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, HEADERS, RST_STREAM, WINDOW_UPDATE,
+};
 
 // Types of frames (RFC 9113 §6, RFC 9218 §7.1).
 const PRIORITY: u8 = 2;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
-const WINDOW_UPDATE: u8 = 8;
 const PRIORITY_UPDATE: u8 = 16;
 
 const ACK: u8 = 0x1;

@@ -1,9 +1,9 @@
 //! One stream of HTTP/2: judged and bounded before anything is spent on it, then served like any request.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
-use std::time::Instant as Clock;
+use std::time::{Duration, Instant as Clock};
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -33,6 +33,10 @@ const REQUEST: usize = 16 << 10;
 /// What a field costs beside its bytes: two entries in maps of fields, ours and the one for the server, and what the heap rounds up for
 /// each name and value.
 const FIELD: usize = 350;
+/// How long a refusal may wait for a window: none where half of all requests that may be in flight are, so that whoever is refused and
+/// opens none leaves the other half to others.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Requests in flight on a connection.
 #[derive(Debug, Default)]
 pub(super) struct Flight {
@@ -108,18 +112,26 @@ pub(super) fn serve<A>(
     };
     let pace = gateway.settings.pace;
     let stall = gateway.settings.write_stall;
+    let patience = match flight.is_crowded(gateway.settings.requests_in_flight) {
+        true => Duration::ZERO,
+        false => PATIENCE.min(stall),
+    };
     drop(gateway);
     let body = !request.body().is_end_stream();
     let (stream, findings) = (request.body().stream_id().as_u32(), Arc::clone(findings));
-    let session = proxy::stream(request, respond, Arc::clone(digest), stall);
+    let refused = Arc::new(AtomicBool::new(false));
+    let session = proxy::stream(request, respond, Arc::clone(digest), stall, patience, Arc::clone(&refused));
     let served = async move {
         let held = (guard, flight);
         held.1.worker().app.process_new_http(session, &calm).await;
-        // The answer may lie in h2 for as long as the client reads nothing.
-        findings.answered(stream, Box::new(held));
+        // The answer may lie in h2 for as long as the client reads nothing. A refusal is small: held against the bound of all, it would let
+        // whoever is refused have the others refused too.
+        if !refused.load(Ordering::Relaxed) {
+            findings.answered(stream, Box::new(held));
+        }
     };
     if body {
-        tokio::spawn(proxy::watch(pace, served));
+        tokio::spawn(proxy::watch(pace, Some(Arc::clone(connection)), served));
     } else {
         tokio::spawn(served);
     }

@@ -1,5 +1,7 @@
 //! Leaving: SIGTERM drains and loses nothing, SIGINT and a second signal are at once.
 
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -136,5 +138,51 @@ fn a_second_signal_and_sigint_are_at_once() {
         let began = Instant::now();
         gateway.wait(Duration::from_secs(3));
         assert!(began.elapsed() < Duration::from_secs(2), "{signals:?}: it stayed {:?}", began.elapsed());
+    }
+}
+
+/// To HTTP/1.0 an answer without a length is whole where the connection ends: one that is cut off must not end so.
+#[test]
+fn an_answer_that_the_end_cuts_off_is_not_whole_for_http_1_0() {
+    let origin = Origin::each(|head, peer| {
+        peer.drain_body(head);
+        peer.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n");
+        std::thread::sleep(Duration::from_secs(20));
+        false
+    });
+    for (signal, drain) in [(Signal::TERM, "drain: 1s"), (Signal::INT, "drain: 80s")] {
+        let text = Place::with_base(&to(&origin)).replace("drain: 80s", drain);
+        let mut gateway = Place::new().start_whole(&text);
+        let mut client = TcpStream::connect(gateway.address()).unwrap();
+        client.write_all(b"GET / HTTP/1.0\r\nHost: a.example\r\n\r\n").unwrap();
+        let mut answer = Vec::new();
+        let mut piece = [0; 1024];
+        while !answer.ends_with(b"begun") {
+            let read = client.read(&mut piece).unwrap();
+            assert!(read > 0, "{}", String::from_utf8_lossy(&answer));
+            answer.extend_from_slice(&piece[..read]);
+        }
+        gateway.signal(signal);
+        let end = client.read(&mut piece);
+        assert_eq!(end.map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset), "{signal:?}");
+        gateway.wait(Duration::from_secs(5));
+    }
+}
+
+#[test]
+fn a_configuration_that_cannot_be_read_to_its_end_keeps_nobody_from_leaving() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut gateway = short_lived("routes: [{name: hello, respond: {body: hello}}]\n");
+        let (config, pipe) = (gateway.place.path("portcullis.yaml"), gateway.place.path("pipe"));
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        // Nobody writes to it.
+        std::fs::rename(pipe, config).unwrap();
+        gateway.signal(Signal::HUP);
+        std::thread::sleep(Duration::from_millis(500));
+        gateway.signal(signal);
+        let began = Instant::now();
+        gateway.wait(Duration::from_secs(5));
+        assert!(began.elapsed() < Duration::from_secs(3), "{signal:?}: {:?}", began.elapsed());
     }
 }

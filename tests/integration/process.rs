@@ -243,12 +243,8 @@ fn the_verdict_of_check_stands_where_nobody_listens() {
 fn a_first_try_leaves_nothing_behind() {
     let place = Place::new();
     // The addresses of `--to` are fixed and may be taken; whether they are or not, no directory is made.
-    let mut child = place
-        .command()
-        .args(["run", "--to", "http://127.0.0.1:9"])
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child =
+        place.command().args(["run", "--to", "http://127.0.0.1:9"]).stderr(Stdio::null()).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(500));
     child.kill().ok();
     child.wait().unwrap();
@@ -273,15 +269,11 @@ fn sighup_and_sigusr1_do_not_end_what_is_still_loading() {
     let routes: String =
         (0..3000).map(|n| format!("  - {{name: r{n}, match: {{path: /r{n}}}, respond: {{}}}}\n")).collect();
     place.write("large.yaml", Place::with_base(&format!("routes:\n{routes}")));
-    let mut child = place
-        .command()
-        .args(["run", "--config", "large.yaml"])
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child =
+        place.command().args(["run", "--config", "large.yaml"]).stderr(Stdio::null()).spawn().unwrap();
     let status = format!("/proc/{}/status", child.id());
     // From the moment they are caught.
-    crate::harness::eventually("SIGHUP to be caught", || {
+    eventually("SIGHUP to be caught", || {
         let caught = std::fs::read_to_string(&status).ok()?;
         let mask = caught.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
         (u64::from_str_radix(mask.trim(), 16).ok()? & 1 == 1).then_some(())

@@ -8,7 +8,7 @@ use crate::harness::frames::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, Ending, Frame, Frames, GOAWAY, HEADERS, PING, RST_STREAM,
     SETTINGS, WINDOW_UPDATE,
 };
-use crate::harness::{Authority, Connection, Origin, Place, Running, eventually};
+use crate::harness::{Authority, Connection, Origin, Place, Running, curl, eventually};
 
 type Field<'a> = (&'a [u8], &'a [u8]);
 
@@ -397,4 +397,39 @@ fn connections_that_a_bound_ends_are_counted() {
     drop(Connection::open(gateway.address()));
     gateway.await_metric("portcullis_connections", &[("listener", "127.0.0.1:0")], 0.0);
     closed(&gateway, "keep_alive", 2);
+}
+
+/// "Trailers-Only" of gRPC over HTTP/2: an answer without messages is one HEADERS frame, and its clients take another for none.
+#[test]
+fn a_refusal_in_grpc_is_all_head() {
+    let (authority, gateway) = start("", HELLO);
+    for path in [&b"/nowhere"[..], b"/%00"] {
+        let mut client = open(&authority, &gateway);
+        let fields: [Field<'_>; 6] = [
+            (b":method", b"POST"),
+            (b":scheme", b"https"),
+            (b":path", path),
+            (b":authority", b"gate.example"),
+            (b"content-type", b"application/grpc"),
+            (b"te", b"trailers"),
+        ];
+        client.send(&Frame::head(1, &fields, false)).unwrap();
+        client.send(&Frame::data(1, b"\0\0\0\0\x05hello", true)).unwrap();
+        let answer = client.await_frame(HEADERS);
+        assert_eq!((answer.stream, answer.status()), (1, 200));
+        assert_ne!(answer.flags & END_STREAM, 0, "{}", String::from_utf8_lossy(path));
+    }
+}
+
+/// Larger than its window, so that curl still has to send when it is answered.
+#[test]
+fn curl_sees_why_its_upload_is_refused() {
+    let (_authority, gateway) = start("", HELLO);
+    gateway.place.write("body", vec![b'x'; 300_000]);
+    let (body, url) = (gateway.place.path("body"), format!("https://{}/nowhere", gateway.listener(1)));
+    let data = format!("@{}", body.display());
+    for _ in 0..3 {
+        let told = curl(&["--insecure", "--http2", "-H", "Expect:", "--data-binary", &data, &url]);
+        assert!(told.contains("\"status\":404"), "{told}");
+    }
 }

@@ -137,6 +137,15 @@ fn the_status_address_answers_for_the_process() {
     let mut connection = Connection::open(gateway.status());
     connection.write(asked);
     connection.response().expect(421);
+    for (request, expected) in [
+        ("GET /livez HTTP/1.1\r\n\r\n", 400),
+        ("GET /livez HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n", 400),
+        ("GET /livez HTTP/1.0\r\n\r\n", 200),
+    ] {
+        let mut connection = Connection::open(gateway.status());
+        connection.write(request);
+        connection.response().expect(expected);
+    }
     // The status address serves no routes, the listeners no status.
     assert_eq!(gateway.told("/hello").status, 404);
     assert_eq!(gateway.get("/metrics").status, 404);

@@ -80,6 +80,63 @@ fn whose_answers_lie_ready_is_in_flight() {
     }
 }
 
+/// Whoever is refused and does not take it holds nobody else's place.
+#[test]
+fn refusals_that_nobody_takes_are_in_nobody_s_way() {
+    let origin = Origin::each(|request, peer| {
+        peer.drain_body(request);
+        peer.answer(200, "ok")
+    });
+    let (place, authority) = (Place::new(), Authority::new());
+    authority.issue(&["gate.example"]).write(&place, "gate");
+    let rest = format!(
+        "upstreams: {{o: {{servers: ['{}']}}}}
+policies: {{access: {{nobody: {{allow: [10.0.0.0/8]}}}}}}
+routes:
+  - {{name: closed, match: {{path: /closed}}, access: nobody, upstream: o}}
+  - {{name: o, upstream: o}}\n",
+        origin.address()
+    );
+    let text = Place::with_base(&rest)
+        .replace(
+            "  - address: 127.0.0.1:0\n",
+            "  - address: 127.0.0.1:0\n  - address: 127.0.0.2:0\n    tls: {certificates: [{cert: gate.crt, key: gate.key}]}\n",
+        )
+        .replace("workers: 2", "workers: 2, limits: {http2_streams: 100, requests_in_flight: 48}");
+    let gateway = place.start_whole(&text);
+    let ask = || Connection::open(gateway.address()).get("/open").status;
+    let refused = |number: f64| {
+        eventually("as many to be refused", || {
+            (gateway.metrics().of("portcullis_refusals_total", &[("policy", "access.nobody")]) >= number)
+                .then_some(())
+        });
+    };
+    // No window for any content.
+    let mut client = Frames::connect(gateway.listener(1), &authority, &[(INITIAL_WINDOW_SIZE, 0)]);
+    let gets = |from: u32| (from..from + 48).map(|n| Frame::get(2 * n + 1, "/closed")).collect::<Vec<_>>();
+    client.send_all(&gets(0)).unwrap();
+    refused(48.0);
+    let began = std::time::Instant::now();
+    eventually("the others to be served", || (ask() == 200).then_some(()));
+    assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
+    drop(client);
+    // A window, and nobody who reads.
+    let mut client = Frames::connect(gateway.listener(1), &authority, &[]);
+    client.take_little();
+    for batch in 0..20 {
+        if client.send_all(&gets(batch * 48)).is_err() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    refused(72.0);
+    let began = std::time::Instant::now();
+    for _ in 0..10 {
+        eventually("the others to be served", || (ask() == 200).then_some(()));
+    }
+    assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
 #[test]
 fn a_stream_that_is_over_before_it_is_served_is_not_in_flight() {
     let origin = Origin::each(|request, peer| {

@@ -4,7 +4,8 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Running, eventually};
+use crate::harness::frames::{Ending, Frame, Frames, WINDOW_UPDATE};
+use crate::harness::{Authority, Connection, Origin, Place, Running, eventually};
 
 /// More than any socket's buffers take.
 const LENGTH: usize = 64 << 20;
@@ -39,9 +40,8 @@ fn gateway(upstream: SocketAddr, timeouts: &str, body: &str) -> Running {
         "upstreams: {{o: {{servers: ['{upstream}'], timeouts: {{{timeouts}}}}}}}
 routes: [{{name: o, upstream: o}}]\n"
     );
-    let text = crate::harness::Place::with_base(&rest)
-        .replace("workers: 2", &format!("workers: 2, timeouts: {{{body}}}"));
-    crate::harness::Place::new().start_whole(&text)
+    let text = Place::with_base(&rest).replace("workers: 2", &format!("workers: 2, timeouts: {{{body}}}"));
+    Place::new().start_whole(&text)
 }
 
 /// Sends as much of a body as is taken; the answer's first line.
@@ -92,6 +92,58 @@ fn a_body_that_its_upstream_takes_drop_by_drop_has_its_total() {
     assert_eq!(upload(&gateway), "HTTP/1.1 408 Request Timeout");
     assert!(began.elapsed() >= Duration::from_secs(3) && began.elapsed() < LIMIT);
     ended_with(&gateway, "body_timeout");
+}
+
+/// HTTP/2 has one window for all streams of a connection: who cannot send because of another's body is not slow.
+#[test]
+fn whose_window_another_body_has_used_up_is_not_late() {
+    let (origin, go) = Origin::waiting();
+    let (place, authority) = (Place::new(), Authority::new());
+    authority.issue(&["gate.example"]).write(&place, "gate");
+    let rest = format!(
+        "upstreams: {{o: {{servers: ['{}']}}}}
+policies: {{rate_limits: {{one: {{key: route, concurrent: 1, queue: {{length: 1, wait: 60s}}}}}}}}
+routes:
+  - {{name: queued, match: {{path: /queued}}, rate_limits: [one], upstream: o}}
+  - {{name: free, upstream: o}}\n",
+        origin.address()
+    );
+    let text = Place::with_base(&rest)
+        .replace(
+            "  - address: 127.0.0.1:0\n",
+            "  - address: 127.0.0.1:0\n  - address: 127.0.0.2:0\n    tls: {certificates: [{cert: gate.crt, key: gate.key}]}\n",
+        )
+        .replace("workers: 2", "workers: 2, timeouts: {body_grace: 500ms}");
+    let gateway = place.start_whole(&text);
+    let under_way = |number| gateway.await_metric("portcullis_requests_in_flight", &[], number);
+    let mut holder = Connection::open(gateway.address());
+    holder.write("GET /queued HTTP/1.1\r\nHost: gate.example\r\n\r\n");
+    under_way(1.0);
+    let mut client = Frames::connect(gateway.listener(1), &authority, &[]);
+    // Nobody reads it before its turn, and it is all that may be sent.
+    client.send(&Frame::post(1, "/queued")).unwrap();
+    for length in [16_384, 16_384, 16_384, 16_383] {
+        client.send(&Frame::data(1, &vec![b'x'; length], length == 16_383)).unwrap();
+    }
+    client.send(&Frame::post(3, "/free")).unwrap();
+    under_way(3.0);
+    std::thread::sleep(Duration::from_millis(1500));
+    under_way(3.0);
+    go.send(()).unwrap();
+    holder.response().expect(200);
+    let opened = loop {
+        let frame = client.await_frame(WINDOW_UPDATE);
+        if frame.stream == 0 {
+            break frame;
+        }
+    };
+    assert!(opened.number(0) > 5);
+    client.send(&Frame::data(3, b"hello", true)).unwrap();
+    for _ in 0..2 {
+        go.send(()).unwrap();
+    }
+    assert!(matches!(client.ending(3), Ending::Answer { .. }));
+    assert_eq!(gateway.access_of("/free")["status"], 200);
 }
 
 #[test]
