@@ -73,7 +73,7 @@ impl Gate {
             stage.passage.record.status = reply.status.as_u16();
             stage.note_own(ctx.started, Instant::now());
             if stage.passage.record.error.is_some() {
-                stream::hurry(session.as_downstream_mut());
+                stream::hurry(session.as_downstream_mut(), reply.body.len());
             }
         }
         let answered = || {

@@ -32,7 +32,7 @@ use super::pace;
 
 /// A request that h2 has accepted, for [`pingora_core::apps::HttpServerApp::process_new_http`]. `stall` is how long a client may
 /// take over each piece that is written to it; `patience` is how long a refusal may wait for a window, and `refused` becomes true where it
-/// is answered by one.
+/// is answered by a small one.
 pub fn stream(
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
@@ -61,11 +61,15 @@ pub fn stream(
     ServerSession::new_custom(Box::new(own))
 }
 
-/// What is written next is a refusal: a client that opens no window for it has its stream reset soon, since whoever is refused must
-/// not take the place of others for it.
-pub(super) fn hurry(session: &mut ServerSession) {
+/// The content of a refusal up to which it may lie ready without being counted, in bytes.
+const SMALL: usize = 4 << 10;
+
+/// What is written next is a refusal with so much content: a client that opens no window for it has its stream reset soon, since whoever is
+/// refused must not take the place of others for it.
+pub(super) fn hurry(session: &mut ServerSession, content: usize) {
     if session.is_custom() {
-        session.set_write_timeout(None);
+        // The only way to tell a session of ours from here; which time it is is its own business.
+        session.set_write_timeout((content > SMALL).then_some(Duration::ZERO));
     }
 }
 
@@ -350,10 +354,10 @@ impl Session for Stream {
         None
     }
 
-    /// Only [`hurry`] does: however long others may take, a refusal has its own patience.
-    fn set_write_timeout(&mut self, _: Option<Duration>) {
+    /// Only [`hurry`] does: however long others may take, a refusal has its own patience. None tells that it is small.
+    fn set_write_timeout(&mut self, large: Option<Duration>) {
         self.stall = Some(self.patience);
-        self.refused.store(true, Ordering::Relaxed);
+        self.refused.store(large.is_none(), Ordering::Relaxed);
     }
 
     fn get_write_timeout(&self) -> Option<Duration> {

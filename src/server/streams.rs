@@ -124,8 +124,8 @@ pub(super) fn serve<A>(
     let served = async move {
         let held = (guard, flight);
         held.1.worker().app.process_new_http(session, &calm).await;
-        // The answer may lie in h2 for as long as the client reads nothing. A refusal is small: held against the bound of all, it would let
-        // whoever is refused have the others refused too.
+        // The answer may lie in h2 for as long as the client reads nothing. A small refusal that were held against the bound of all would
+        // let whoever is refused have the others refused too.
         if !refused.load(Ordering::Relaxed) {
             findings.answered(stream, Box::new(held));
         }
