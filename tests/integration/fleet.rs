@@ -391,8 +391,9 @@ routes:
     };
     passes(&gateway, "a");
     eventually("a cool-off", || {
-        let refused = gateway.send(request("a"));
-        refused.text().contains("abnormal-usage-detected").then_some(())
+        // It has to hammer second after second, and a question takes a while on a busy machine.
+        let refused: Vec<_> = (0..20).map(|_| gateway.send(request("a")).text()).collect();
+        refused.iter().any(|text| text.contains("abnormal-usage-detected")).then_some(())
     });
     let before = ["all", "more"].map(questions);
     assert!(before.iter().all(|asked| *asked > 0.0), "{before:?}");
