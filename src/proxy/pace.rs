@@ -101,7 +101,8 @@ async fn until_late(request: impl Future<Output = ()>) {
                 ready!(timer.as_mut().poll(cx));
                 timer.as_mut().reset(due);
             }
-            if on(Body::excuse) == Some(true) {
+            // Only where that moves the deadline: what must end by a moment ends by it, whoever is waited for.
+            if on(|body| body.excuse() && body.clock.deadline() > Instant::now()) == Some(true) {
                 looked = Some(Instant::now() + LOOK);
                 continue;
             }
@@ -238,6 +239,22 @@ mod tests {
         })
         .await;
         assert!(began.elapsed() < LEFTOVERS);
+    }
+
+    #[tokio::test]
+    async fn a_window_that_stays_shut_keeps_no_body_beyond_its_total() {
+        let pace = Pace { total: Duration::from_millis(300), ..PACE };
+        let connection = Arc::new(Connection::to("here"));
+        connection.fate.note_window(true);
+        for waited in [true, false] {
+            let served = watch(pace, Some(Arc::clone(&connection)), async {
+                if waited {
+                    wait();
+                }
+                assert_eq!(in_time(pending::<()>()).await, None);
+            });
+            assert!(tokio::time::timeout(LEFTOVERS, served).await.is_ok(), "{waited}");
+        }
     }
 
     #[tokio::test]
