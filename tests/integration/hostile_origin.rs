@@ -528,17 +528,11 @@ fn an_answer_that_breaks_off_is_not_made_whole_for_http_1_0() {
         std::thread::sleep(Duration::from_millis(300));
         if head.starts_with("GET /whole ") { peer.write("0\r\n\r\n") } else { false }
     });
-    let (place, authority) = (Place::new(), Authority::new());
-    authority.issue(&["gate.example"]).write(&place, "gate");
     let rest = format!(
         "upstreams: {{o: {{servers: ['{}']}}}}\nroutes: [{{name: o, upstream: o}}]\n",
         origin.address()
     );
-    let text = Place::with_base(&rest).replace(
-        "  - address: 127.0.0.1:0\n",
-        "  - address: 127.0.0.1:0\n  - address: 127.0.0.2:0\n    tls: {certificates: [{cert: gate.crt, key: gate.key}]}\n",
-    );
-    let gateway = place.start_whole(&text);
+    let (authority, gateway) = Place::start_beside_tls("", &rest);
     let request = |path: &str| format!("GET {path} HTTP/1.0\r\nHost: gate.example\r\n\r\n");
     for (path, is_whole) in [("/whole", true), ("/cut", false)] {
         let mut answer = Vec::new();

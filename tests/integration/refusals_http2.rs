@@ -18,15 +18,7 @@ const GET: [Field<'static>; 4] =
 
 /// A gateway whose second listener speaks TLS.
 fn start(server: &str, rest: &str) -> (Authority, Running) {
-    let (place, authority) = (Place::new(), Authority::new());
-    authority.issue(&["gate.example"]).write(&place, "gate");
-    let text = Place::with_base(rest)
-        .replace(
-            "  - address: 127.0.0.1:0\n",
-            "  - address: 127.0.0.1:0\n  - address: 127.0.0.2:0\n    tls: {certificates: [{cert: gate.crt, key: gate.key}]}\n",
-        )
-        .replace("workers: 2,", &format!("workers: 2, {server}"));
-    (authority, place.start_whole(&text))
+    Place::start_beside_tls(server, rest)
 }
 
 fn open(authority: &Authority, gateway: &Running) -> Frames {
@@ -91,7 +83,7 @@ fn a_head_that_h2_refuses_has_a_record() {
 
 #[test]
 fn a_long_life_with_many_malformed_requests_in_it_ends_by_their_rate_alone() {
-    let (authority, gateway) = start("limits: {http2_resets: 4000/1s},", HELLO);
+    let (authority, gateway) = start("limits: {http2_resets: 4000/1s}", HELLO);
     let mut peer = open(&authority, &gateway);
     let bad = [&GET[..], &[(b"connection", b"close")]].concat();
     for n in 0..1_100 {
@@ -102,7 +94,7 @@ fn a_long_life_with_many_malformed_requests_in_it_ends_by_their_rate_alone() {
     peer.send(&Frame::get(2_201, "/hello")).unwrap();
     assert_eq!(peer.await_frame(DATA).payload, b"hello");
     // As many at such a rate, and no more.
-    let (authority, gateway) = start("limits: {http2_resets: 20/1h},", HELLO);
+    let (authority, gateway) = start("limits: {http2_resets: 20/1h}", HELLO);
     let mut peer = open(&authority, &gateway);
     for n in 0..60 {
         if peer.send(&Frame::head(2 * n + 1, &bad, true)).is_err() {
@@ -114,7 +106,7 @@ fn a_long_life_with_many_malformed_requests_in_it_ends_by_their_rate_alone() {
 
 #[test]
 fn a_head_that_is_too_long_for_h2_has_a_record() {
-    let (authority, gateway) = start("limits: {header_bytes: 4KiB, field_bytes: 4KiB},", HELLO);
+    let (authority, gateway) = start("limits: {header_bytes: 4KiB, field_bytes: 4KiB}", HELLO);
     let long = [b'y'; 3000];
     let fields = [&GET[..], &[(b"x", &long), (b"x", &long)]].concat();
     let mut peer = open(&authority, &gateway);
@@ -127,7 +119,7 @@ fn a_head_that_is_too_long_for_h2_has_a_record() {
 
 #[test]
 fn a_connection_that_breaks_the_protocol_has_a_record_with_its_reason() {
-    let (authority, gateway) = start("limits: {header_bytes: 4KiB, field_bytes: 4KiB},", HELLO);
+    let (authority, gateway) = start("limits: {header_bytes: 4KiB, field_bytes: 4KiB}", HELLO);
     let with = |field: Field<'static>| Frame::head(1, &[&GET[..], &[field]].concat(), true);
     // A head that is too long, and then the beginning of a field that would be longer still.
     let long = [&Frame::head(1, &[(b"x", &[b'y'; 5000])], true).payload[..], &[0, 1, b'x', 0x7f, 0xff, 0x7f]]
@@ -162,7 +154,7 @@ fn a_connection_that_breaks_the_protocol_has_a_record_with_its_reason() {
 
 #[test]
 fn what_is_no_preface_has_a_record_and_half_of_one_too() {
-    let (authority, gateway) = start("timeouts: {head: 600ms},", HELLO);
+    let (authority, gateway) = start("timeouts: {head: 600ms}", HELLO);
     for (n, preface) in
         [&b"GET /hello HTTP/1.1\r\nHost: gate.example\r\n\r\n"[..], b"PRI * HTTP/2.0\r\n\r\nSN\r\n\r\n"]
             .into_iter()
@@ -244,7 +236,7 @@ fn streams_above_the_bound_have_a_record_some_and_are_counted_all() {
         "upstreams: {{o: {{servers: ['{}']}}}}\nroutes:\n  - {{name: o, match: {{path: /slow}}, upstream: o}}\n",
         origin.address()
     );
-    let (authority, gateway) = start("limits: {http2_streams: 1},", &rest);
+    let (authority, gateway) = start("limits: {http2_streams: 1}", &rest);
     let mut peer = open(&authority, &gateway);
     let frames: Vec<_> = (0..101).map(|n| Frame::get(2 * n + 1, "/slow")).collect();
     peer.send_all(&frames).unwrap();
@@ -316,7 +308,7 @@ fn hosts_that_disagree_are_told_so_in_full() {
 /// A client that never answers the PING behind the first GOAWAY, and goes on.
 #[test]
 fn requests_above_the_bound_are_refused_and_keep_nothing_open() {
-    let (authority, gateway) = start("limits: {requests_per_connection: 5},", HELLO);
+    let (authority, gateway) = start("limits: {requests_per_connection: 5}", HELLO);
     let mut peer = open(&authority, &gateway);
     let crowd: Vec<_> = (0..8).map(|n| Frame::get(2 * n + 1, "/hello")).collect();
     peer.send_all(&crowd).unwrap();
@@ -357,7 +349,7 @@ fn requests_above_the_bound_are_refused_and_keep_nothing_open() {
 /// GOAWAY comes early enough that what was sent before it could be read is served.
 #[test]
 fn what_is_under_way_at_the_bound_is_served() {
-    let (authority, gateway) = start("limits: {requests_per_connection: 20},", HELLO);
+    let (authority, gateway) = start("limits: {requests_per_connection: 20}", HELLO);
     let mut peer = open(&authority, &gateway);
     peer.send_all(&(0..17).map(|n| Frame::get(2 * n + 1, "/hello")).collect::<Vec<_>>()).unwrap();
     for _ in 0..17 {
@@ -374,7 +366,7 @@ fn what_is_under_way_at_the_bound_is_served() {
 #[test]
 fn connections_that_a_bound_ends_are_counted() {
     let (authority, gateway) =
-        start("timeouts: {keep_alive: 500ms}, limits: {requests_per_connection: 2},", HELLO);
+        start("timeouts: {keep_alive: 500ms}, limits: {requests_per_connection: 2}", HELLO);
     closed(&gateway, "keep_alive", 0);
     let mut idle = Connection::open(gateway.address());
     idle.get("/hello").expect(200);

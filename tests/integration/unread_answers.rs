@@ -19,19 +19,11 @@ fn content() -> Vec<u8> {
 
 /// A gateway with a plain listener and one over TLS, in front of `origin`; the addresses of the two.
 fn gateway(origin: &Origin, limits: &str) -> (Authority, Running, [SocketAddr; 2]) {
-    let (place, authority) = (Place::new(), Authority::new());
-    authority.issue(&["gate.example"]).write(&place, "gate");
     let rest = format!(
         "upstreams: {{o: {{servers: ['{}']}}}}\nroutes: [{{name: o, upstream: o}}]\n",
         origin.address()
     );
-    let text = Place::with_base(&rest)
-        .replace(
-            "  - address: 127.0.0.1:0\n",
-            "  - address: 127.0.0.1:0\n  - address: 127.0.0.2:0\n    tls: {certificates: [{cert: gate.crt, key: gate.key}]}\n",
-        )
-        .replace("workers: 2", &format!("workers: 2{limits}"));
-    let gateway = place.start_whole(&text);
+    let (authority, gateway) = Place::start_beside_tls(limits, &rest);
     let addresses = [0, 1].map(|at| gateway.listener(at));
     (authority, gateway, addresses)
 }
@@ -44,7 +36,7 @@ fn whose_answers_lie_ready_is_in_flight() {
         peer.drain_body(request);
         peer.write(format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n{head}\r\nok"))
     });
-    let limits = ", timeouts: {write_stall: 10s}, limits: {http2_streams: 100, requests_in_flight: 48}";
+    let limits = "timeouts: {write_stall: 10s}, limits: {http2_streams: 100, requests_in_flight: 48}";
     let (authority, gateway, [plain, secure]) = gateway(&origin, limits);
     let ask = || Connection::open(plain).get("/plain").status;
     assert_eq!(ask(), 200);
@@ -87,8 +79,6 @@ fn refusals_that_nobody_takes_are_in_nobody_s_way() {
         peer.drain_body(request);
         peer.answer(200, "ok")
     });
-    let (place, authority) = (Place::new(), Authority::new());
-    authority.issue(&["gate.example"]).write(&place, "gate");
     let rest = format!(
         "upstreams: {{o: {{servers: ['{}']}}}}
 policies: {{access: {{nobody: {{allow: [10.0.0.0/8]}}}}}}
@@ -97,13 +87,8 @@ routes:
   - {{name: o, upstream: o}}\n",
         origin.address()
     );
-    let text = Place::with_base(&rest)
-        .replace(
-            "  - address: 127.0.0.1:0\n",
-            "  - address: 127.0.0.1:0\n  - address: 127.0.0.2:0\n    tls: {certificates: [{cert: gate.crt, key: gate.key}]}\n",
-        )
-        .replace("workers: 2", "workers: 2, limits: {http2_streams: 100, requests_in_flight: 48}");
-    let gateway = place.start_whole(&text);
+    let limits = "limits: {http2_streams: 100, requests_in_flight: 48}";
+    let (authority, gateway) = Place::start_beside_tls(limits, &rest);
     let ask = || Connection::open(gateway.address()).get("/open").status;
     let refused = |number: f64| {
         eventually("as many to be refused", || {
@@ -143,7 +128,7 @@ fn a_stream_that_is_over_before_it_is_served_is_not_in_flight() {
         peer.drain_body(request);
         peer.answer(200, "ok")
     });
-    let limits = ", limits: {http2_streams: 100, requests_in_flight: 100}";
+    let limits = "limits: {http2_streams: 100, requests_in_flight: 100}";
     let (authority, _gateway, [plain, secure]) = gateway(&origin, limits);
     let ask = || Connection::open(plain).get("/plain").status;
     let mut clients: Vec<_> = (0..16).map(|_| Frames::connect(secure, &authority, &[])).collect();

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::harness::frames::{Ending, Frame, Frames, WINDOW_UPDATE};
-use crate::harness::{Authority, Connection, Origin, Place, Running, eventually};
+use crate::harness::{Connection, Origin, Place, Running, eventually};
 
 /// More than any socket's buffers take.
 const LENGTH: usize = 64 << 20;
@@ -98,8 +98,6 @@ fn a_body_that_its_upstream_takes_drop_by_drop_has_its_total() {
 #[test]
 fn whose_window_another_body_has_used_up_is_not_late() {
     let (origin, go) = Origin::waiting();
-    let (place, authority) = (Place::new(), Authority::new());
-    authority.issue(&["gate.example"]).write(&place, "gate");
     let rest = format!(
         "upstreams: {{o: {{servers: ['{}']}}}}
 policies: {{rate_limits: {{one: {{key: route, concurrent: 1, queue: {{length: 1, wait: 60s}}}}}}}}
@@ -108,13 +106,7 @@ routes:
   - {{name: free, upstream: o}}\n",
         origin.address()
     );
-    let text = Place::with_base(&rest)
-        .replace(
-            "  - address: 127.0.0.1:0\n",
-            "  - address: 127.0.0.1:0\n  - address: 127.0.0.2:0\n    tls: {certificates: [{cert: gate.crt, key: gate.key}]}\n",
-        )
-        .replace("workers: 2", "workers: 2, timeouts: {body_grace: 500ms}");
-    let gateway = place.start_whole(&text);
+    let (authority, gateway) = Place::start_beside_tls("timeouts: {body_grace: 500ms}", &rest);
     let under_way = |number| gateway.await_metric("portcullis_requests_in_flight", &[], number);
     let mut holder = Connection::open(gateway.address());
     holder.write("GET /queued HTTP/1.1\r\nHost: gate.example\r\n\r\n");

@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
+use super::certificates::Authority;
 use super::gateway::Running;
 
 /// What most tests say the same: one plain listener, the status address, an access log in a file, public routes.
@@ -30,6 +31,20 @@ impl Place {
     /// The base configuration with what a test adds to it: `upstreams`, `policies`, `routes`, …
     pub(crate) fn with_base(rest: &str) -> String {
         format!("{BASE}{rest}")
+    }
+
+    /// Starts a gateway with the base configuration and `rest`, whose second listener speaks TLS as `gate.example`; `server` is what stands in
+    /// `server` beside the base, such as `limits: {…}`.
+    pub(crate) fn start_beside_tls(server: &str, rest: &str) -> (Authority, Running) {
+        let (place, authority) = (Self::new(), Authority::new());
+        authority.issue(&["gate.example"]).write(&place, "gate");
+        let text = Self::with_base(rest)
+            .replace(
+                "  - address: 127.0.0.1:0\n",
+                "  - address: 127.0.0.1:0\n  - address: 127.0.0.2:0\n    tls: {certificates: [{cert: gate.crt, key: gate.key}]}\n",
+            )
+            .replace("workers: 2", &["workers: 2", server].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", "));
+        (authority, place.start_whole(&text))
     }
 
     pub(crate) fn root(&self) -> &Path {
